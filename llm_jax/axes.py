@@ -1,0 +1,126 @@
+"""The dimension key: one letter, one meaning, one placement.
+
+The suffix of a variable (`x_BTD`), of a parameter (`init(..., "DF")`), of a
+constraint (`constrain(x_BTD, "BTD")`) and of a test (`chex.Dimensions`) is the
+same string. The key says, per letter, which mesh axes cut it in a weight and
+which cut it in an activation. Letters follow `jax.nn.dot_product_attention`
+where it has one.
+"""
+
+import math
+from typing import Any, Literal, NamedTuple
+
+from flax import linen as nn
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+Kind = Literal["weight", "activation"]
+
+
+class Axis(NamedTuple):
+  """What a letter means, and the mesh axes that cut it."""
+
+  meaning: str
+  weight: tuple[str, ...] = ()
+  activation: tuple[str, ...] = ()
+
+
+KEY = {
+    "B": Axis("sequences in a batch", activation=("data", "fsdp")),
+    "T": Axis("query or target positions"),
+    "S": Axis("key and value positions"),
+    "D": Axis("residual stream width", weight=("fsdp",)),
+    "F": Axis("feed-forward width", ("tensor",), ("tensor",)),
+    "V": Axis("vocabulary, at the head", ("tensor",), ("tensor",)),
+    "N": Axis("query heads", ("tensor",), ("tensor",)),
+    "K": Axis("key and value heads", ("tensor",), ("tensor",)),
+    "H": Axis("width of one head"),
+    "L": Axis("layers, stacked"),
+    "P": Axis("learned positions"),
+    "R": Axis("adapter rank"),
+    # A lookup table is cut along its rows only. Cut along both dims, the
+    # compiler gathers the whole table at every lookup ("involuntary full
+    # rematerialization").
+    "W": Axis("rows of a lookup table", weight=("fsdp", "tensor")),
+    "E": Axis("width of a lookup table, never cut"),
+}
+
+
+def spec(
+    suffix: str,
+    kind: Kind,
+    shape: tuple[int, ...] | None = None,
+    sizes: dict[str, int] | None = None,
+) -> PartitionSpec:
+  """"BTD", "activation" -> PartitionSpec(("data", "fsdp"), None, None).
+
+  Args:
+    suffix: one letter of `KEY` a dim; a digit or `_` is a dim that is never
+      cut.
+    kind: whether the tensor is a weight or an activation.
+    shape: with `sizes`, drops mesh axes that do not divide their dim (one
+      key/value head is not cut over two devices, it is copied).
+    sizes: mesh axis -> number of devices along it.
+  """
+  entries = []
+  for i, letter in enumerate(suffix):
+    cut = getattr(KEY[letter], kind) if letter.isalpha() else ()
+    if shape is not None and sizes is not None:
+      kept: tuple[str, ...] = ()
+      for name in cut:
+        if shape[i] % math.prod(sizes[a] for a in (*kept, name)) == 0:
+          kept += (name,)
+      cut = kept
+    entries.append(cut[0] if len(cut) == 1 else (cut or None))
+  return PartitionSpec(*entries)
+
+
+def init(initializer: Any, suffix: str) -> Any:
+  """An initializer whose parameter remembers its suffix."""
+  return nn.with_logical_partitioning(initializer, tuple(suffix))
+
+
+def constrain(x: jax.Array, suffix: str) -> jax.Array:
+  """Places an activation as its suffix says. Values do not change."""
+  if len(suffix) != x.ndim:
+    raise ValueError(
+        f"suffix {suffix!r} names {len(suffix)} dims, shape is {x.shape}"
+    )
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty or mesh.size == 1:
+    return x
+  placement = spec(suffix, "activation", x.shape, dict(mesh.shape))
+  return jax.lax.with_sharding_constraint(x, placement)
+
+
+def _is_box(x: Any) -> bool:
+  return isinstance(x, nn.LogicallyPartitioned)
+
+
+def suffixes(boxed: Any) -> Any:
+  """Tree of suffixes ("LDF", ...), read off what the parameters remember."""
+  return jax.tree.map(
+      lambda x: "".join(x.names) if _is_box(x) else "", boxed, is_leaf=_is_box
+  )
+
+
+def shardings(boxed: Any, mesh: Mesh) -> Any:
+  """Tree of NamedSharding, read off the suffixes the parameters remember.
+
+  A leaf without a suffix, or whose rank is not its suffix's (a factored moment
+  of Adafactor), is copied to every device.
+  """
+
+  def place(x: Any) -> NamedSharding:
+    suffix = "".join(x.names) if _is_box(x) else ""
+    shape = tuple(getattr(x.value if _is_box(x) else x, "shape", ()))
+    if len(suffix) != len(shape):
+      suffix = "_" * len(shape)
+    return NamedSharding(mesh, spec(suffix, "weight", shape, dict(mesh.shape)))
+
+  return jax.tree.map(place, boxed, is_leaf=_is_box)
+
+
+def unbox(tree: Any) -> Any:
+  """The tree of arrays, without the suffixes."""
+  return nn.meta.unbox(tree)

@@ -1,0 +1,127 @@
+"""The architecture on one page: what each room promises the others.
+
+Rooms never import each other. They meet in `build.py`, through values of the
+types below.
+
+Dimension key: B sequences; T positions; V vocabulary.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import numpy as np
+
+from llm_jax.ops.metrics import Mean
+
+Batch = Mapping[str, Any]
+"""Arrays of one global batch, by suffixed name. A causal batch holds
+`tokens_BT` and `target_BT` i32, `mask_BT` bool (True = the target counts) and,
+where rows hold several documents, `segment_BT` i32 (0 = padding) and
+`position_BT` i32 (from 0 within each document)."""
+
+Roles = Mapping[str, Any]
+"""Role ("policy", "reference", ...) -> Flax variables."""
+
+Metrics = dict[str, Mean]
+
+
+class Scores(NamedTuple):
+  """What a forward says of given targets. Nobody outside a head sees logits."""
+
+  logp_BT: jax.Array  # log p(target), nats, float32 or wider
+  logz_BT: jax.Array  # log-sum-exp of the logits, nats (for the z-loss)
+  entropy_BT: jax.Array | None = None  # nats, where asked for
+  hit_BT: jax.Array | None = None  # target is the arg max, where asked for
+
+
+class Score(Protocol):
+  """Scores targets under one role. `key` None turns dropout off."""
+
+  def __call__(
+      self,
+      variables: Any,
+      batch: Batch,
+      *,
+      key: jax.Array | None = None,
+      entropy: bool = False,
+      hits: bool = False,
+  ) -> Scores: ...
+
+
+Forward = Mapping[str, Score]
+"""Role -> its forward."""
+
+
+class Objective(Protocol):
+  """What to minimise: three pure functions, map, gather and sum.
+
+  annotate  one microbatch; forwards allowed, no gradient.
+  weigh     the whole batch, no forward; writes normalised weights.
+  loss      one microbatch, differentiated; losses of microbatches add.
+  """
+
+  def annotate(self, forward: Forward, roles: Roles, batch: Batch) -> Batch: ...
+
+  def weigh(self, batch: Batch) -> Batch: ...
+
+  def loss(
+      self, forward: Forward, roles: Roles, batch: Batch, key: jax.Array
+  ) -> tuple[jax.Array, Metrics]: ...
+
+
+class Source(Protocol):
+  """Where batches come from. Offline sources ignore the training state.
+
+  `next` returns this process's rows of the next global batch, as host arrays.
+  The state is small, JSON-like, and restored in constant time.
+  """
+
+  def next(self, state: Any) -> Batch: ...
+
+  def get_state(self) -> dict[str, Any]: ...
+
+  def set_state(self, saved: dict[str, Any]) -> None: ...
+
+
+class Tokenizer(Protocol):
+  """Text <-> ids. pad, bos and eos are distinct.
+
+  `decode(encode(text)) == text` for every string. `encode` adds no special
+  ids, and text that looks like a special token is encoded as plain text.
+  """
+
+  vocab_size: int
+  pad_id: int
+  bos_id: int
+  eos_id: int
+  role_ids: Mapping[str, int]  # "system", "user", "assistant", "end" -> id
+  fingerprint: str  # changes whenever any encoding could
+
+  def encode(self, text: str) -> list[int]: ...
+
+  def encode_batch(self, texts: Sequence[str]) -> list[list[int]]: ...
+
+  def decode(self, ids: Sequence[int]) -> str: ...
+
+  def token_bytes(self) -> np.ndarray:
+    """[V] i32: UTF-8 bytes that each id stands for; 0 for special ids."""
+    ...
+
+  def save(self, folder: Any) -> None: ...
+
+
+class Evaluator(Protocol):
+  """Measures a model: variables -> named numbers."""
+
+  def __call__(self, variables: Any) -> dict[str, float]: ...
+
+
+class Hook(Protocol):
+  """Called after each step, with the step's number counted from 1."""
+
+  def __call__(self, step: int, state: Any, metrics: Metrics) -> None: ...
+
+
+Progress = Callable[..., Iterator[Any]]
+"""progress(iterable, total=..., label=...) -> the same items, with a bar."""

@@ -1,0 +1,52 @@
+"""Next-token prediction. Pretraining and SFT differ only in the mask.
+
+Dimension key: B sequences; T positions.
+"""
+
+import dataclasses
+from typing import Literal
+
+import jax
+
+from llm_jax.config import field
+from llm_jax.contracts import Batch, Forward, Metrics, Roles
+from llm_jax.ops import weights
+from llm_jax.ops.metrics import Mean
+
+
+@dataclasses.dataclass(frozen=True)
+class Causal:
+  """Negative log-likelihood of the next token. Bengio et al. 2003, eq. 1.
+
+    loss = sum_t w_t (-log p(y_t | x_<=t) + z_loss * log(Z_t)^2)
+
+  with Z the softmax's normaliser; the second term, off by default, keeps
+  logits near zero (PaLM, arXiv:2204.02311, section 5). Weights sum to one over
+  the global batch.
+  """
+
+  average: Literal["token", "sequence"] = field("token", "what counts once")
+  z_loss: float = field(
+      0.0, "weight of log(Z)^2, in nats (PaLM: 1e-4); 0 = off", low=0
+  )
+
+  def annotate(self, forward: Forward, roles: Roles, batch: Batch) -> Batch:
+    del forward, roles
+    return batch
+
+  def weigh(self, batch: Batch) -> Batch:
+    scheme = {"token": weights.token_mean, "sequence": weights.sequence_mean}
+    return {**batch, "weight_BT": scheme[self.average](batch["mask_BT"])}
+
+  def loss(
+      self, forward: Forward, roles: Roles, batch: Batch, key: jax.Array
+  ) -> tuple[jax.Array, Metrics]:
+    scores = forward["policy"](roles["policy"], batch, key=key)
+    value_BT = -scores.logp_BT
+    if self.z_loss:
+      value_BT = value_BT + self.z_loss * scores.logz_BT**2
+    metrics = {
+        "nll": Mean.of(-scores.logp_BT, batch["mask_BT"]),
+        "tokens": Mean.sum(batch["mask_BT"].sum().astype(value_BT.dtype)),
+    }
+    return (batch["weight_BT"] * value_BT).sum(), metrics
