@@ -1,0 +1,106 @@
+"""Multi-head, grouped and multi-query attention.
+
+Dimension key: B sequences; T query positions; S key positions; D residual;
+N query heads; K key/value heads; H head width.
+"""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from llm_jax import axes
+from llm_jax.models import cache as cache_lib
+from llm_jax.models.config import TransformerConfig
+from llm_jax.models.linear import Linear
+from llm_jax.models.norms import Norm
+from llm_jax.ops import positions
+
+
+class Context(NamedTuple):
+  """What every layer shares: rotary tables, and a mask unless plain causal."""
+
+  cos: jax.Array | None
+  sin: jax.Array | None
+  mask_B1TS: jax.Array | None
+
+
+class Attention(nn.Module):
+  """softmax(q k^T / sqrt(H)) v over earlier positions. arXiv:1706.03762, eq. 1.
+
+  Grouped queries: arXiv:2305.13245. Query/key norm: arXiv:2302.05442.
+  """
+
+  config: TransformerConfig
+
+  @nn.compact
+  def __call__(
+      self,
+      x_BTD: jax.Array,
+      context: Context,
+      layer: jax.Array,
+      cache: cache_lib.Cache | None,
+  ) -> tuple[jax.Array, cache_lib.Cache | None]:
+    c, dtype = self.config, jnp.dtype(self.config.dtype)
+
+    def heads(name: str, letter: str, count: int) -> jax.Array:
+      y_BTNH = Linear(
+          f"D{letter}H", (count, c.H), std=c.init_std, bias=c.qkv_bias,
+          dtype=dtype, name=name,
+      )(x_BTD)
+      return axes.constrain(y_BTNH, f"BT{letter}H")
+
+    q_BTNH = heads("query", "N", c.num_heads)
+    k_BSKH = heads("key", "K", c.K)
+    v_BSKH = heads("value", "K", c.K)
+    if c.qk_norm:
+      q_BTNH = Norm("rms", c.norm_eps, "H", name="query_norm")(q_BTNH)
+      k_BSKH = Norm("rms", c.norm_eps, "H", name="key_norm")(k_BSKH)
+    if context.cos is not None and context.sin is not None:
+      q_BTNH = positions.rotate(q_BTNH, context.cos, context.sin)
+      k_BSKH = positions.rotate(k_BSKH, context.cos, context.sin)
+    if cache is not None:
+      cache, k_BSKH, v_BSKH = cache_lib.store(cache, layer, k_BSKH, v_BSKH)
+    o_BTNH = attend(q_BTNH, k_BSKH, v_BSKH, context.mask_B1TS, c)
+    y_BTD = Linear(
+        "NHD", (c.embed_dim,), inputs=2, bias=c.out_bias, dtype=dtype,
+        std=c.init_std / (2 * c.num_layers) ** 0.5, name="out",
+    )(axes.constrain(o_BTNH, "BTNH"))
+    return y_BTD, cache
+
+
+def attend(
+    q_BTNH: jax.Array,
+    k_BSKH: jax.Array,
+    v_BSKH: jax.Array,
+    mask_B1TS: jax.Array | None,
+    config: TransformerConfig,
+) -> jax.Array:
+  """Attention by the kernel the settings name; plain causal without a mask."""
+  kernel = None if config.attention == "auto" else config.attention
+  if kernel is None and _cudnn_can(q_BTNH):
+    kernel = "cudnn"
+  causal = mask_B1TS is None
+  return jax.nn.dot_product_attention(
+      q_BTNH,
+      k_BSKH,
+      v_BSKH,
+      mask=mask_B1TS,
+      is_causal=causal,
+      local_window_size=(
+          (config.window - 1, 0) if causal and config.window else None
+      ),
+      implementation=kernel,
+  )
+
+
+def _cudnn_can(q_BTNH: jax.Array) -> bool:
+  """cuDNN's flash attention takes half precision and even, small heads."""
+  return (
+      jax.default_backend() == "gpu"
+      and q_BTNH.dtype in (jnp.bfloat16, jnp.float16)
+      and q_BTNH.shape[-1] % 8 == 0
+      and q_BTNH.shape[-1] <= 128
+      and q_BTNH.shape[1] > 1
+  )

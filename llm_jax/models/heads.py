@@ -1,0 +1,96 @@
+"""From the last activations to log-probabilities of given tokens.
+
+Logits of all positions never exist at once in float32: positions are taken in
+chunks, whose logits are made again in the backward pass.
+
+Dimension key: B sequences; T positions; C chunk; D residual; V vocabulary.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from llm_jax import axes
+from llm_jax.contracts import Scores
+
+LOGIT_BYTES = 128 * 2**20  # of one chunk of float32 logits, by default
+
+
+def logits(
+    x_BTD: jax.Array, kernel_DV: jax.Array, softcap: float | None
+) -> jax.Array:
+  """Logits in float32 or wider. Soft-cap: arXiv:2408.00118, eq. 1."""
+  wide = jnp.promote_types(x_BTD.dtype, jnp.float32)
+  logits_BTV = jax.lax.dot_general(
+      x_BTD,
+      kernel_DV,
+      (((x_BTD.ndim - 1,), (0,)), ((), ())),
+      preferred_element_type=wide,
+  )
+  if softcap:
+    logits_BTV = softcap * jnp.tanh(logits_BTV / softcap)
+  return logits_BTV
+
+
+def token_scores(
+    x_BTD: jax.Array,
+    kernel_DV: jax.Array,
+    target_BT: jax.Array,
+    *,
+    softcap: float | None = None,
+    chunk: int = 0,
+    entropy: bool = False,
+    hits: bool = False,
+) -> Scores:
+  """log p(target) and the log-normaliser at each position, in nats.
+
+    logp_t = l_t[y_t] - log sum_v exp(l_t[v])
+
+  Args:
+    x_BTD: activations after the last norm.
+    kernel_DV: the head.
+    target_BT: tokens to score.
+    softcap: cap on the logits' size.
+    chunk: positions taken at once; 0 = as many as fit `LOGIT_BYTES`.
+    entropy: also give the entropy of the distribution.
+    hits: also say whether the target is the most likely token.
+  """
+
+  def score(x_BCD: jax.Array, target_BC: jax.Array) -> Scores:
+    l_BCV = axes.constrain(logits(x_BCD, kernel_DV, softcap), "BTV")
+    top_BC1 = jax.lax.stop_gradient(l_BCV.max(-1, keepdims=True))
+    exp_BCV = jnp.exp(l_BCV - top_BC1)
+    sum_BC = exp_BCV.sum(-1)
+    logz_BC = jnp.log(sum_BC) + top_BC1[..., 0]
+    # A comparison, not a gather: it fuses, and works on a cut vocabulary.
+    v = jax.lax.broadcasted_iota(target_BC.dtype, l_BCV.shape, 2)
+    picked_BC = jnp.where(v == target_BC[..., None], l_BCV, 0).sum(-1)
+    h_BC = logz_BC - (exp_BCV * l_BCV).sum(-1) / sum_BC if entropy else None
+    hit_BC = (l_BCV.argmax(-1) == target_BC) if hits else None
+    return Scores(picked_BC - logz_BC, logz_BC, h_BC, hit_BC)
+
+  B, T, _ = x_BTD.shape
+  chunk = chunk or _chunk_that_fits(B, T, kernel_DV.shape[1])
+  if chunk >= T:
+    return score(x_BTD, target_BT)
+  n = -(-T // chunk)
+  pad = n * chunk - T
+
+  def cut(a: jax.Array) -> jax.Array:
+    a = jnp.pad(a, [(0, 0), (0, pad)] + [(0, 0)] * (a.ndim - 2))
+    return jnp.moveaxis(a.reshape(B, n, chunk, *a.shape[2:]), 1, 0)
+
+  _, scores = jax.lax.scan(
+      jax.checkpoint(lambda _, s: (None, score(*s))),
+      None,
+      (cut(x_BTD), cut(target_BT)),
+  )
+  paste = lambda a: jnp.moveaxis(a, 0, 1).reshape(B, n * chunk)[:, :T]
+  return jax.tree.map(paste, scores)
+
+
+def _chunk_that_fits(B: int, T: int, V: int) -> int:  # noqa: N803
+  mesh = jax.sharding.get_abstract_mesh()
+  sizes = {} if mesh.empty else dict(mesh.shape)
+  rows = -(-B // (sizes.get("data", 1) * sizes.get("fsdp", 1)))
+  chunks = -(-rows * T * V * 4 // LOGIT_BYTES)
+  return -(-T // max(chunks, 1))

@@ -1,0 +1,96 @@
+"""Parameters, flops and bytes, from the configuration alone.
+
+Dimension key: T context; the letters of `axes.KEY` otherwise.
+"""
+
+from typing import NamedTuple
+
+from llm_jax.models.config import TransformerConfig
+
+
+class Sizes(NamedTuple):
+  """Counts of parameters."""
+
+  total: int
+  embedding: int  # tables that are looked up, never multiplied
+  matmul: int  # parameters that multiply each token, the head included
+
+
+def parameters(config: TransformerConfig) -> Sizes:
+  """Counts parameters without making any. `vocab_size` must be set."""
+  c = config
+  D, F, N, K, H, V = (  # noqa: N806
+      c.embed_dim, c.mlp_dim, c.num_heads, c.K, c.H, c.vocab_size,
+  )
+  norm = D * (2 if c.norm == "layer" and c.norm_bias else 1)
+  gated = c.activation in ("swiglu", "geglu")
+  kernels = D * H * (N + 2 * K) + N * H * D + D * F * (3 if gated else 2)
+  biases = (
+      (H * (N + 2 * K) if c.qkv_bias else 0)
+      + (D if c.out_bias else 0)
+      + ((F * (2 if gated else 1) + D) if c.mlp_bias else 0)
+  )
+  block = kernels + biases + 2 * norm + (2 * H if c.qk_norm else 0)
+  places = c.max_length * D if c.positions == "learned" else 0
+  tables = V * D + places
+  head = 0 if c.tied else V * D
+  total = c.num_layers * block + norm + tables + head
+  looked_up = places if c.tied else tables
+  return Sizes(total, looked_up, c.num_layers * kernels + V * D)
+
+
+class Flops(NamedTuple):
+  """Floating-point operations to train on one token, forward and backward."""
+
+  full: float  # every query sees every key (PaLM, arXiv:2204.02311, app. B)
+  causal: float  # only keys that are not later: half, for full attention
+
+
+def flops_per_token(config: TransformerConfig, length: int) -> Flops:
+  """6 a matmul parameter, and 12 L N H for each key seen.
+
+    full   = 6 P + 12 L N H T
+    causal = 6 P + 12 L N H * mean keys seen, (T + 1) / 2 without a window
+  """
+  c = config
+  base = 6.0 * parameters(c).matmul
+  attention = 12.0 * c.num_layers * c.num_heads * c.H
+  w = min(c.window or length, length)
+  seen = (w * (w + 1) / 2 + (length - w) * w) / length
+  return Flops(base + attention * length, base + attention * seen)
+
+
+class Bytes(NamedTuple):
+  """Bytes of training, on one device."""
+
+  parameters: int
+  optimizer: int
+  gradients: int
+  activations: int
+  logits: int
+
+  @property
+  def total(self) -> int:
+    """All of it."""
+    return sum(self)
+
+
+def activation_bytes(config: TransformerConfig, tokens: int) -> int:
+  """Bytes kept for the backward pass of `tokens` tokens, by analysis.
+
+  Counts what the remat policy keeps in each block: the block's input always;
+  with `dots`, every matmul's result; with `none`, also the norms' outputs,
+  rotated queries and keys, attention's output and the non-linearity's result.
+  Attention is counted as a kernel that keeps no T x T matrix.
+  """
+  c = config
+  width = {"bfloat16": 2, "float32": 4, "float64": 8}[c.dtype]
+  gated = c.activation in ("swiglu", "geglu")
+  heads = c.H * (c.num_heads + 2 * c.K)
+  kept = c.embed_dim
+  if c.remat in ("dots", "none"):
+    kept += heads + 2 * c.embed_dim + c.mlp_dim * (2 if gated else 1)
+  if c.remat == "none":
+    kept += 2 * c.embed_dim + heads + c.num_heads * c.H
+    kept += c.mlp_dim * (2 if gated else 1)
+  return c.num_layers * tokens * kept * width

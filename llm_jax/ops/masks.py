@@ -1,0 +1,35 @@
+"""Which position may look at which.
+
+Dimension key: B sequences; T query positions; S key positions.
+"""
+
+import jax
+
+
+def attention_mask(
+    query_segment_BT: jax.Array,
+    key_segment_BS: jax.Array,
+    query_position_BT: jax.Array,
+    key_position_BS: jax.Array,
+    window: int | None = None,
+) -> jax.Array:
+  """True where a query may see a key: same document, not later, near enough.
+
+  Args:
+    query_segment_BT: document number of each query, 0 = padding.
+    key_segment_BS: likewise for keys.
+    query_position_BT: place within the document.
+    key_position_BS: likewise for keys.
+    window: a query sees itself and the window - 1 positions before it; None
+      for all of them.
+
+  Returns:
+    mask_B1TS, bool.
+  """
+  distance_BTS = query_position_BT[:, :, None] - key_position_BS[:, None, :]
+  mask_BTS = (distance_BTS >= 0) & (
+      query_segment_BT[:, :, None] == key_segment_BS[:, None, :]
+  )
+  if window is not None:
+    mask_BTS &= distance_BTS < window
+  return mask_BTS[:, None]
