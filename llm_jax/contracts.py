@@ -118,9 +118,18 @@ class Evaluator(Protocol):
 
 
 class Hook(Protocol):
-  """Called after each step, with the step's number counted from 1."""
+  """Watches a run. Steps are counted from 1.
 
-  def __call__(self, step: int, state: Any, metrics: Metrics) -> None: ...
+  read  gets the numbers of every step, one step late.
+  due   says whether `act` is wanted after a step.
+  act   gets the state after that step, once its numbers have been read.
+  """
+
+  def read(self, step: int, numbers: dict[str, float]) -> None: ...
+
+  def due(self, step: int) -> bool: ...
+
+  def act(self, step: int, state: Any) -> None: ...
 
 
 Progress = Callable[..., Iterator[Any]]

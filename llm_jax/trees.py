@@ -21,11 +21,16 @@ def paths(tree: Any) -> Iterator[tuple[str, Any]]:
 
 
 def split(tree: Any, is_trainable: Callable[[str], bool]) -> tuple[Any, Any]:
-  """Parts a tree by path into two of its shape; None marks the other side."""
+  """Parts a tree by path into two of its shape; None marks the other side.
+
+  A box around an array (Flax metadata) counts as one leaf.
+  """
 
   def pick(side: bool) -> Any:
     return jax.tree_util.tree_map_with_path(
-        lambda p, x: x if is_trainable(path_string(p)) == side else None, tree
+        lambda p, x: x if is_trainable(path_string(p)) == side else None,
+        tree,
+        is_leaf=lambda x: hasattr(x, "unbox"),
     )
 
   return pick(True), pick(False)

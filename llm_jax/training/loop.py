@@ -1,0 +1,48 @@
+"""The loop. There is one."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+
+from llm_jax.contracts import Hook, Metrics, Source
+
+
+def train(
+    state: Any,
+    step: Callable[[Any, Any], tuple[Any, Metrics]],
+    source: Source,
+    hooks: Iterable[Hook],
+    until: int,
+    stop: Callable[[int], bool] = lambda done: False,
+) -> Any:
+  """Steps until `until` are done, or `stop(steps done)` says so.
+
+  The numbers of step i are read after step i + 1 is dispatched, so that the
+  device never waits for the host; but before any hook acts on the state of
+  step i, so that nothing is done with a state whose numbers are unknown.
+  """
+  hooks, unread = list(hooks), None
+  done = int(state.step)
+
+  def read() -> None:
+    nonlocal unread
+    if unread is not None:
+      (at, metrics), unread = unread, None
+      numbers = {k: m.compute() for k, m in jax.device_get(metrics).items()}
+      for hook in hooks:
+        hook.read(at, numbers)
+
+  while done < until and not stop(done):
+    batch = source.next(state)
+    state, metrics = step(state, batch)
+    done += 1
+    read()
+    unread = (done, metrics)
+    due = [hook for hook in hooks if hook.due(done)]
+    if due:
+      read()
+    for hook in due:
+      hook.act(done, state)
+  read()
+  return state

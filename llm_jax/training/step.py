@@ -1,0 +1,131 @@
+"""One optimisation step, for every objective.
+
+Dimension key: B rows of the global batch; n microbatches.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from llm_jax import axes, keys, trees
+from llm_jax.contracts import Batch, Forward, Metrics, Objective
+from llm_jax.ops.metrics import Mean
+from llm_jax.training.state import TrainState
+
+
+def train_step(
+    state: TrainState,
+    batch: Batch,
+    *,
+    objective: Objective,
+    forward: Forward,
+    optimizer: optax.GradientTransformation,
+    microbatches: int = 1,
+    average_decay: float | None = None,
+) -> tuple[TrainState, Metrics]:
+  """annotate -> weigh -> summed losses -> update. Exact for any cut.
+
+  Args:
+    state: before the step.
+    batch: rows of the global batch.
+    objective: what to minimise.
+    forward: role -> its forward.
+    optimizer: made with the same settings as `state.opt_state`.
+    microbatches: n; how many parts of the batch are differentiated in turn.
+    average_decay: of the moving average, if the state keeps one.
+
+  Returns:
+    The state after the step, and means of the whole batch. Where the state
+    counts skipped steps, a non-finite loss or gradient changes nothing else.
+  """
+  parts = cut(batch, microbatches)
+  roles = state.roles
+  parts = _map(lambda p: objective.annotate(forward, roles, p), parts)
+  parts = jax.lax.stop_gradient(
+      cut(objective.weigh(paste(parts)), microbatches)
+  )
+  key = keys.stream(state.key, "loss", state.step)
+
+  def loss(trainable: Any, i: jax.Array, part: Batch) -> tuple:
+    return objective.loss(
+        forward,
+        trees.join(trainable, state.frozen),
+        part,
+        jax.random.fold_in(key, i),
+    )
+
+  def of_part(i_part: tuple) -> tuple:
+    return jax.value_and_grad(loss, has_aux=True)(state.trainable, *i_part)
+
+  (value, metrics), grads = _sum(of_part, (jnp.arange(microbatches), parts))
+  updates, opt_state = optimizer.update(
+      grads, state.opt_state, state.trainable
+  )
+  trainable = optax.apply_updates(state.trainable, updates)
+  average = state.average
+  if average is not None:
+    if average_decay is None:
+      raise ValueError("the state keeps an average: give average_decay")
+    average = jax.tree.map(
+        lambda a, t: a + (1 - average_decay) * (t - a), average, trainable
+    )
+  new = dataclasses.replace(
+      state, trainable=trainable, opt_state=opt_state, average=average
+  )
+  norm = optax.global_norm(grads)
+  if state.skipped is not None:
+    finite = jnp.isfinite(value) & jnp.isfinite(norm)
+    new = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state)
+    new = dataclasses.replace(
+        new, skipped=state.skipped + (1 - finite.astype(jnp.int32))
+    )
+    metrics = metrics | {"skipped": Mean.sum(new.skipped.astype(jnp.float32))}
+  new = dataclasses.replace(new, step=state.step + 1)
+  return new, metrics | {
+      "loss": Mean.sum(value),
+      "grad_norm": Mean.sum(norm),
+  }
+
+
+def cut(batch: Batch, n: int) -> Batch:
+  """Leading dim B -> [n, B / n]; row r goes to microbatch r mod n.
+
+  So a batch cut over devices is cut again inside each of them, and no row
+  moves between devices.
+  """
+
+  def one(name: str, x: jax.Array) -> jax.Array:
+    x = x.reshape(x.shape[0] // n, n, *x.shape[1:]).swapaxes(0, 1)
+    return axes.constrain(x, "_B" + "_" * (x.ndim - 2))
+
+  return {name: one(name, x) for name, x in batch.items()}
+
+
+def paste(parts: Batch) -> Batch:
+  """The inverse of `cut`."""
+  return jax.tree.map(
+      lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), parts
+  )
+
+
+def _map(f: Any, parts: Any) -> Any:
+  """f on each microbatch; no loop around a single one."""
+  if jax.tree.leaves(parts)[0].shape[0] > 1:
+    return jax.lax.map(f, parts)
+  only = f(jax.tree.map(lambda x: x[0], parts))
+  return jax.tree.map(lambda x: x[None], only)
+
+
+def _sum(f: Any, parts: Any) -> Any:
+  """Sum of f over microbatches, one at a time in memory."""
+  first = jax.tree.map(lambda x: x[0], parts)
+  if jax.tree.leaves(parts)[0].shape[0] == 1:
+    return f(first)
+  zeros = jax.tree.map(
+      lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(f, first)
+  )
+  add = lambda total, p: (jax.tree.map(jnp.add, total, f(p)), None)
+  return jax.lax.scan(add, zeros, parts)[0]
