@@ -15,6 +15,7 @@ from llm_jax.models import cache as cache_lib
 from llm_jax.models.config import TransformerConfig
 from llm_jax.models.linear import Linear
 from llm_jax.models.norms import Norm
+from llm_jax.ops import attention as ops
 from llm_jax.ops import positions
 
 
@@ -77,26 +78,29 @@ def attend(
     mask_B1TS: jax.Array | None,
     config: TransformerConfig,
 ) -> jax.Array:
-  """Attention by the kernel the settings name; plain causal without a mask."""
-  kernel = None if config.attention == "auto" else config.attention
-  if kernel is None and _cudnn_can(q_BTNH):
-    kernel = "cudnn"
-  causal = mask_B1TS is None
+  """Attention by the kernel the settings name; None is plain causal."""
+  fused = config.attention == "cudnn" or (
+      config.attention == "auto" and _cudnn_can(q_BTNH)
+  )
+  if not fused:
+    if mask_B1TS is None:
+      mask_B1TS = ops.causal_mask(q_BTNH.shape[1], config.window)
+    return ops.attention(q_BTNH, k_BSKH, v_BSKH, mask_B1TS)
+  plain = mask_B1TS is None
+  window = (config.window - 1, 0) if plain and config.window else None
   return jax.nn.dot_product_attention(
       q_BTNH,
       k_BSKH,
       v_BSKH,
       mask=mask_B1TS,
-      is_causal=causal,
-      local_window_size=(
-          (config.window - 1, 0) if causal and config.window else None
-      ),
-      implementation=kernel,
+      is_causal=plain,
+      local_window_size=window,
+      implementation="cudnn",
   )
 
 
 def _cudnn_can(q_BTNH: jax.Array) -> bool:
-  """cuDNN's flash attention takes half precision and even, small heads."""
+  """CuDNN's flash attention takes half precision and even, small heads."""
   return (
       jax.default_backend() == "gpu"
       and q_BTNH.dtype in (jnp.bfloat16, jnp.float16)

@@ -75,7 +75,7 @@ def train_step(
   new = dataclasses.replace(
       state, trainable=trainable, opt_state=opt_state, average=average
   )
-  norm = optax.global_norm(grads)
+  norm = optax.tree.norm(grads)
   if state.skipped is not None:
     finite = jnp.isfinite(value) & jnp.isfinite(norm)
     new = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state)
