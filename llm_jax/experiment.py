@@ -1,0 +1,104 @@
+"""The whole of a run, as data: every leaf is a flag of the same dotted name."""
+
+import dataclasses
+
+from llm_jax.checkpoints.store import Checkpoints
+from llm_jax.config import field
+from llm_jax.contracts import Objective
+from llm_jax.data.arrays import Arrays
+from llm_jax.data.text import Text
+from llm_jax.models.config import TransformerConfig
+from llm_jax.objectives.causal import Causal
+from llm_jax.ops.sampling import Sampler
+from llm_jax.sharding.mesh import MeshShape
+from llm_jax.tokenizers.bytes import Bytes
+from llm_jax.tokenizers.sentencepiece import SentencePiece
+from llm_jax.training.optimizers import AdamW, Optimizer
+
+
+@dataclasses.dataclass(frozen=True)
+class Log:
+  """What is written down while training."""
+
+  every: int = field(10, "steps between rows of metrics.jsonl", low=1)
+  tensorboard: bool = field(True, "also write TensorBoard files")
+  profile_from: int = field(0, "first step to profile; 0 = none", low=0)
+  profile_steps: int = field(3, "how many steps to profile", low=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Validation:
+  """Loss on held-out text while training, and in `evaluate`."""
+
+  every: int = field(250, "steps between validations; 0 = never", low=0)
+  batches: int = field(
+      20, "batches of each validation in training; 0 = the whole split", low=0
+  )
+  split: str = field("validation", "what `evaluate` measures")
+  baselines: bool = field(
+      True, "`evaluate` also scores a unigram and a 5-gram model"
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class Samples:
+  """Text written while training, and by `generate`."""
+
+  every: int = field(500, "steps between samples in training; 0 = never", low=0)
+  prompts: tuple[str, ...] = field(("",), "what the samples begin with")
+  max_new_tokens: int = field(96, "tokens a sample may add", low=1)
+  stop: tuple[str, ...] = field((), "text that ends a sample")
+  sampler: Sampler = Sampler()
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+  """From this, `build` makes everything else."""
+
+  model: TransformerConfig = TransformerConfig()
+  objective: Objective = Causal()
+  tokenizer: SentencePiece | Bytes = SentencePiece()
+  data: Text | Arrays = Text()
+  optimizer: Optimizer = AdamW()
+  mesh: MeshShape = MeshShape()
+  checkpoints: Checkpoints = Checkpoints()
+  log: Log = Log()
+  validation: Validation = Validation()
+  samples: Samples = Samples()
+  steps: int = field(1000, "optimiser steps", low=0)
+  batch_size: int = field(32, "rows in a step, over all devices", low=1)
+  microbatches: int = field(
+      1, "parts a step is computed in; changes memory, never the result", low=1
+  )
+  seed: int = field(0, "root of all randomness", low=0)
+  average: float | None = field(
+      None, "decay of a moving average of parameters", low=0, high=1
+  )
+  skip_nonfinite: int = field(
+      0, "steps with a non-finite loss to skip before stopping", low=0
+  )
+  init_from: str | None = field(
+      None, "run folder to take weights and tokenizer from"
+  )
+  workdir: str | None = field(None, "run folder; none = runs/NAME")
+
+
+# A run may go on with other values of these: they change where, how long and
+# how often, never what a step computes.
+MAY_CHANGE = (
+    "workdir",
+    "init_from",
+    "steps",
+    "microbatches",
+    "mesh.",
+    "log.",
+    "checkpoints.",
+    "validation.",
+    "samples.",
+    "data.cache",
+    "model.remat",
+    "model.unroll",
+    "model.head_chunk",
+    "model.attention",
+    "skip_nonfinite",
+)
