@@ -108,7 +108,6 @@ class Tokenizer(Protocol):
     """[V] i32: UTF-8 bytes that each id stands for; 0 for special ids."""
     ...
 
-  def save(self, folder: Any) -> None: ...
 
 
 class Evaluator(Protocol):

@@ -1,0 +1,46 @@
+"""One id a byte: no training, any text."""
+
+from collections.abc import Sequence
+import dataclasses
+
+import numpy as np
+
+from llm_jax.tokenizers import special
+
+
+@dataclasses.dataclass(frozen=True)
+class Bytes:
+  """UTF-8 bytes as ids, after the special ids. 268 ids in all."""
+
+
+class ByteTokenizer:
+  """Byte b is id `special.COUNT + b`."""
+
+  vocab_size = special.COUNT + 256
+  pad_id, bos_id, eos_id = special.PAD, special.BOS, special.EOS
+  role_ids = special.ROLE_IDS
+  fingerprint = "bytes-1"
+
+  def encode(self, text: str) -> list[int]:
+    return [special.COUNT + b for b in utf8(text)]
+
+  def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+    return [self.encode(text) for text in texts]
+
+  def decode(self, ids: Sequence[int]) -> str:
+    kept = (int(i) - special.COUNT for i in ids)
+    return bytes(b for b in kept if b >= 0).decode("utf-8", errors="replace")
+
+  def token_bytes(self) -> np.ndarray:
+    return np.array([0] * special.COUNT + [1] * 256, np.int32)
+
+
+def utf8(text: str) -> bytes:
+  """Bytes of a text; ValueError where it holds half a surrogate pair."""
+  try:
+    return text.encode("utf-8")
+  except UnicodeEncodeError as e:
+    raise ValueError(
+        f"character {e.start} of the text is {text[e.start]!r}, half of a"
+        " surrogate pair, which is no Unicode text"
+    ) from e
