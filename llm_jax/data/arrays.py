@@ -1,0 +1,107 @@
+"""Token ids already in a file or in memory. Needs neither TFDS nor Grain."""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from llm_jax.config import field
+from llm_jax.contracts import Batch, Source
+from llm_jax.data.batches import Finite, stack
+from llm_jax.data.packing import Cut, InOrder
+from llm_jax.data.tokens import Tokens
+
+
+@dataclasses.dataclass(frozen=True)
+class Arrays:
+  """One long text of ids: a .npy file, or raw little-endian u16 (.bin)."""
+
+  path: str = field("", "file of token ids; empty = random ids")
+  length: int = field(256, "T, tokens in a row", low=1)
+  skip_bytes: int = field(0, "header of a .bin file, bytes", low=0)
+  validation: float = field(0.05, "last share, held out", low=0, high=0.99)
+  random_vocab: int = field(256, "ids are below this, if random", low=2)
+  random_size: int = field(1_000_000, "how many ids, if random", low=2)
+
+  def load(self) -> "Loaded":
+    """Maps the file into memory. ValueError where it is not what it should."""
+    if not self.path:
+      r = np.random.default_rng(0)
+      return Loaded(self, r.integers(0, self.random_vocab, self.random_size))
+    path = pathlib.Path(self.path).expanduser()
+    try:
+      if path.suffix == ".npy":
+        ids = np.load(path, mmap_mode="r")
+      else:
+        ids = np.memmap(path, "<u2", "r", offset=self.skip_bytes)
+    except (OSError, ValueError) as e:
+      raise ValueError(f"--data.path={self.path}: {e}") from e
+    if ids.ndim != 1 or ids.dtype.kind not in "iu":
+      raise ValueError(
+          f"--data.path={self.path}: expected one dim of integers, got"
+          f" {ids.dtype}{list(ids.shape)}"
+      )
+    return Loaded(self, ids)
+
+
+class Loaded:
+  """Ids in memory, or mapped; the same methods as `text.Tokenised`."""
+
+  def __init__(self, settings: Arrays, ids: np.ndarray):
+    self._settings = settings
+    border = round(len(ids) * (1 - settings.validation))
+    self._parts = {"train": ids[:border], "validation": ids[border:]}
+
+  def train(
+      self, batch_size: int, seed: int, block: tuple[int, int] = (0, 1)
+  ) -> Source:
+    """Endless training batches; `block` is this process's (index, count)."""
+    rows = Cut(self.tokens("train"), self._settings.length, seed)
+    return Shuffled(rows, batch_size, block)
+
+  def held_out(
+      self, split: str, batch_size: int, block: tuple[int, int] = (0, 1)
+  ) -> Finite:
+    """A whole split, each token a target once, in order."""
+    rows = InOrder(self.tokens(split), self._settings.length)
+    return Finite(rows, batch_size, block)
+
+  def tokens(self, split: str) -> Tokens:
+    """The ids of a split, as one document."""
+    if split not in self._parts:
+      raise ValueError(
+          f"--validation.split={split}: one of {', '.join(self._parts)}"
+      )
+    ids = self._parts[split]
+    if not len(ids):
+      raise ValueError(
+          f"--validation.split={split}: the split is empty; raise"
+          " --data.validation"
+      )
+    return Tokens(ids, np.array([0, len(ids)]), int(ids[0]))
+
+
+class Shuffled:
+  """Endless batches of rows without any library."""
+
+  def __init__(self, rows: Cut, batch_size: int, block: tuple[int, int]):
+    self._rows, self._batch_size, self._block = rows, batch_size, block
+    self._done = 0
+
+  def next(self, state: Any = None) -> Batch:
+    """The next batch; does not read the training state."""
+    del state
+    size = self._batch_size // self._block[1]
+    first = self._done * self._batch_size + self._block[0] * size
+    self._done += 1
+    return stack([
+        self._rows.row(*divmod(i, len(self._rows)))
+        for i in range(first, first + size)
+    ])
+
+  def get_state(self) -> dict[str, Any]:
+    return {"batches": self._done}
+
+  def set_state(self, saved: dict[str, Any]) -> None:
+    self._done = int(saved["batches"])

@@ -1,0 +1,217 @@
+"""Rows of a fixed length, out of documents of any length.
+
+A packing plan is an index, not a process: every row of every epoch can be
+made on its own, so a position in the data is one number, whatever the number
+of hosts, and is restored at once.
+
+Dimension key: T positions of a row.
+"""
+
+import bisect
+import functools
+from typing import Protocol
+
+import numpy as np
+
+from llm_jax.data.tokens import Tokens
+
+Row = dict[str, np.ndarray]
+_WINDOW = 4096  # pieces packed together
+
+
+class Rows(Protocol):
+  """Rows at random access."""
+
+  def __len__(self) -> int:
+    """Rows of an epoch, the same in each."""
+    ...
+
+  def row(self, epoch: int, index: int) -> Row:
+    """Arrays of length T."""
+    ...
+
+
+class Cut:
+  """Concatenate and cut: documents in a row see the ones before them.
+
+  Each epoch has its own order of documents, its own first token (so that rows
+  end elsewhere) and its own order of rows. A token is a target at most once
+  an epoch; fewer than 2 T of all tokens are left out.
+  """
+
+  def __init__(self, tokens: Tokens, length: int, seed: int):
+    self._tokens, self._length, self._seed = tokens, length, seed
+    whole = len(tokens) // length
+    self._moves = whole > 1
+    self._rows = whole - 1 if self._moves else whole
+    if not self._rows:
+      raise ValueError(
+          f"--data.length={length}: longer than all {len(tokens)} tokens of"
+          " the split"
+      )
+    # Plans are made again when needed: two, as epochs overlap in a prefetch.
+    self._plan = functools.lru_cache(maxsize=2)(self._make_plan)
+
+  def __len__(self) -> int:
+    return self._rows
+
+  def row(self, epoch: int, index: int) -> Row:
+    order, ends, first, rows = self._plan(epoch)
+    start = first + int(rows[index]) * self._length
+    ids = self._stream(order, ends, start, self._length + 1)
+    return {
+        "tokens_BT": ids[:-1],
+        "target_BT": ids[1:],
+        "mask_BT": np.ones(self._length, bool),
+    }
+
+  def _make_plan(self, epoch: int) -> tuple:
+    r = np.random.default_rng((self._seed, epoch))
+    offsets = self._tokens.offsets
+    order = r.permutation(len(offsets) - 1)
+    ends = np.cumsum(np.diff(offsets)[order])
+    first = int(r.integers(self._length)) if self._moves else 0
+    return order, ends, first, r.permutation(self._rows)
+
+  def _stream(
+      self, order: np.ndarray, ends: np.ndarray, start: int, count: int
+  ) -> np.ndarray:
+    """Ids [start - 1, start - 1 + count) of the epoch's stream, i32.
+
+    Before the first stands `start_id`.
+    """
+    out, filled, at = np.empty(count, np.int32), 0, start - 1
+    if at < 0:
+      out[0], filled, at = self._tokens.start_id, 1, 0
+    d = int(np.searchsorted(ends, at, side="right"))
+    ids, offsets = self._tokens.ids, self._tokens.offsets
+    while filled < count:
+      begin, end = offsets[order[d]], offsets[order[d] + 1]
+      begin += at - (int(ends[d]) - (end - begin))
+      take = min(int(end - begin), count - filled)
+      out[filled : filled + take] = ids[begin : begin + take]
+      filled, at, d = filled + take, at + take, d + 1
+    return out
+
+
+class BestFit:
+  """Whole documents, several a row, none seeing another.
+
+  Documents longer than a row are cut into pieces. Pieces, `_WINDOW` at a time
+  in a random order, go longest first into the fullest row that still has
+  room. `segment_BT` counts from 1, `position_BT` from 0 in each piece. Every
+  token is a target once an epoch; `start_id` comes before each document.
+  """
+
+  def __init__(self, tokens: Tokens, length: int, seed: int | None):
+    self._tokens, self._length, self._seed = tokens, length, seed
+    sizes = np.diff(tokens.offsets)
+    counts = -(-sizes // length)
+    document = np.repeat(np.arange(len(sizes)), counts)
+    nth = np.arange(len(document)) - np.repeat(
+        np.cumsum(counts) - counts, counts
+    )
+    self._start = tokens.offsets[document] + nth * length
+    self._size = np.minimum(sizes[document] - nth * length, length)
+    self._is_first = nth == 0
+    if not len(document):
+      raise ValueError("the split holds no documents")
+    if seed is None:
+      order = np.arange(len(document))
+    else:
+      order = np.random.default_rng(seed).permutation(len(document))
+    self._bins: list[list[int]] = []
+    for at in range(0, len(order), _WINDOW):
+      self._bins += _best_fit(order[at : at + _WINDOW], self._size, length)
+    self._order = functools.lru_cache(maxsize=2)(self._make_order)
+
+  def __len__(self) -> int:
+    return len(self._bins)
+
+  def row(self, epoch: int, index: int) -> Row:
+    T = self._length  # noqa: N806
+    out = {
+        "tokens_BT": np.zeros(T, np.int32),
+        "target_BT": np.zeros(T, np.int32),
+        "mask_BT": np.zeros(T, bool),
+        "segment_BT": np.zeros(T, np.int32),
+        "position_BT": np.zeros(T, np.int32),
+    }
+    at = 0
+    for segment, p in enumerate(self._bins[self._order(epoch)[index]], 1):
+      start, n = int(self._start[p]), int(self._size[p])
+      here = slice(at, at + n)
+      ids = self._tokens.ids
+      out["target_BT"][here] = ids[start : start + n]
+      out["tokens_BT"][at] = (
+          self._tokens.start_id if self._is_first[p] else ids[start - 1]
+      )
+      out["tokens_BT"][at + 1 : at + n] = ids[start : start + n - 1]
+      out["mask_BT"][here] = True
+      out["segment_BT"][here] = segment
+      out["position_BT"][here] = np.arange(n)
+      at += n
+    return out
+
+  def _make_order(self, epoch: int) -> np.ndarray:
+    if self._seed is None:
+      return np.arange(len(self._bins))
+    r = np.random.default_rng((self._seed, epoch))
+    return r.permutation(len(self._bins))
+
+
+def _best_fit(
+    pieces: np.ndarray, size: np.ndarray, length: int
+) -> list[list[int]]:
+  """Best-fit decreasing: each piece into the fullest row with room for it."""
+  by_size = pieces[np.argsort(-size[pieces], kind="stable")]
+  rows: list[list[int]] = []
+  with_room: dict[int, list[int]] = {}  # room left -> rows
+  rooms: list[int] = []  # keys of `with_room`, sorted
+  for p, n in zip(by_size.tolist(), size[by_size].tolist(), strict=True):
+    i = bisect.bisect_left(rooms, n)
+    if i == len(rooms):
+      row, room = len(rows), length
+      rows.append([])
+    else:
+      room = rooms[i]
+      row = with_room[room].pop()
+      if not with_room[room]:
+        del with_room[room], rooms[i]
+    rows[row].append(p)
+    left = room - n
+    if left:
+      if left not in with_room:
+        with_room[left] = []
+        bisect.insort(rooms, left)
+      with_room[left].append(row)
+  return rows
+
+
+class InOrder:
+  """Every token of a split as a target once, in stored order.
+
+  Rows follow each other; the last is filled with padding, whose mask is False.
+  """
+
+  def __init__(self, tokens: Tokens, length: int):
+    self._tokens, self._length = tokens, length
+    if not len(tokens):
+      raise ValueError("the split holds no documents")
+
+  def __len__(self) -> int:
+    return -(-len(self._tokens) // self._length)
+
+  def row(self, epoch: int, index: int) -> Row:
+    del epoch
+    T, start = self._length, index * self._length  # noqa: N806
+    ids = self._tokens.ids
+    target = np.zeros(T, np.int32)
+    n = min(T, len(ids) - start)
+    target[:n] = ids[start : start + n]
+    before = self._tokens.start_id if start == 0 else int(ids[start - 1])
+    return {
+        "tokens_BT": np.concatenate([[before], target[:-1]]).astype(np.int32),
+        "target_BT": target,
+        "mask_BT": np.arange(T) < n,
+    }
