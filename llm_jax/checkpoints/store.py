@@ -1,0 +1,304 @@
+"""Checkpoints of a run: written in the background, checked when read.
+
+A checkpoint is a folder named by its step: arrays as Orbax writes them, the
+source's position, and last of all a list of every file with its size and
+checksum. Without that list, or with a file that differs from it, a checkpoint
+is damaged, and the one before it is used.
+"""
+
+from collections.abc import Callable
+from concurrent import futures
+import dataclasses
+import json
+import os
+import pathlib
+import shutil
+from typing import Any
+import zlib
+
+import jax
+import orbax.checkpoint as ocp
+
+from llm_jax import trees
+from llm_jax.config import field
+
+_LIST, _POSITION, _ARRAYS = "files.json", "position.json", "arrays"
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoints:
+  """When to save, and what to keep."""
+
+  every: int = field(250, "steps between saves; 0 = only at the end", low=0)
+  keep: int = field(2, "how many of the last to keep", low=1)
+  best: bool = field(True, "also keep the one of lowest validation loss")
+
+
+class Store:
+  """The checkpoints of one run folder.
+
+  Args:
+    folder: where they are; made on the first save.
+    settings: what to keep.
+    warn: told, in one line, of a checkpoint passed over.
+  """
+
+  def __init__(
+      self,
+      folder: str | os.PathLike[str],
+      settings: Checkpoints = Checkpoints(),  # noqa: B008  (frozen)
+      warn: Callable[[str], None] = lambda line: None,
+  ):
+    self._folder = pathlib.Path(folder).absolute()
+    self._settings, self._warn = settings, warn
+    self._orbax: ocp.AsyncCheckpointer | None = None
+    self._thread = futures.ThreadPoolExecutor(1)
+    self._writing: futures.Future | None = None
+
+  def steps(self) -> list[int]:
+    """Steps that have a complete list of files, in order."""
+    if not self._folder.is_dir():
+      return []
+    return sorted(
+        int(p.name)
+        for p in self._folder.iterdir()
+        if p.name.isdigit() and (p / _LIST).exists()
+    )
+
+  def save(
+      self,
+      step: int,
+      state: Any,
+      position: dict[str, Any],
+      loss: float | None = None,
+  ) -> None:
+    """Starts to write; returns once `state` may be overwritten.
+
+    Raises:
+      OSError: this save, or the one before it, could not be written; earlier
+        checkpoints stay.
+    """
+    self.wait()
+    if self._orbax is None:
+      self._orbax = ocp.AsyncCheckpointer(ocp.StandardCheckpointHandler())
+    folder = self._folder / f"{step:08d}"
+    if jax.process_index() == 0:
+      shutil.rmtree(folder, ignore_errors=True)
+    try:
+      self._orbax.save(
+          folder / _ARRAYS, args=ocp.args.StandardSave(_flat(state))
+      )
+    except Exception as e:
+      raise self._failed(step, e) from e
+    self._writing = self._thread.submit(
+        self._finish, step, folder, position, loss
+    )
+
+  def wait(self) -> None:
+    """Returns when the last save is on disk. OSError if it could not be."""
+    if self._writing is not None:
+      writing, self._writing = self._writing, None
+      writing.result()
+
+  def restore(self, abstract: Any) -> tuple[int, Any, dict[str, Any]] | None:
+    """The newest whole checkpoint as (step, state, position), or None.
+
+    Args:
+      abstract: the state as `jax.ShapeDtypeStruct`s with shardings, of any
+        mesh.
+
+    Raises:
+      ValueError: there are checkpoints, and each is damaged or of another
+        model.
+    """
+    newest = self._newest()
+    if newest is None:
+      return None
+    step, folder = newest
+    position = json.loads((folder / _POSITION).read_text())["position"]
+    return step, self._read(folder, abstract, partial=False), position
+
+  def restore_part(
+      self, abstract: Any, step: int | None = None
+  ) -> tuple[int, Any]:
+    """Only the named part of a state, of the newest checkpoint or of `step`.
+
+    Raises:
+      ValueError: no such checkpoint, or none that is whole.
+    """
+    if step is not None:
+      folder = self._folder / f"{step:08d}"
+      if damage := _damage(folder):
+        raise ValueError(f"--step={step}: {folder}: {damage}")
+    else:
+      newest = self._newest()
+      if newest is None:
+        raise ValueError(f"{self._folder}: holds no checkpoint; train first")
+      step, folder = newest
+    return step, self._read(folder, abstract, partial=True)
+
+  def best(self) -> int | None:
+    """Step of the lowest validation loss among those kept."""
+    losses = {s: self._loss(s) for s in self.steps()}
+    known = {s: x for s, x in losses.items() if x is not None}
+    return min(known, key=lambda s: known[s]) if known else None
+
+  def _newest(self) -> tuple[int, pathlib.Path] | None:
+    if not self._folder.is_dir():
+      return None
+    folders = [p for p in self._folder.iterdir() if p.name.isdigit()]
+    found = sorted(folders, key=lambda p: int(p.name), reverse=True)
+    for folder in found:
+      damage = _damage(folder)
+      if not damage:
+        return int(folder.name), folder
+      self._warn(f"passing over damaged checkpoint {folder}: {damage}")
+    if any((folder / _LIST).exists() for folder in found):
+      raise ValueError(
+          f"{self._folder}: every checkpoint is damaged; remove the folder to"
+          " start again, or take weights from another run with --init_from"
+      )
+    return None
+
+  def _read(self, folder: pathlib.Path, abstract: Any, partial: bool) -> Any:
+    wanted = _flat(abstract)
+    handler = ocp.PyTreeCheckpointHandler()
+    with ocp.Checkpointer(handler) as reader:
+      saved = reader.metadata(folder / _ARRAYS).item_metadata
+      for name, leaf in wanted.items():
+        there = saved.get(name)
+        if there is None or tuple(there.shape) != leaf.shape:
+          shape = None if there is None else list(there.shape)
+          raise ValueError(
+              f"{folder}: {name} is {shape} there and {list(leaf.shape)} here;"
+              " the checkpoint is of another model or optimiser"
+          )
+      arguments = jax.tree.map(
+          lambda x: ocp.ArrayRestoreArgs(sharding=x.sharding, dtype=x.dtype),
+          wanted,
+      )
+      flat = reader.restore(
+          folder / _ARRAYS,
+          args=ocp.args.PyTreeRestore(
+              item=wanted, restore_args=arguments, partial_restore=partial
+          ),
+      )
+    return _unflat(flat, abstract)
+
+  def _finish(
+      self,
+      step: int,
+      folder: pathlib.Path,
+      position: dict[str, Any],
+      loss: float | None,
+  ) -> None:
+    try:
+      assert self._orbax is not None
+      self._orbax.wait_until_finished()
+      if jax.process_index() == 0:
+        about = {"position": position, "loss": loss}
+        _write(folder / _POSITION, about)
+        _write(folder / _LIST, _checksums(folder))
+        self._rotate()
+    except Exception as e:
+      raise self._failed(step, e) from e
+
+  def _rotate(self) -> None:
+    steps = self.steps()
+    kept = set(steps[-self._settings.keep :])
+    if self._settings.best:
+      kept.add(self.best() or steps[-1])
+    for step in steps:
+      if step not in kept:
+        folder = self._folder / f"{step:08d}"
+        (folder / _LIST).unlink()  # from here on it is no checkpoint
+        shutil.rmtree(folder, ignore_errors=True)
+
+  def _loss(self, step: int) -> float | None:
+    try:
+      text = (self._folder / f"{step:08d}" / _POSITION).read_text()
+      return json.loads(text)["loss"]
+    except (OSError, ValueError, KeyError):
+      return None
+
+  def _failed(self, step: int, error: Exception) -> OSError:
+    first = str(error).strip().splitlines()
+    return OSError(
+        f"could not save step {step} in {self._folder}: "
+        f"{first[0] if first else type(error).__name__}; is the disk full?"
+        " Earlier checkpoints are whole"
+    )
+
+
+def _flat(tree: Any) -> dict[str, Any]:
+  """Leaves by path; typed keys as their bits."""
+
+  def bits(x: Any) -> Any:
+    if not jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+      return x
+    if isinstance(x, jax.ShapeDtypeStruct):
+      plain = jax.eval_shape(jax.random.key_data, x)
+      return jax.ShapeDtypeStruct(
+          plain.shape, plain.dtype, sharding=x.sharding
+      )
+    return jax.random.key_data(x)
+
+  return {path.replace("/", "."): bits(x) for path, x in trees.paths(tree)}
+
+
+def _unflat(flat: dict[str, Any], like: Any) -> Any:
+  def one(path: Any, leaf: Any) -> Any:
+    x = flat[trees.path_string(path).replace("/", ".")]
+    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+      return jax.random.wrap_key_data(x)
+    return x
+
+  return jax.tree_util.tree_map_with_path(one, like)
+
+
+def _checksums(folder: pathlib.Path) -> dict[str, list[int]]:
+  """File -> [size, CRC-32], several files at a time."""
+  files = sorted(p for p in folder.rglob("*") if p.is_file())
+  files = [p for p in files if p.name != _LIST]
+  with futures.ThreadPoolExecutor(4) as pool:
+    sums = list(pool.map(_checksum, files))
+  return {
+      p.relative_to(folder).as_posix(): s
+      for p, s in zip(files, sums, strict=True)
+  }
+
+
+def _checksum(path: pathlib.Path) -> list[int]:
+  size = crc = 0
+  with path.open("rb") as f:
+    while part := f.read(2**22):
+      size, crc = size + len(part), zlib.crc32(part, crc)
+  return [size, crc]
+
+
+def _damage(folder: pathlib.Path) -> str | None:
+  """What is wrong with a checkpoint, in words; None if nothing is."""
+  try:
+    wanted = json.loads((folder / _LIST).read_text())
+  except FileNotFoundError:
+    return "it was not written to its end"
+  except ValueError:
+    return f"{_LIST} is broken"
+  found = _checksums(folder)
+  for name, (size, crc) in wanted.items():
+    if name not in found:
+      return f"{name} is missing"
+    if found[name][0] != size:
+      return f"{name} has {found[name][0]} bytes instead of {size}"
+    if found[name][1] != crc:
+      return f"{name} has changed"
+  return None
+
+
+def _write(path: pathlib.Path, value: Any) -> None:
+  partial = path.with_name(path.name + ".partial")
+  with partial.open("w") as f:
+    json.dump(value, f)
+    f.flush()
+    os.fsync(f.fileno())
+  os.replace(partial, path)
