@@ -1,0 +1,79 @@
+"""Small files of a run folder: whole or not there."""
+
+import json
+import math
+import os
+import pathlib
+from typing import Any
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+  """Writes a JSON file in one go: a reader sees the old one or the new one."""
+  write_text(path, json.dumps(value, indent=1) + "\n")
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+  """Writes a text file in one go."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+  try:
+    with partial.open("w", encoding="utf-8") as f:
+      f.write(text)
+      f.flush()
+      os.fsync(f.fileno())
+    os.replace(partial, path)
+  except OSError:
+    partial.unlink(missing_ok=True)
+    raise
+
+
+def read_json(path: pathlib.Path) -> Any:
+  """A JSON file's value; None where there is none. ValueError if broken."""
+  try:
+    return json.loads(path.read_text(encoding="utf-8"))
+  except FileNotFoundError:
+    return None
+  except ValueError as e:
+    raise ValueError(f"{path}: not JSON: {e}") from e
+
+
+class Rows:
+  """metrics.jsonl: one object a logged step, floats at full precision.
+
+  A number that is not finite is written as the string "nan", "inf" or "-inf",
+  because JSON has no such numbers.
+  """
+
+  def __init__(self, path: pathlib.Path):
+    self._path = path
+
+  def keep_until(self, step: int) -> None:
+    """Drops rows after `step`, and a last line cut short."""
+    if self._path.exists():
+      kept = [r for r in self.read() if r["step"] <= step]
+      write_text(self._path, "".join(_line(r) for r in kept))
+
+  def append(self, row: dict[str, Any]) -> None:
+    """Writes one row, and sees it to the file."""
+    self._path.parent.mkdir(parents=True, exist_ok=True)
+    with self._path.open("a", encoding="utf-8") as f:
+      f.write(_line(row))
+
+  def read(self) -> list[dict[str, Any]]:
+    """All whole rows."""
+    rows = []
+    if not self._path.exists():
+      return rows
+    for line in self._path.read_text(encoding="utf-8").splitlines():
+      try:
+        rows.append(json.loads(line))
+      except ValueError:
+        break  # the writer was killed in the middle of this line
+    return rows
+
+
+def _line(row: dict[str, Any]) -> str:
+  def plain(x: Any) -> Any:
+    return str(x) if isinstance(x, float) and not math.isfinite(x) else x
+
+  return json.dumps({k: plain(v) for k, v in row.items()}) + "\n"

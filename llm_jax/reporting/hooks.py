@@ -1,0 +1,159 @@
+"""What is written and shown while a run trains."""
+
+import pathlib
+from typing import Any
+
+import jax
+
+from llm_jax.contracts import Evaluator
+from llm_jax.reporting import files
+from llm_jax.reporting.progress import TrainingBar
+from llm_jax.reporting.throughput import Meter, mfu
+
+
+class Metrics:
+  """Rows of metrics.jsonl and TensorBoard, and the training bar."""
+
+  def __init__(
+      self,
+      folder: pathlib.Path,
+      *,
+      every: int,
+      done: int,
+      until: int,
+      learning_rate: Any,
+      flops_per_token: float,
+      devices: int,
+      tensorboard: bool,
+  ):
+    self._every, self._until = every, until
+    self._rate, self._flops = learning_rate, flops_per_token
+    self._devices = devices
+    self._meter = Meter()
+    self._main = jax.process_index() == 0
+    self._rows = files.Rows(folder / "metrics.jsonl")
+    self._board = None
+    if self._main:
+      self._rows.keep_until(done)
+    if self._main and tensorboard:
+      import tensorboardX  # noqa: PLC0415  (slow to import)
+
+      self._board = tensorboardX.SummaryWriter(
+          str(folder / "tensorboard"), purge_step=done + 1
+      )
+    self._bar = TrainingBar(done, until)
+
+  def read(self, step: int, numbers: dict[str, float]) -> None:
+    tokens = numbers.get("tokens", 0)
+    self._meter.tick(tokens)
+    speed = self._meter.tokens_per_second
+    kind = jax.devices()[0].device_kind
+    share = mfu(speed, self._flops, kind, self._devices)
+    self._bar.step(numbers["loss"], speed, share)
+    if step % self._every and step not in (1, self._until):
+      return
+    self.write(
+        step,
+        "train",
+        numbers
+        | {"learning_rate": float(self._rate(step - 1))}
+        | {"tokens_per_second": speed, "mfu": share},
+    )
+
+  def write(self, step: int, split: str, numbers: dict[str, Any]) -> None:
+    """One row."""
+    if not self._main:
+      return
+    self._rows.append({"step": step, "split": split} | numbers)
+    if self._board is not None:
+      for name, value in numbers.items():
+        if value is not None:
+          self._board.add_scalar(f"{split}/{name}", value, step)
+
+  def due(self, step: int) -> bool:
+    del step
+    return False
+
+  def act(self, step: int, state: Any) -> None:
+    del step, state
+
+  def pause(self) -> None:
+    """What follows is not training."""
+    self._meter.pause()
+
+  def close(self, *exception: object) -> None:
+    """Finishes the bar and the files."""
+    self._bar.close(*exception)
+    if self._board is not None:
+      self._board.close()
+
+
+class Validate:
+  """Measures the state every so often, and writes a row."""
+
+  def __init__(
+      self, metrics: Metrics, evaluator: Evaluator, every: int, until: int
+  ):
+    self._metrics, self._evaluator = metrics, evaluator
+    self._every, self._until = every, until
+    self.last: dict[str, float] = {}
+
+  def read(self, step: int, numbers: dict[str, float]) -> None:
+    del step, numbers
+
+  def due(self, step: int) -> bool:
+    return bool(self._every) and (
+        step % self._every == 0 or step == self._until
+    )
+
+  def act(self, step: int, state: Any) -> None:
+    self.last = self._evaluator(state.averaged["policy"])
+    self._metrics.write(step, "validation", self.last)
+    self._metrics.pause()
+
+
+class Sample:
+  """Writes what the model says every so often."""
+
+  def __init__(self, folder: pathlib.Path, generate: Any, every: int, until: int):
+    self._folder, self._generate = folder, generate
+    self._every, self._until = every, until
+
+  def read(self, step: int, numbers: dict[str, float]) -> None:
+    del step, numbers
+
+  def due(self, step: int) -> bool:
+    return bool(self._every) and (
+        step % self._every == 0 or step == self._until
+    )
+
+  def act(self, step: int, state: Any) -> None:
+    samples = self._generate(state.averaged["policy"])
+    if jax.process_index() == 0:
+      files.write_json(
+          self._folder / "samples" / f"step_{step:08d}.json",
+          {"step": step, "samples": samples},
+      )
+
+
+class Profile:
+  """Traces the steps named, for TensorBoard's profiler."""
+
+  def __init__(self, folder: pathlib.Path, first: int, count: int):
+    self._folder, self._first, self._last = folder, first, first + count
+    self._on = False
+
+  def read(self, step: int, numbers: dict[str, float]) -> None:
+    del step, numbers
+
+  def due(self, step: int) -> bool:
+    return bool(self._first) and step in (self._first - 1, self._last - 1)
+
+  def act(self, step: int, state: Any) -> None:
+    if step == self._first - 1:
+      jax.profiler.start_trace(str(self._folder / "profile"))
+      self._on = True
+    elif self._on:
+      jax.block_until_ready(state)
+      jax.profiler.stop_trace()
+      self._on = False

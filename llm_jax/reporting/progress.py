@@ -1,0 +1,132 @@
+"""Something moves during every wait: a bar on a terminal, lines elsewhere."""
+
+from collections.abc import Iterable, Iterator
+import contextlib
+import sys
+import threading
+import time
+from typing import Any
+
+import jax
+from rich import progress as bars
+from rich.console import Console
+
+QUIET = 10.0  # seconds between lines where there is no terminal
+
+_console = Console(stderr=True)
+
+
+def say(line: str) -> None:
+  """One line for people, on stderr, from the first process."""
+  if jax.process_index() == 0:
+    _console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def progress(
+    items: Iterable[Any], total: int | None = None, label: str = ""
+) -> Iterator[Any]:
+  """The same items, with a bar."""
+  with _Bar(label, total) as bar:
+    for item in items:
+      yield item
+      bar.advance(1)
+
+
+@contextlib.contextmanager
+def waiting(label: str) -> Iterator[None]:
+  """A wait of unknown length, such as compiling."""
+  with _Bar(label, None):
+    yield
+
+
+class _Bar:
+  """Rich's bar on a terminal; elsewhere a line now and then."""
+
+  def __init__(self, label: str, total: int | None, note: str = ""):
+    self._label, self._total, self._done = label, total, 0.0
+    self.note = note
+    self._start = self._said = time.monotonic()
+    self._hidden = jax.process_index() != 0
+    self._rich = None
+    self._over = threading.Event()
+
+  def __enter__(self) -> "_Bar":
+    if self._hidden:
+      return self
+    if _console.is_terminal:
+      columns: list[Any] = [
+          bars.SpinnerColumn(),
+          bars.TextColumn("{task.description}"),
+          bars.BarColumn(),
+          bars.MofNCompleteColumn() if self._total else bars.TextColumn(
+              "{task.completed:,.0f}"
+          ),
+          bars.TextColumn("{task.fields[note]}"),
+          bars.TimeElapsedColumn(),
+          bars.TimeRemainingColumn(),
+      ]
+      self._rich = bars.Progress(
+          *columns, console=_console, transient=True, refresh_per_second=5
+      )
+      self._rich.start()
+      self._task = self._rich.add_task(
+          self._label, total=self._total, note=self.note
+      )
+    else:
+      self._beat = threading.Thread(target=self._lines, daemon=True)
+      self._beat.start()
+    return self
+
+  def advance(self, by: float) -> None:
+    """So much more is done."""
+    self._done += by
+    if self._rich is not None:
+      self._rich.update(self._task, advance=by, note=self.note)
+
+  def __exit__(self, *exception: object) -> None:
+    self._over.set()
+    if self._rich is not None:
+      self._rich.stop()
+    if exception[0] is None and not self._hidden:
+      took = time.monotonic() - self._start
+      if took > 1:
+        say(f"{self._label}: {took:.1f} s")
+
+  def _lines(self) -> None:
+    wait = 3.0
+    while not self._over.wait(wait):
+      wait = QUIET
+      took = time.monotonic() - self._start
+      of = f"/{self._total}" if self._total else ""
+      count = f" {self._done:.0f}{of}" if self._done or self._total else ""
+      print(
+          f"{self._label}:{count} {self.note} ({took:.0f} s so far)",
+          file=sys.stderr,
+          flush=True,
+      )
+
+
+class TrainingBar:
+  """Steps, loss, tokens a second, MFU and time left."""
+
+  def __init__(self, done: int, until: int):
+    self._bar = _Bar("training", until)
+    self._bar._done = done  # noqa: SLF001
+    self._bar.__enter__()
+    if self._bar._rich is not None:  # noqa: SLF001
+      self._bar.advance(0)
+      self._bar._rich.update(self._bar._task, completed=done)  # noqa: SLF001
+
+  def step(
+      self, loss: float, tokens_per_second: float, mfu: float | None
+  ) -> None:
+    """One more step is done."""
+    share = "unknown" if mfu is None else f"{mfu:.1%}"
+    self._bar.note = (
+        f"loss {loss:.4f}  {tokens_per_second:,.0f} tokens/s  MFU {share}"
+    )
+    self._bar.advance(1)
+
+  def close(self, *exception: object) -> None:
+    """Takes the bar away."""
+    self._bar.__exit__(*(exception or (None,)))
