@@ -1,0 +1,65 @@
+"""How well a model predicts a split: loss, perplexity, bits per byte."""
+
+from collections.abc import Callable, Iterable
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from llm_jax.contracts import Batch, Score
+
+Totals = dict[str, Any]
+
+
+def totals(
+    score: Score, variables: Any, batch: Batch, token_bytes: jax.Array
+) -> Totals:
+  """Sums over one batch; pure, to be compiled."""
+  scores = score(variables, batch, hits=True)
+  mask_BT = batch["mask_BT"]
+  bytes_BT = jnp.asarray(token_bytes)[batch["target_BT"]]
+  return {
+      "nats": -(scores.logp_BT * mask_BT).sum(),
+      "hits": (scores.hit_BT & mask_BT).sum(),
+      "tokens": mask_BT.sum(),
+      "bytes": (bytes_BT * mask_BT).sum(),
+  }
+
+
+def evaluate(
+    total_of: Callable[[Any, Batch], Totals],
+    variables: Any,
+    batches: Iterable[Batch],
+) -> dict[str, float]:
+  """Adds up batches in float64.
+
+  Returns:
+    loss        nats a token
+    perplexity  exp(loss)
+    bits_per_byte  total nats / ln 2 / UTF-8 bytes that the targets stand for
+    accuracy    share of targets that were the most likely token
+    tokens      targets counted
+  """
+  sums = {"nats": 0.0, "hits": 0.0, "tokens": 0.0, "bytes": 0.0}
+  for batch in batches:
+    for name, value in jax.device_get(total_of(variables, batch)).items():
+      sums[name] += float(np.float64(value))
+  if not sums["tokens"]:
+    raise ValueError("there is no token to evaluate on")
+  return summary(sums["nats"], sums["hits"], sums["tokens"], sums["bytes"])
+
+
+def summary(
+    nats: float, hits: float, tokens: float, num_bytes: float
+) -> dict[str, float]:
+  """The measures, from totals."""
+  loss = nats / tokens
+  return {
+      "loss": loss,
+      "perplexity": math.exp(min(loss, 700)),
+      "bits_per_byte": nats / math.log(2) / max(num_bytes, 1),
+      "accuracy": hits / tokens,
+      "tokens": tokens,
+  }

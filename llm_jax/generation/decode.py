@@ -1,0 +1,165 @@
+"""A model in a loop: prefill, then a token at a time, all compiled.
+
+Dimension key: B sequences; P prompt positions; T new tokens; V vocabulary.
+"""
+
+from collections.abc import Callable
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from llm_jax.ops import sampling
+
+Decode = Callable[..., tuple[jax.Array, Any]]
+"""(variables, tokens_BT, position_BT, segment_BT, cache) -> logits_BV, cache."""
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Progress:
+  """Where a batch of sequences stands."""
+
+  logits_BV: jax.Array  # of the next token
+  cache: Any
+  position_B: jax.Array  # i32, of the next token
+  done_B: jax.Array  # bool, a stop id was drawn
+  count: jax.Array  # i32[], new tokens so far
+  keys_B: jax.Array  # one key a row
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Rollout:
+  """What was drawn: `mask_BT` is True for drawn tokens, the stop id included.
+
+  `sampled_logp_BT` is in nats, of the distribution really sampled from.
+  """
+
+  tokens_BT: jax.Array
+  mask_BT: jax.Array
+  sampled_logp_BT: jax.Array
+  length_B: jax.Array
+
+
+def prefill(
+    decode: Decode,
+    variables: Any,
+    prompt_BP: jax.Array,
+    length_B: jax.Array,
+    cache: Any,
+    keys_B: jax.Array,
+) -> Progress:
+  """Reads prompts aligned on the right; padding comes before them.
+
+  Args:
+    decode: the model.
+    variables: its weights.
+    prompt_BP: ids; only the last `length_B` of a row count.
+    length_B: i32, at least 1.
+    cache: empty, with room for P and all new tokens.
+    keys_B: a key a row.
+  """
+  P = prompt_BP.shape[1]  # noqa: N806
+  position_BP = jnp.arange(P)[None] - (P - length_B[:, None])
+  segment_BP = (position_BP >= 0).astype(jnp.int32)
+  logits_BV, cache = decode(
+      variables, prompt_BP, jnp.maximum(position_BP, 0), segment_BP, cache
+  )
+  B = prompt_BP.shape[0]  # noqa: N806
+  return Progress(
+      logits_BV,
+      cache,
+      length_B,
+      jnp.zeros(B, bool),
+      jnp.zeros((), jnp.int32),
+      keys_B,
+  )
+
+
+def extend(
+    decode: Decode,
+    variables: Any,
+    progress: Progress,
+    *,
+    limit: int,
+    sampler: sampling.Sampler,
+    stop_ids: tuple[int, ...],
+    pad_id: int = 0,
+) -> tuple[Progress, Rollout]:
+  """Draws up to `limit` tokens a row; ends early once every row has stopped.
+
+  The n-th token of a row is drawn with key fold_in(row's key, n), so it does
+  not depend on other rows, nor on how the tokens are cut into calls.
+  """
+  B = progress.done_B.shape[0]  # noqa: N806
+  wide = jnp.promote_types(progress.logits_BV.dtype, jnp.float32)
+  out = Rollout(
+      jnp.full((B, limit), pad_id, jnp.int32),
+      jnp.zeros((B, limit), bool),
+      jnp.zeros((B, limit), wide),
+      jnp.zeros(B, jnp.int32),
+  )
+
+  def one(carry: tuple) -> tuple:
+    i, p, out = carry
+    keys_B = jax.vmap(jax.random.fold_in, (0, None))(p.keys_B, p.count)
+    token_B, logp_B = sampling.sample(keys_B, p.logits_BV, sampler)
+    live_B = ~p.done_B
+    token_B = jnp.where(live_B, token_B, pad_id)
+    out = Rollout(
+        out.tokens_BT.at[:, i].set(token_B),
+        out.mask_BT.at[:, i].set(live_B),
+        out.sampled_logp_BT.at[:, i].set(jnp.where(live_B, logp_B, 0)),
+        out.length_B + live_B,
+    )
+    stopped_B = jnp.zeros(B, bool)
+    for stop in stop_ids:
+      stopped_B |= token_B == stop
+    logits_BV, cache = decode(
+        variables,
+        token_B[:, None],
+        p.position_B[:, None],
+        jnp.ones((B, 1), jnp.int32),
+        p.cache,
+    )
+    p = Progress(
+        logits_BV,
+        cache,
+        p.position_B + 1,
+        p.done_B | stopped_B,
+        p.count + 1,
+        p.keys_B,
+    )
+    return i + 1, p, out
+
+  def going(carry: tuple) -> jax.Array:
+    i, p, _ = carry
+    return (i < limit) & ~p.done_B.all()
+
+  start = (jnp.zeros((), jnp.int32), progress, out)
+  _, progress, out = jax.lax.while_loop(going, one, start)
+  return progress, out
+
+
+def rollout(
+    decode: Decode,
+    variables: Any,
+    prompt_BP: jax.Array,
+    length_B: jax.Array,
+    cache: Any,
+    key: jax.Array,
+    *,
+    limit: int,
+    sampler: sampling.Sampler,
+    stop_ids: tuple[int, ...],
+) -> Rollout:
+  """Prefill and extend in one: prompts -> up to `limit` new tokens a row."""
+  rows = jnp.arange(prompt_BP.shape[0])
+  keys_B = jax.vmap(jax.random.fold_in, (None, 0))(key, rows)
+  progress = prefill(decode, variables, prompt_BP, length_B, cache, keys_B)
+  return extend(
+      decode, variables, progress, limit=limit, sampler=sampler,
+      stop_ids=stop_ids,
+  )[1]

@@ -1,0 +1,167 @@
+"""Prompts -> text, streamed as it comes."""
+
+from collections.abc import Callable, Iterator, Sequence
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+
+from llm_jax.contracts import Tokenizer
+from llm_jax.generation import decode as decode_lib
+from llm_jax.ops.sampling import Sampler
+
+CHUNK = 16  # tokens between looks at the text
+
+
+class Generator:
+  """Batches of ragged prompts, compiled once for each size of prompt.
+
+  Args:
+    tokenizer: text <-> ids.
+    decode: the model, see `decode.Decode`.
+    empty_cache: (rows, slots) -> cache.
+    max_length: of prompt and new tokens together.
+  """
+
+  def __init__(
+      self,
+      tokenizer: Tokenizer,
+      decode: decode_lib.Decode,
+      empty_cache: Callable[[int, int], Any],
+      max_length: int,
+  ):
+    self._tokenizer, self._max_length = tokenizer, max_length
+
+    @functools.partial(jax.jit, static_argnames=("slots",))
+    def start(
+        variables: Any, prompt_BP: Any, length_B: Any, keys_B: Any, slots: int
+    ) -> Any:
+      cache = empty_cache(prompt_BP.shape[0], slots)
+      return decode_lib.prefill(
+          decode, variables, prompt_BP, length_B, cache, keys_B
+      )
+
+    @functools.partial(
+        jax.jit, static_argnames=("sampler",), donate_argnums=1
+    )
+    def go_on(variables: Any, progress: Any, sampler: Sampler) -> Any:
+      return decode_lib.extend(
+          decode,
+          variables,
+          progress,
+          limit=CHUNK,
+          sampler=sampler,
+          stop_ids=(tokenizer.eos_id,),
+          pad_id=tokenizer.pad_id,
+      )
+
+    self._start, self._go_on = start, go_on
+
+  def stream(
+      self,
+      variables: Any,
+      prompts: Sequence[str],
+      *,
+      max_new_tokens: int,
+      sampler: Sampler,
+      seed: int = 0,
+      stop: Sequence[str] = (),
+  ) -> Iterator[list[str]]:
+    """Yields, again and again, what each row has gained since the last time.
+
+    A row ends at the tokenizer's eos, before a stop string, or after
+    `max_new_tokens`. The same seed gives the same text, whatever else is in
+    the batch.
+
+    Raises:
+      ValueError: a prompt and its new tokens are longer than the model allows.
+    """
+    ids = [
+        [self._tokenizer.eos_id, *self._tokenizer.encode(p)] for p in prompts
+    ]
+    longest = max(map(len, ids))
+    if longest + max_new_tokens > self._max_length:
+      raise ValueError(
+          f"a prompt of {longest} tokens and"
+          f" --samples.max_new_tokens={max_new_tokens} are together longer"
+          f" than --model.max_length={self._max_length}"
+      )
+    width = _power_of_two(longest)
+    prompt_BP = np.full((len(ids), width), self._tokenizer.pad_id, np.int32)
+    for row, known in zip(prompt_BP, ids, strict=True):
+      row[width - len(known) :] = known
+    key = jax.random.key(seed)
+    # The n-th copy of a prompt has the n-th key, wherever it stands.
+    copies = [prompts[:i].count(p) for i, p in enumerate(prompts)]
+    keys_B = jax.vmap(jax.random.fold_in, (None, 0))(
+        jax.random.key(seed), np.array(copies, np.int32)
+    )
+    progress = self._start(
+        variables,
+        prompt_BP,
+        np.array([len(i) for i in ids], np.int32),
+        keys_B,
+        slots=width + _power_of_two(max(max_new_tokens, CHUNK)),
+    )
+    rows = [_Row(self._tokenizer, stop) for _ in ids]
+    left = max_new_tokens
+    while left > 0 and not all(row.over for row in rows):
+      progress, new = self._go_on(variables, progress, sampler)
+      tokens_BT, length_B = jax.device_get((new.tokens_BT, new.length_B))
+      take = min(left, CHUNK)
+      left -= take
+      done_B = jax.device_get(progress.done_B)
+      for row, tokens, n, done in zip(
+          rows, tokens_BT, length_B, done_B, strict=True
+      ):
+        row.add(tokens[: min(n, take)], bool(done) or left <= 0)
+      yield [row.take() for row in rows]
+
+  def __call__(
+      self, variables: Any, prompts: Sequence[str], **kwargs: Any
+  ) -> list[str]:
+    """Whole texts; arguments as those of `stream`."""
+    texts = [""] * len(prompts)
+    for news in self.stream(variables, prompts, **kwargs):
+      texts = [a + b for a, b in zip(texts, news, strict=True)]
+    return texts
+
+
+class _Row:
+  """The text of one row: cut at stop strings, whole characters only."""
+
+  def __init__(self, tokenizer: Tokenizer, stop: Sequence[str]):
+    self._tokenizer, self._stop = tokenizer, [s for s in stop if s]
+    self._ids: list[int] = []
+    self._given, self.over = 0, False
+    self._text = ""
+
+  def add(self, ids: Sequence[int], last: bool) -> None:
+    if self.over:
+      return
+    self._ids += [int(i) for i in ids]
+    text = self._tokenizer.decode(self._ids)
+    found = [at for s in self._stop if (at := text.find(s)) >= 0]
+    if found:
+      text, last = text[: min(found)], True
+    self.over = last
+    if not last:
+      # What may yet change: half a character, or half a stop string.
+      while text.endswith("\ufffd"):
+        text = text[:-1]
+      held = max(
+          (n for s in self._stop for n in range(1, len(s))
+           if text.endswith(s[:n])),
+          default=0,
+      )
+      text = text[: len(text) - held]
+    self._text = text
+
+  def take(self) -> str:
+    new, self._given = self._text[self._given :], len(self._text)
+    return new
+
+
+def _power_of_two(n: int) -> int:
+  return 1 << max(n - 1, 7).bit_length()

@@ -1,0 +1,81 @@
+"""Logits -> a token, and its log-probability.
+
+Dimension key: B sequences; V vocabulary.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from llm_jax.config import field
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampler:
+  """How a token is drawn. Filters apply in this order, each to what is left."""
+
+  temperature: float = field(
+      1.0, "logits are divided by it; 0 = the most likely token", low=0
+  )
+  top_k: int = field(0, "keep the k most likely; 0 = all", low=0)
+  top_p: float = field(
+      1.0, "keep the most likely that together reach p (arXiv:1904.09751)",
+      low=0, high=1,
+  )
+  min_p: float = field(
+      0.0, "keep those at least this share of the most likely's probability"
+      " (arXiv:2407.01082)", low=0, high=1,
+  )
+
+
+def filtered(logits_BV: jax.Array, sampler: Sampler) -> jax.Array:
+  """Logits after temperature and filters; -inf where a token is ruled out.
+
+  The most likely token always stays. Tokens tied with the last one kept by
+  top_k or top_p stay too, so that the order of ids never matters.
+  """
+  wide = jnp.promote_types(logits_BV.dtype, jnp.float32)
+  logits_BV = logits_BV.astype(wide)
+  if sampler.temperature == 0:
+    top_B1 = logits_BV.max(-1, keepdims=True)
+    # Of several most likely tokens, the first.
+    first_B1 = jnp.argmax(logits_BV == top_B1, -1, keepdims=True)
+    v_V = jnp.arange(logits_BV.shape[-1])
+    return jnp.where(v_V == first_B1, 0.0, -jnp.inf).astype(wide)
+  logits_BV = logits_BV / sampler.temperature
+
+  def keep(bound_B1: jax.Array) -> jax.Array:
+    return jnp.where(logits_BV >= bound_B1, logits_BV, -jnp.inf)
+
+  if 0 < sampler.top_k < logits_BV.shape[-1]:
+    top_BK, _ = jax.lax.top_k(logits_BV, sampler.top_k)
+    logits_BV = keep(top_BK[:, -1:])
+  if sampler.top_p < 1:
+    sorted_BV = jnp.sort(logits_BV, -1, descending=True)
+    p_BV = jax.nn.softmax(sorted_BV, -1)
+    before_BV = jnp.cumsum(p_BV, -1) - p_BV  # reached without this one
+    inside_BV = (before_BV < sampler.top_p).at[:, 0].set(True)
+    last_BV = jnp.where(inside_BV, sorted_BV, jnp.inf)
+    logits_BV = keep(last_BV.min(-1, keepdims=True))
+  if sampler.min_p > 0:
+    top_B1 = logits_BV.max(-1, keepdims=True)
+    logits_BV = keep(top_B1 + jnp.log(sampler.min_p))
+  return logits_BV
+
+
+def sample(
+    keys_B: jax.Array, logits_BV: jax.Array, sampler: Sampler
+) -> tuple[jax.Array, jax.Array]:
+  """(token_B, logp_B): logp in nats, of the distribution really drawn from.
+
+  Args:
+    keys_B: a typed key a row, so that rows do not depend on each other.
+    logits_BV: what the model says.
+    sampler: how to draw.
+  """
+  logits_BV = filtered(logits_BV, sampler)
+  token_B = jax.vmap(jax.random.categorical)(keys_B, logits_BV)
+  logp_BV = jax.nn.log_softmax(logits_BV, -1)
+  logp_B = jnp.take_along_axis(logp_BV, token_B[:, None], -1)[:, 0]
+  return token_B.astype(jnp.int32), logp_B
