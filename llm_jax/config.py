@@ -99,19 +99,20 @@ def resolve(
     flag_values: flags.FlagValues = flags.FLAGS,
     prefix: str = "",
 ) -> T:
-  """`config` with every leaf replaced by its flag's value."""
+  """`config` with every leaf whose flag was given replaced by its value."""
   hints, new = typing.get_type_hints(type(config)), {}
   for f in dataclasses.fields(config):  # type: ignore[arg-type]
     value, name = getattr(config, f.name), f"{prefix}{f.name}"
     if dataclasses.is_dataclass(value):
-      new[f.name] = resolve(value, flag_values, f"{name}.")
+      value = resolve(value, flag_values, f"{name}.")
     elif _is_group(value):
-      new[f.name] = tuple(
+      value = tuple(
           resolve(part, flag_values, f"{name}.{i}.")
           for i, part in enumerate(value)
       )
-    else:
-      new[f.name] = _convert(hints[f.name], flag_values[name].value, name)
+    elif name in flag_values and flag_values[name].present:
+      value = _convert(hints[f.name], flag_values[name].value, name)
+    new[f.name] = value
   return type(config)(**new)
 
 

@@ -96,7 +96,7 @@ class Validate:
   ):
     self._metrics, self._evaluator = metrics, evaluator
     self._every, self._until = every, until
-    self.last: dict[str, float] = {}
+    self._last: tuple[int, float] | None = None
 
   def read(self, step: int, numbers: dict[str, float]) -> None:
     del step, numbers
@@ -107,9 +107,14 @@ class Validate:
     )
 
   def act(self, step: int, state: Any) -> None:
-    self.last = self._evaluator(state.averaged["policy"])
-    self._metrics.write(step, "validation", self.last)
+    numbers = self._evaluator(state.averaged["policy"])
+    self._last = step, numbers["loss"]
+    self._metrics.write(step, "validation", numbers)
     self._metrics.pause()
+
+  def at(self, step: int) -> float | None:
+    """The loss measured at this step; None where it was not."""
+    return self._last[1] if self._last and self._last[0] == step else None
 
 
 class Sample:

@@ -1,0 +1,199 @@
+"""What each verb of the command line does, once its flags are read."""
+
+from collections.abc import Sequence
+import pathlib
+import signal
+import sys
+from typing import Any
+
+import jax
+import numpy as np
+
+from llm_jax import build, config, planning
+from llm_jax.evaluation import ngrams
+from llm_jax.experiment import Experiment
+from llm_jax.reporting import files, report
+from llm_jax.reporting.progress import progress, say, waiting
+from llm_jax.sharding import mesh as mesh_lib
+from llm_jax.training import loop
+
+settings = build.settings
+
+# Tokens that the n-gram baselines learn from, at most.
+BASELINE_TOKENS = 5_000_000
+
+
+class _Stop:
+  """SIGTERM: at once before training, after the step while training."""
+
+  def __init__(self) -> None:
+    self.asked, self.training = False, False
+    signal.signal(signal.SIGTERM, self._handle)
+
+  def _handle(self, *_: Any) -> None:
+    self.asked = True
+    if not self.training:
+      sys.exit(143)
+
+  def __call__(self, done: int) -> bool:
+    if jax.process_count() > 1:
+      # All processes must stop after the same step.
+      from jax.experimental import multihost_utils  # noqa: PLC0415
+
+      self.asked |= multihost_utils.reached_preemption_sync_point(done)
+    return self.asked
+
+
+def train(experiment: Experiment, folder: pathlib.Path, name: str) -> int:
+  """Trains, or goes on training; 143 where it was told to stop."""
+  stop = _Stop()
+  mesh = mesh_lib.make(experiment.mesh)
+  build.check_batch(experiment, mesh)
+  build.claim(folder, name, experiment)
+  with jax.set_mesh(mesh):
+    run = build.run(experiment, folder, mesh)
+    stop.training = True
+    try:
+      state = loop.train(
+          run.state, run.step, run.source, run.hooks, experiment.steps, stop
+      )
+      run.save.act(int(state.step), state)
+    finally:
+      run.metrics.close(*sys.exc_info())
+      run.store.wait()
+  if jax.process_index() == 0:
+    say(f"report: {report.write(folder)}")
+  say(f"{'stopped' if stop.asked else 'done'} after step {int(state.step)}")
+  return 143 if stop.asked else 0
+
+
+def plan(experiment: Experiment) -> int:
+  """Prints what the run costs; 3 where it does not fit."""
+  mesh = mesh_lib.make(experiment.mesh)
+  build.check_batch(experiment, mesh)
+  model = build.of_shape(build.expected_shape(experiment))
+  found = planning.describe(
+      experiment,
+      model.shape,
+      build.plan_state(experiment, model, mesh).abstract,
+      dict(mesh.shape),
+      jax.devices()[0].device_kind,
+  )
+  width = max(len(k) for k, _ in found["rows"])
+  for key, value in found["rows"]:
+    print(f"{key:<{width}}  {value}")
+  if found["limit"] and found["bytes"] > found["limit"]:
+    say("does not fit")
+    return 3
+  return 0
+
+
+def show(experiment: Experiment, name: str) -> int:
+  """Prints every setting, and every parameter."""
+  print(f"# {name}")
+  for leaf in config.leaves(experiment):
+    print(f"--{leaf.name}={leaf.value!r}")
+  model = build.of_shape(build.expected_shape(experiment))
+  mesh = mesh_lib.make(experiment.mesh)
+  rows = planning.table(build.plan_state(experiment, model, mesh).abstract)
+  width = [max(len(row[i]) for row in rows) for i in range(4)]
+  print()
+  for row in rows:
+    print("  ".join(x.ljust(n) for x, n in zip(row, width, strict=True)))
+  return 0
+
+
+def evaluate(
+    experiment: Experiment, folder: pathlib.Path, step: int | None
+) -> int:
+  """Measures a checkpoint on a split, beside n-gram models."""
+  mesh = mesh_lib.make(experiment.mesh)
+  share = build.check_batch(experiment, mesh)
+  split = experiment.validation.split
+  with jax.set_mesh(mesh):
+    made = build.data(experiment, folder)
+    model = build.model(experiment, made.tokenizer)
+    abstract = build.plan_state(experiment, model, mesh).abstract
+    at, roles = build.load_weights(folder, abstract, step)
+    batches = made.tokens.held_out(split, experiment.batch_size, tuple(share))
+    results = {
+        "model": build.evaluator(model, made.tokenizer, mesh)(
+            roles["policy"], progress(batches, len(batches), "evaluating")
+        )
+    }
+  if experiment.validation.baselines and jax.process_index() == 0:
+    with waiting("n-gram baselines"):
+      results |= _baselines(made, model.shape.vocab_size, split)
+  if jax.process_index() == 0:
+    found = {"checkpoint_step": at, "split": split, "results": results}
+    files.write_json(folder / "evaluation.json", found)
+    print(report.evaluation_table(found))
+    say(f"report: {report.write(folder)}")
+  return 0
+
+
+def _baselines(
+    made: build.Data, vocab_size: int, split: str
+) -> dict[str, dict[str, float]]:
+  known = made.tokenizer.token_bytes()
+  token_bytes = np.zeros(vocab_size, np.int64)
+  token_bytes[: len(known)] = known
+  train_ids = np.asarray(made.tokens.tokens("train").ids[:BASELINE_TOKENS])
+  ids = np.asarray(made.tokens.tokens(split).ids)
+  return {
+      "unigram": ngrams.unigram(train_ids, ids, vocab_size, token_bytes),
+      "kneser_ney_5": ngrams.KneserNey(train_ids, vocab_size).evaluate(
+          ids, token_bytes
+      ),
+  }
+
+
+def generate(
+    experiment: Experiment,
+    folder: pathlib.Path,
+    step: int | None,
+    prompts: Sequence[str],
+    prompts_file: str | None,
+) -> int:
+  """Continues prompts; without any, asks for them at the terminal."""
+  prompts = list(prompts)
+  if prompts_file:
+    text = pathlib.Path(prompts_file).read_text(encoding="utf-8")
+    prompts += text.splitlines()
+  if not prompts and not sys.stdin.isatty():
+    raise ValueError("nothing to continue: give --prompt or --prompts_file")
+  mesh = mesh_lib.make(experiment.mesh)
+  with jax.set_mesh(mesh):
+    tokenizer = build.tokenizers.load(folder / "tokenizer")
+    model = build.model(experiment, tokenizer)
+    abstract = build.plan_state(experiment, model, mesh).abstract
+    _, roles = build.load_weights(folder, abstract, step)
+    generator = build.generator(model, tokenizer)
+
+    def speak(prompts: Sequence[str]) -> None:
+      stream = generator.stream(
+          roles["policy"],
+          prompts,
+          max_new_tokens=experiment.samples.max_new_tokens,
+          sampler=experiment.samples.sampler,
+          seed=experiment.seed,
+          stop=experiment.samples.stop,
+      )
+      if len(prompts) == 1:
+        print(prompts[0], end="", flush=True)
+        for (new,) in stream:
+          print(new, end="", flush=True)
+        print()
+        return
+      texts = list(prompts)
+      for news in stream:
+        texts = [a + b for a, b in zip(texts, news, strict=True)]
+      for i, text in enumerate(texts):
+        print(f"--- {i}\n{text}")
+
+    if prompts:
+      speak(prompts)
+      return 0
+    while prompt := input("> "):
+      speak([prompt])
+  return 0
