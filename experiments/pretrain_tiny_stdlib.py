@@ -21,22 +21,22 @@ from llm_jax.training.optimizers import AdamW
 from llm_jax.training.schedules import Schedule
 
 EXPERIMENT = Experiment(
-    model=presets.tiny(),
-    tokenizer=SentencePiece(kind="bpe", vocab_size=2048),
-    data=Text(sources=(Stdlib("docs"),), length=128),
-    optimizer=AdamW(
-        peak=3e-3, schedule=Schedule("cosine", warmup=50), weight_decay=0.1
-    ),
-    steps=600,
-    batch_size=16,
-    checkpoints=Checkpoints(every=100),
-    validation=Validation(every=100, batches=10),
-    samples=Samples(
-        every=200,
-        prompts=("def open(", "Return the ", "class "),
-        max_new_tokens=64,
-        sampler=Sampler(temperature=0.8, top_p=0.95),
-    ),
+  model=presets.tiny(),
+  tokenizer=SentencePiece(kind="bpe", vocab_size=2048),
+  data=Text(sources=(Stdlib("docs"),), length=128),
+  optimizer=AdamW(
+    peak=3e-3, schedule=Schedule("cosine", warmup=50), weight_decay=0.1
+  ),
+  steps=600,
+  batch_size=16,
+  checkpoints=Checkpoints(every=100),
+  validation=Validation(every=100, batches=10),
+  samples=Samples(
+    every=200,
+    prompts=("def open(", "Return the ", "class "),
+    max_new_tokens=64,
+    sampler=Sampler(temperature=0.8, top_p=0.95),
+  ),
 )
 
 if __name__ == "__main__":

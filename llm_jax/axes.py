@@ -26,33 +26,33 @@ class Axis(NamedTuple):
 
 
 KEY = {
-    "B": Axis("sequences in a batch", activation=("data", "fsdp")),
-    "T": Axis("query or target positions"),
-    "S": Axis("key and value positions"),
-    "D": Axis("residual stream width", weight=("fsdp",)),
-    "F": Axis("feed-forward width", ("tensor",), ("tensor",)),
-    "V": Axis("vocabulary, at the head", ("tensor",), ("tensor",)),
-    "N": Axis("query heads", ("tensor",), ("tensor",)),
-    "K": Axis("key and value heads", ("tensor",), ("tensor",)),
-    "H": Axis("width of one head"),
-    "L": Axis("layers, stacked"),
-    "P": Axis("learned positions"),
-    "R": Axis("adapter rank"),
-    # A lookup table is cut along its rows only. Cut along both dims, the
-    # compiler gathers the whole table at every lookup ("involuntary full
-    # rematerialization").
-    "W": Axis("rows of a lookup table", weight=("fsdp", "tensor")),
-    "E": Axis("width of a lookup table, never cut"),
+  "B": Axis("sequences in a batch", activation=("data", "fsdp")),
+  "T": Axis("query or target positions"),
+  "S": Axis("key and value positions"),
+  "D": Axis("residual stream width", weight=("fsdp",)),
+  "F": Axis("feed-forward width", ("tensor",), ("tensor",)),
+  "V": Axis("vocabulary, at the head", ("tensor",), ("tensor",)),
+  "N": Axis("query heads", ("tensor",), ("tensor",)),
+  "K": Axis("key and value heads", ("tensor",), ("tensor",)),
+  "H": Axis("width of one head"),
+  "L": Axis("layers, stacked"),
+  "P": Axis("learned positions"),
+  "R": Axis("adapter rank"),
+  # A lookup table is cut along its rows only. Cut along both dims, the
+  # compiler gathers the whole table at every lookup ("involuntary full
+  # rematerialization").
+  "W": Axis("rows of a lookup table", weight=("fsdp", "tensor")),
+  "E": Axis("width of a lookup table, never cut"),
 }
 
 
 def spec(
-    suffix: str,
-    kind: Kind,
-    shape: tuple[int, ...] | None = None,
-    sizes: dict[str, int] | None = None,
+  suffix: str,
+  kind: Kind,
+  shape: tuple[int, ...] | None = None,
+  sizes: dict[str, int] | None = None,
 ) -> PartitionSpec:
-  """"BTD", "activation" -> PartitionSpec(("data", "fsdp"), None, None).
+  """ "BTD", "activation" -> PartitionSpec(("data", "fsdp"), None, None).
 
   Args:
     suffix: one letter of `KEY` a dim; a digit or `_` is a dim that is never
@@ -62,9 +62,11 @@ def spec(
       key/value head is not cut over two devices, it is copied).
     sizes: mesh axis -> number of devices along it.
   """
-  entries = []
+  entries: list[Any] = []
   for i, letter in enumerate(suffix):
-    cut = getattr(KEY[letter], kind) if letter.isalpha() else ()
+    cut: tuple[str, ...] = ()
+    if letter.isalpha():
+      cut = getattr(KEY[letter], kind)
     if shape is not None and sizes is not None:
       kept: tuple[str, ...] = ()
       for name in cut:
@@ -84,7 +86,7 @@ def constrain(x: jax.Array, suffix: str) -> jax.Array:
   """Places an activation as its suffix says. Values do not change."""
   if len(suffix) != x.ndim:
     raise ValueError(
-        f"suffix {suffix!r} names {len(suffix)} dims, shape is {x.shape}"
+      f"suffix {suffix!r} names {len(suffix)} dims, shape is {x.shape}"
     )
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.empty or mesh.size == 1:
@@ -100,7 +102,7 @@ def _is_box(x: Any) -> bool:
 def suffixes(boxed: Any) -> Any:
   """Tree of suffixes ("LDF", ...), read off what the parameters remember."""
   return jax.tree.map(
-      lambda x: "".join(x.names) if _is_box(x) else "", boxed, is_leaf=_is_box
+    lambda x: "".join(x.names) if _is_box(x) else "", boxed, is_leaf=_is_box
   )
 
 

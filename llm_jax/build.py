@@ -16,7 +16,7 @@ from llm_jax.contracts import Batch, Hook, Score, Source, Tokenizer
 from llm_jax.data.arrays import Arrays, Loaded
 from llm_jax.data.text import Tokenised
 from llm_jax.evaluation import likelihood
-from llm_jax.experiment import MAY_CHANGE, Experiment
+from llm_jax.experiment import Experiment, MAY_CHANGE
 from llm_jax.generation.text import Generator
 from llm_jax.models import cache as cache_lib
 from llm_jax.models import sizing, transformer
@@ -80,7 +80,7 @@ def data(experiment: Experiment, folder: pathlib.Path) -> Data:
   corpus = where.prepare(progress.progress)
   with progress.waiting("tokenizer"):
     tokenizer = tokenizers.obtain(
-        experiment.tokenizer, lambda: corpus.texts("train"), home
+      experiment.tokenizer, lambda: corpus.texts("train"), home
     )
   return Data(tokenizer, corpus.tokenise(tokenizer, progress.progress))
 
@@ -92,13 +92,13 @@ def model(experiment: Experiment, tokenizer: Tokenizer) -> Model:
     shape = dataclasses.replace(shape, vocab_size=tokenizer.vocab_size)
   if shape.vocab_size < tokenizer.vocab_size:
     raise ValueError(
-        f"--model.vocab_size={shape.vocab_size}: the tokenizer has"
-        f" {tokenizer.vocab_size} ids; 0 takes as many"
+      f"--model.vocab_size={shape.vocab_size}: the tokenizer has"
+      f" {tokenizer.vocab_size} ids; 0 takes as many"
     )
   if experiment.data.length > shape.max_length:
     raise ValueError(
-        f"--data.length={experiment.data.length}: longer than"
-        f" --model.max_length={shape.max_length}"
+      f"--data.length={experiment.data.length}: longer than"
+      f" --model.max_length={shape.max_length}"
     )
   return of_shape(shape)
 
@@ -119,39 +119,39 @@ def of_shape(shape: TransformerConfig) -> Model:
   module = transformer.Decoder(shape)
 
   def score(
-      variables: Any,
-      batch: Batch,
-      *,
-      key: jax.Array | None = None,
-      entropy: bool = False,
-      hits: bool = False,
+    variables: Any,
+    batch: Batch,
+    *,
+    key: jax.Array | None = None,
+    entropy: bool = False,
+    hits: bool = False,
   ) -> Any:
     rngs = {} if key is None or not shape.dropout else {"dropout": key}
     return module.apply(
-        variables, batch, entropy=entropy, hits=hits, rngs=rngs, method="score"
+      variables, batch, entropy=entropy, hits=hits, rngs=rngs, method="score"
     )
 
   def decode(variables: Any, *arguments: Any) -> Any:
     return module.apply(variables, *arguments, method="decode")
 
   return Model(
-      shape=shape,
-      score=score,
-      decode=decode,
-      empty_cache=functools.partial(cache_lib.empty, shape),
-      init=lambda key: module.init(key, jnp.zeros((1, 1), jnp.int32)),
+    shape=shape,
+    score=score,
+    decode=decode,
+    empty_cache=functools.partial(cache_lib.empty, shape),
+    init=lambda key: module.init(key, jnp.zeros((1, 1), jnp.int32)),
   )
 
 
-def check_batch(experiment: Experiment, mesh: Mesh) -> mesh_lib.Share:
+def check_batch(experiment: Experiment, mesh: Mesh) -> tuple[int, int]:
   """This process's share of a batch; ValueError where it cannot be cut."""
   share = mesh_lib.share(mesh, experiment.batch_size)
   cuts = mesh.shape["data"] * mesh.shape["fsdp"] * experiment.microbatches
   if experiment.batch_size % cuts:
     raise ValueError(
-        f"--batch_size={experiment.batch_size}: not divisible by"
-        f" --microbatches={experiment.microbatches} x data"
-        f" {mesh.shape['data']} x fsdp {mesh.shape['fsdp']}"
+      f"--batch_size={experiment.batch_size}: not divisible by"
+      f" --microbatches={experiment.microbatches} x data"
+      f" {mesh.shape['data']} x fsdp {mesh.shape['fsdp']}"
     )
   return share
 
@@ -170,52 +170,50 @@ def plan_state(experiment: Experiment, model: Model, mesh: Mesh) -> Plan:
   """Shapes, placement and functions of training, nothing computed yet."""
   key = jax.random.key(experiment.seed)
   boxed = {"policy": jax.eval_shape(model.init, key)}
-  optimizer = experiment.optimizer.make(
-      experiment.steps, axes.suffixes(boxed)
-  )
+  optimizer = experiment.optimizer.make(experiment.steps, axes.suffixes(boxed))
 
   def init(key: jax.Array) -> TrainState:
     return state_lib.create(
-        {"policy": model.init(key)},
-        lambda path: True,
-        optimizer,
-        key,
-        average=experiment.average is not None,
-        count_skipped=experiment.skip_nonfinite > 0,
+      {"policy": model.init(key)},
+      lambda path: True,
+      optimizer,
+      key,
+      average=experiment.average is not None,
+      count_skipped=experiment.skip_nonfinite > 0,
     )
 
   boxed_state = jax.eval_shape(init, key)
   placement = axes.shardings(boxed_state, mesh)
   abstract = jax.tree.map(
-      lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-      axes.unbox(boxed_state),
-      placement,
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+    axes.unbox(boxed_state),
+    placement,
   )
   step = functools.partial(
-      step_lib.train_step,
-      objective=experiment.objective,
-      forward={"policy": model.score},
-      optimizer=optimizer,
-      microbatches=experiment.microbatches,
-      average_decay=experiment.average,
+    step_lib.train_step,
+    objective=experiment.objective,
+    forward={"policy": model.score},
+    optimizer=optimizer,
+    microbatches=experiment.microbatches,
+    average_decay=experiment.average,
   )
   return Plan(
-      abstract=abstract,
-      init=jax.jit(lambda k: axes.unbox(init(k)), out_shardings=placement),
-      step=jax.jit(step, donate_argnums=0, out_shardings=(placement, None)),
-      learning_rate=experiment.optimizer.learning_rate(experiment.steps),
+    abstract=abstract,
+    init=jax.jit(lambda k: axes.unbox(init(k)), out_shardings=placement),
+    step=jax.jit(step, donate_argnums=0, out_shardings=(placement, None)),
+    learning_rate=experiment.optimizer.learning_rate(experiment.steps),
   )
 
 
 def evaluator(
-    model: Model, tokenizer: Tokenizer, mesh: Mesh
+  model: Model, tokenizer: Tokenizer, mesh: Mesh
 ) -> Callable[[Any, Iterable[Batch]], dict[str, float]]:
   """(variables, host batches) -> measures."""
   token_bytes = jnp.zeros(model.shape.vocab_size, jnp.int32)
   known = tokenizer.token_bytes()
   token_bytes = token_bytes.at[: len(known)].set(known)
   compiled = jax.jit(
-      lambda v, b: likelihood.totals(model.score, v, b, token_bytes)
+    lambda v, b: likelihood.totals(model.score, v, b, token_bytes)
   )
 
   def evaluate(variables: Any, batches: Iterable[Batch]) -> dict[str, float]:
@@ -228,7 +226,7 @@ def evaluator(
 def generator(model: Model, tokenizer: Tokenizer) -> Generator:
   """Prompts -> text."""
   return Generator(
-      tokenizer, model.decode, model.empty_cache, model.shape.max_length
+    tokenizer, model.decode, model.empty_cache, model.shape.max_length
   )
 
 
@@ -236,8 +234,14 @@ class Save:
   """Writes a checkpoint every so often, and at the end."""
 
   def __init__(
-      self, store: Store, source: Source, every: int, until: int,
-      validate: reporting.Validate, metrics: reporting.Metrics, done: int,
+    self,
+    store: Store,
+    source: Source,
+    every: int,
+    until: int,
+    validate: reporting.Validate,
+    metrics: reporting.Metrics,
+    done: int,
   ):
     self._store, self._source = store, source
     self._every, self._until = every, until
@@ -255,7 +259,7 @@ class Save:
     if step != self._saved:
       self._saved = step
       self._store.save(
-          step, state, self._source.get_state(), self._validate.at(step)
+        step, state, self._source.get_state(), self._validate.at(step)
       )
       self._metrics.pause()
 
@@ -268,8 +272,8 @@ def run(experiment: Experiment, folder: pathlib.Path, mesh: Mesh) -> Run:
   plan = plan_state(experiment, the_model, mesh)
   store = Store(folder / "checkpoints", experiment.checkpoints, progress.say)
   source = _Placed(
-      made.tokens.train(experiment.batch_size, experiment.seed, tuple(share)),
-      mesh,
+    made.tokens.train(experiment.batch_size, experiment.seed, share),
+    mesh,
   )
   found = store.restore(plan.abstract)
   if found is not None:
@@ -285,41 +289,44 @@ def run(experiment: Experiment, folder: pathlib.Path, mesh: Mesh) -> Run:
     done = 0
   flops = sizing.flops_per_token(the_model.shape, experiment.data.length)
   metrics = reporting.Metrics(
-      folder,
-      every=experiment.log.every,
-      done=done,
-      until=experiment.steps,
-      learning_rate=plan.learning_rate,
-      flops_per_token=flops.full,
-      devices=mesh.size,
-      tensorboard=experiment.log.tensorboard,
+    folder,
+    every=experiment.log.every,
+    done=done,
+    until=experiment.steps,
+    learning_rate=plan.learning_rate,
+    flops_per_token=flops.full,
+    devices=mesh.size,
+    tensorboard=experiment.log.tensorboard,
   )
   hooks = _hooks(experiment, folder, mesh, made, the_model, metrics, share)
   validate = next(h for h in hooks if isinstance(h, reporting.Validate))
   save = Save(
-      store, source, experiment.checkpoints.every, experiment.steps, validate,
-      metrics, done,
+    store,
+    source,
+    experiment.checkpoints.every,
+    experiment.steps,
+    validate,
+    metrics,
+    done,
   )
   hooks.append(save)
   return Run(state, plan.step, source, hooks, save, store, metrics)
 
 
 def _hooks(
-    experiment: Experiment,
-    folder: pathlib.Path,
-    mesh: Mesh,
-    made: Data,
-    the_model: Model,
-    metrics: reporting.Metrics,
-    share: mesh_lib.Share,
+  experiment: Experiment,
+  folder: pathlib.Path,
+  mesh: Mesh,
+  made: Data,
+  the_model: Model,
+  metrics: reporting.Metrics,
+  share: tuple[int, int],
 ) -> list[Hook]:
   evaluate = evaluator(the_model, made.tokenizer, mesh)
   validation, samples = experiment.validation, experiment.samples
 
   def validate(variables: Any) -> dict[str, float]:
-    batches = made.tokens.held_out(
-        "validation", experiment.batch_size, tuple(share)
-    )
+    batches = made.tokens.held_out("validation", experiment.batch_size, share)
     count = min(len(batches), validation.batches or len(batches))
     return evaluate(variables, (batches[i] for i in range(count)))
 
@@ -327,25 +334,25 @@ def _hooks(
 
   def sample(variables: Any) -> list[dict[str, str]]:
     texts = generate(
-        variables,
-        list(samples.prompts),
-        max_new_tokens=samples.max_new_tokens,
-        sampler=samples.sampler,
-        seed=experiment.seed,
-        stop=samples.stop,
+      variables,
+      list(samples.prompts),
+      max_new_tokens=samples.max_new_tokens,
+      sampler=samples.sampler,
+      seed=experiment.seed,
+      stop=samples.stop,
     )
     pairs = zip(samples.prompts, texts, strict=True)
     return [{"prompt": p, "text": t} for p, t in pairs]
 
   until = experiment.steps
   return [
-      training.Finite(experiment.skip_nonfinite),
-      metrics,
-      reporting.Validate(metrics, validate, validation.every, until),
-      reporting.Sample(folder, sample, samples.every, until),
-      reporting.Profile(
-          folder, experiment.log.profile_from, experiment.log.profile_steps
-      ),
+    training.Finite(experiment.skip_nonfinite),
+    metrics,
+    reporting.Validate(metrics, validate, validation.every, until),
+    reporting.Sample(folder, sample, samples.every, until),
+    reporting.Profile(
+      folder, experiment.log.profile_from, experiment.log.profile_steps
+    ),
   ]
 
 
@@ -361,16 +368,14 @@ class _Placed:
 
 
 def warm_start(
-    state: TrainState, abstract: TrainState, init_from: str
+  state: TrainState, abstract: TrainState, init_from: str
 ) -> TrainState:
   """The state with the weights of another run, trained last or averaged."""
   origin = pathlib.Path(init_from)
   if not (origin / "experiment.json").exists():
     raise ValueError(f"--init_from={init_from}: holds no run")
   _, weights = load_weights(origin, abstract)
-  trainable = jax.tree.map(
-      lambda old, new: new, state.trainable, weights
-  )
+  trainable = jax.tree.map(lambda old, new: new, state.trainable, weights)
   average = None
   if state.average is not None:
     average = jax.tree.map(jnp.copy, trainable)
@@ -378,7 +383,7 @@ def warm_start(
 
 
 def load_weights(
-    folder: pathlib.Path, abstract: TrainState, step: int | None = None
+  folder: pathlib.Path, abstract: TrainState, step: int | None = None
 ) -> tuple[int, Any]:
   """Step and roles of a checkpoint; its moving average where it keeps one."""
   store = Store(folder / "checkpoints", warn=progress.say)
@@ -401,30 +406,29 @@ def claim(folder: pathlib.Path, name: str, experiment: Experiment) -> None:
   about = files.read_json(folder / "experiment.json")
   if about is not None:
     changed = {
-        k: v
-        for k, v in config.differences(about["settings"], wanted).items()
-        if not k.startswith(MAY_CHANGE)
+      k: v
+      for k, v in config.differences(about["settings"], wanted).items()
+      if not k.startswith(MAY_CHANGE)
     }
     if about["name"] != name:
       changed["name"] = (about["name"], name)
     if changed:
       listed = "; ".join(
-          f"{k}: {old!r} there, {new!r} here"
-          for k, (old, new) in changed.items()
+        f"{k}: {old!r} there, {new!r} here" for k, (old, new) in changed.items()
       )
       raise ValueError(
-          f"--workdir={folder}: holds another experiment ({listed})"
+        f"--workdir={folder}: holds another experiment ({listed})"
       )
   elif folder.exists() and any(folder.iterdir()):
     raise ValueError(
-        f"--workdir={folder}: holds files, but no run; name an empty folder"
+      f"--workdir={folder}: holds files, but no run; name an empty folder"
     )
   if jax.process_index() == 0:
     files.write_json(
-        folder / "experiment.json",
-        {
-            "name": name,
-            "settings": wanted,
-            "environment": environment.describe(),
-        },
+      folder / "experiment.json",
+      {
+        "name": name,
+        "settings": wanted,
+        "environment": environment.describe(),
+      },
     )

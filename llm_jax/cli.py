@@ -14,11 +14,11 @@ from llm_jax.training.hooks import NonFiniteError
 
 FLAGS = flags.FLAGS
 VERBS = {
-    "train": "runs, or resumes what --workdir holds",
-    "plan": "parameters, flops, bytes a device, expected time",
-    "evaluate": "measures a checkpoint; a table and evaluation.json",
-    "generate": "text from --prompt, --prompts_file or the terminal",
-    "show": "resolved settings, and each parameter's shape and placement",
+  "train": "runs, or resumes what --workdir holds",
+  "plan": "parameters, flops, bytes a device, expected time",
+  "evaluate": "measures a checkpoint; a table and evaluation.json",
+  "generate": "text from --prompt, --prompts_file or the terminal",
+  "show": "resolved settings, and each parameter's shape and placement",
 }
 
 
@@ -71,8 +71,7 @@ def _parse(experiment: Experiment, argv: list[str]) -> tuple[str, Experiment]:
     raise ValueError(str(e).replace("flag --", "--", 1)) from e
   if len(rest) != 1 or rest[0] not in VERBS:
     raise ValueError(
-        f"got {' '.join(rest) or 'no verb'}; expected one of"
-        f" {', '.join(VERBS)}"
+      f"got {' '.join(rest) or 'no verb'}; expected one of {', '.join(VERBS)}"
     )
   return rest[0], config.resolve(experiment)
 
@@ -83,7 +82,7 @@ def _run_verb(verb: str, experiment: Experiment, name: str) -> int:
 
   if FLAGS.coordinator:
     jax.distributed.initialize(
-        FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id
+      FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id
     )
   if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
@@ -104,7 +103,7 @@ def _run_verb(verb: str, experiment: Experiment, name: str) -> int:
     return verbs.evaluate(experiment, folder, FLAGS.step)
   if verb == "generate":
     return verbs.generate(
-        experiment, folder, FLAGS.step, FLAGS.prompt, FLAGS.prompts_file
+      experiment, folder, FLAGS.step, FLAGS.prompt, FLAGS.prompts_file
     )
   return verbs.show(experiment, name)
 
@@ -120,11 +119,17 @@ def _manual(experiment: Experiment, name: str) -> str:
   lines = []
   for leaf in config.leaves(experiment):
     lines.append(f"  --{leaf.name}={leaf.value!r}\n      {leaf.help}")
-  for flag in ("prompt", "prompts_file", "step", "coordinator",
-               "num_processes", "process_id"):
+  for flag in (
+    "prompt",
+    "prompts_file",
+    "step",
+    "coordinator",
+    "num_processes",
+    "process_id",
+  ):
     lines.append(f"  --{flag}\n      {FLAGS[flag].help}")
   about = (sys.modules["__main__"].__doc__ or "").strip()
   return (
-      f"{about}\n\npython -m experiments.{name} VERB [--flag=value ...]\n\n"
-      f"{verbs}\n\nSettings, with their values here:\n\n" + "\n".join(lines)
+    f"{about}\n\npython -m experiments.{name} VERB [--flag=value ...]\n\n"
+    f"{verbs}\n\nSettings, with their values here:\n\n" + "\n".join(lines)
   )

@@ -28,17 +28,17 @@ class Leaf(NamedTuple):
 
 
 def field(
-    default: Any,
-    help_: str,
-    *,
-    low: float | None = None,
-    high: float | None = None,
+  default: Any,
+  help_: str,
+  *,
+  low: float | None = None,
+  high: float | None = None,
 ) -> Any:
   """A documented leaf. `low` and `high` are inclusive bounds on numbers."""
   if dataclasses.is_dataclass(default) and not isinstance(default, type):
     raise TypeError("a nested dataclass is not a leaf: assign it directly")
   return dataclasses.field(
-      default=default, metadata={"help": help_, "low": low, "high": high}
+    default=default, metadata={"help": help_, "low": low, "high": high}
   )
 
 
@@ -55,22 +55,24 @@ def leaves(config: Any, prefix: str = "") -> Iterator[Leaf]:
     else:
       m = f.metadata
       yield Leaf(
-          name, hints[f.name], value, m.get("help", ""), m.get("low"),
-          m.get("high"),
+        name,
+        hints[f.name],
+        value,
+        m.get("help", ""),
+        m.get("low"),
+        m.get("high"),
       )
 
 
-def define(
-    config: Any, flag_values: flags.FlagValues = flags.FLAGS
-) -> None:
+def define(config: Any, flag_values: flags.FlagValues = flags.FLAGS) -> None:
   """Registers one absl flag per leaf, named by its path."""
   for leaf in leaves(config):
     hint, optional = _without_none(leaf.hint)
     kwargs: dict[str, Any] = {
-        "name": leaf.name,
-        "default": leaf.value,
-        "help": leaf.help + (" ('none' = off)" if optional else ""),
-        "flag_values": flag_values,
+      "name": leaf.name,
+      "default": leaf.value,
+      "help": leaf.help + (" ('none' = off)" if optional else ""),
+      "flag_values": flag_values,
     }
     if optional:
       flags.DEFINE(parser=_Optional(hint, leaf), **kwargs)
@@ -84,7 +86,7 @@ def define(
       flags.DEFINE_bool(**kwargs)
     elif hint is int:
       flags.DEFINE_integer(
-          lower_bound=_int(leaf.low), upper_bound=_int(leaf.high), **kwargs
+        lower_bound=_int(leaf.low), upper_bound=_int(leaf.high), **kwargs
       )
     elif hint is float:
       flags.DEFINE_float(lower_bound=leaf.low, upper_bound=leaf.high, **kwargs)
@@ -95,9 +97,9 @@ def define(
 
 
 def resolve(
-    config: T,
-    flag_values: flags.FlagValues = flags.FLAGS,
-    prefix: str = "",
+  config: T,
+  flag_values: flags.FlagValues = flags.FLAGS,
+  prefix: str = "",
 ) -> T:
   """`config` with every leaf whose flag was given replaced by its value."""
   hints, new = typing.get_type_hints(type(config)), {}
@@ -107,8 +109,8 @@ def resolve(
       value = resolve(value, flag_values, f"{name}.")
     elif _is_group(value):
       value = tuple(
-          resolve(part, flag_values, f"{name}.{i}.")
-          for i, part in enumerate(value)
+        resolve(part, flag_values, f"{name}.{i}.")
+        for i, part in enumerate(value)
       )
     elif name in flag_values and flag_values[name].present:
       value = _convert(hints[f.name], flag_values[name].value, name)
@@ -121,8 +123,8 @@ def to_json(config: Any) -> Any:
   if dataclasses.is_dataclass(config) and not isinstance(config, type):
     kind = type(config)
     return {"class": f"{kind.__module__}:{kind.__qualname__}"} | {
-        f.name: to_json(getattr(config, f.name))
-        for f in dataclasses.fields(config)
+      f.name: to_json(getattr(config, f.name))
+      for f in dataclasses.fields(config)
     }
   if isinstance(config, tuple | list):
     return [to_json(v) for v in config]
@@ -163,9 +165,9 @@ def differences(old: Any, new: Any, prefix: str = "") -> dict[str, tuple]:
 def _is_group(value: Any) -> bool:
   """A tuple of dataclasses: settings `name.0.x`, `name.1.x`, ..."""
   return (
-      isinstance(value, tuple)
-      and bool(value)
-      and all(dataclasses.is_dataclass(v) for v in value)
+    isinstance(value, tuple)
+    and bool(value)
+    and all(dataclasses.is_dataclass(v) for v in value)
   )
 
 
@@ -185,8 +187,8 @@ def _convert(hint: Any, value: Any, name: str) -> Any:
       return tuple(kind(v) for v in value)
     except ValueError as e:
       raise ValueError(
-          f"--{name}={','.join(map(str, value))}: each part must be"
-          f" {kind.__name__}"
+        f"--{name}={','.join(map(str, value))}: each part must be"
+        f" {kind.__name__}"
       ) from e
   return value
 

@@ -39,13 +39,13 @@ class Score(Protocol):
   """Scores targets under one role. `key` None turns dropout off."""
 
   def __call__(
-      self,
-      variables: Any,
-      batch: Batch,
-      *,
-      key: jax.Array | None = None,
-      entropy: bool = False,
-      hits: bool = False,
+    self,
+    variables: Any,
+    batch: Batch,
+    *,
+    key: jax.Array | None = None,
+    entropy: bool = False,
+    hits: bool = False,
   ) -> Scores: ...
 
 
@@ -66,7 +66,7 @@ class Objective(Protocol):
   def weigh(self, batch: Batch) -> Batch: ...
 
   def loss(
-      self, forward: Forward, roles: Roles, batch: Batch, key: jax.Array
+    self, forward: Forward, roles: Roles, batch: Batch, key: jax.Array
   ) -> tuple[jax.Array, Metrics]: ...
 
 
@@ -95,7 +95,7 @@ class Tokenizer(Protocol):
   pad_id: int
   bos_id: int
   eos_id: int
-  role_ids: Mapping[str, int]  # "system", "user", "assistant", "end" -> id
+  role_ids: dict[str, int]  # "system", "user", "assistant", "end" -> id
   fingerprint: str  # changes whenever any encoding could
 
   def encode(self, text: str) -> list[int]: ...
@@ -107,7 +107,6 @@ class Tokenizer(Protocol):
   def token_bytes(self) -> np.ndarray:
     """[V] i32: UTF-8 bytes that each id stands for; 0 for special ids."""
     ...
-
 
 
 class Evaluator(Protocol):

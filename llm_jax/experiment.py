@@ -32,11 +32,11 @@ class Validation:
 
   every: int = field(250, "steps between validations; 0 = never", low=0)
   batches: int = field(
-      20, "batches of each validation in training; 0 = the whole split", low=0
+    20, "batches of each validation in training; 0 = the whole split", low=0
   )
   split: str = field("validation", "what `evaluate` measures")
   baselines: bool = field(
-      True, "`evaluate` also scores a unigram and a 5-gram model"
+    True, "`evaluate` also scores a unigram and a 5-gram model"
   )
 
 
@@ -68,17 +68,17 @@ class Experiment:
   steps: int = field(1000, "optimiser steps", low=0)
   batch_size: int = field(32, "rows in a step, over all devices", low=1)
   microbatches: int = field(
-      1, "parts a step is computed in; changes memory, never the result", low=1
+    1, "parts a step is computed in; changes memory, never the result", low=1
   )
   seed: int = field(0, "root of all randomness", low=0)
   average: float | None = field(
-      None, "decay of a moving average of parameters", low=0, high=1
+    None, "decay of a moving average of parameters", low=0, high=1
   )
   skip_nonfinite: int = field(
-      0, "steps with a non-finite loss to skip before stopping", low=0
+    0, "steps with a non-finite loss to skip before stopping", low=0
   )
   init_from: str | None = field(
-      None, "run folder to take weights and tokenizer from"
+    None, "run folder to take weights and tokenizer from"
   )
   workdir: str | None = field(None, "run folder; none = runs/NAME")
 
@@ -86,19 +86,19 @@ class Experiment:
 # A run may go on with other values of these: they change where, how long and
 # how often, never what a step computes.
 MAY_CHANGE = (
-    "workdir",
-    "init_from",
-    "steps",
-    "microbatches",
-    "mesh.",
-    "log.",
-    "checkpoints.",
-    "validation.",
-    "samples.",
-    "data.cache",
-    "model.remat",
-    "model.unroll",
-    "model.head_chunk",
-    "model.attention",
-    "skip_nonfinite",
+  "workdir",
+  "init_from",
+  "steps",
+  "microbatches",
+  "mesh.",
+  "log.",
+  "checkpoints.",
+  "validation.",
+  "samples.",
+  "data.cache",
+  "model.remat",
+  "model.unroll",
+  "model.head_chunk",
+  "model.attention",
+  "skip_nonfinite",
 )

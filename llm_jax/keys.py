@@ -1,13 +1,11 @@
-"""Named random streams: same inputs, same key, on any host, after any resume."""
+"""Named random streams: same inputs, same key, on any host."""
 
 import zlib
 
 import jax
 
 
-def stream(
-    key: jax.Array, name: str, step: jax.Array | int = 0
-) -> jax.Array:
+def stream(key: jax.Array, name: str, step: jax.Array | int = 0) -> jax.Array:
   """The key for purpose `name` at `step`.
 
   The root key is never split or advanced, so nothing about randomness has to

@@ -15,22 +15,22 @@ from llm_jax.training.state import TrainState
 
 # Bytes that a program may use on one device.
 MEMORY = {
-    "TPU v4": 30.75 * 2**30,
-    "TPU v5 lite": 15.75 * 2**30,
-    "TPU v5": 95.74 * 2**30,
-    "TPU v6 lite": 31.25 * 2**30,
-    "NVIDIA H100 80GB HBM3": 79.1 * 2**30,
-    "NVIDIA H200": 139.8 * 2**30,
+  "TPU v4": 30.75 * 2**30,
+  "TPU v5 lite": 15.75 * 2**30,
+  "TPU v5": 95.74 * 2**30,
+  "TPU v6 lite": 31.25 * 2**30,
+  "NVIDIA H100 80GB HBM3": 79.1 * 2**30,
+  "NVIDIA H200": 139.8 * 2**30,
 }
 EXPECTED_MFU = 0.4
 
 
 def describe(
-    experiment: Experiment,
-    shape: TransformerConfig,
-    abstract: TrainState,
-    mesh_shape: dict[str, int],
-    device_kind: str,
+  experiment: Experiment,
+  shape: TransformerConfig,
+  abstract: TrainState,
+  mesh_shape: dict[str, int],
+  device_kind: str,
 ) -> dict[str, Any]:
   """Counts and bytes by analysis; nothing is compiled or allocated.
 
@@ -45,16 +45,17 @@ def describe(
   cuts = mesh_shape["data"] * mesh_shape["fsdp"]
   rows_here = e.batch_size // e.microbatches // cuts
   parts = {
-      "parameters": _bytes(abstract.trainable) + _bytes(abstract.frozen),
-      "optimizer": _bytes(abstract.opt_state),
-      "moving average": _bytes(abstract.average),
-      "gradients": _bytes(abstract.trainable) * (1 + (e.microbatches > 1)),
-      "activations": sizing.activation_bytes(shape, rows_here * e.data.length)
-      // mesh_shape["tensor"],
-      "logits": 3 * min(
-          LOGIT_BYTES,
-          rows_here * e.data.length * shape.vocab_size * 4,
-      ),
+    "parameters": _bytes(abstract.trainable) + _bytes(abstract.frozen),
+    "optimizer": _bytes(abstract.opt_state),
+    "moving average": _bytes(abstract.average),
+    "gradients": _bytes(abstract.trainable) * (1 + (e.microbatches > 1)),
+    "activations": sizing.activation_bytes(shape, rows_here * e.data.length)
+    // mesh_shape["tensor"],
+    "logits": 3
+    * min(
+      LOGIT_BYTES,
+      rows_here * e.data.length * shape.vocab_size * 4,
+    ),
   }
   total = sum(parts.values())
   limit = MEMORY.get(device_kind)
@@ -65,21 +66,21 @@ def describe(
     seconds = work / (peak * EXPECTED_MFU * devices)
   mesh = " x ".join(f"{k} {v}" for k, v in mesh_shape.items())
   rows = [
-      ("parameters", f"{sizes.total:,}"),
-      ("  that multiply each token", f"{sizes.matmul:,}"),
-      ("tokens a step", f"{tokens:,}"),
-      ("tokens in all", f"{tokens * e.steps:,}"),
-      ("flops a token, full attention", f"{flops.full:,.0f}"),
-      ("flops a token, causal attention", f"{flops.causal:,.0f}"),
-      ("flops in all", f"{flops.full * tokens * e.steps:.3g}"),
-      ("devices", f"{devices} x {device_kind} ({mesh})"),
-      *((f"bytes a device: {k}", human(v)) for k, v in parts.items()),
-      ("bytes a device: all", human(total)),
-      ("device memory", human(limit) if limit else "unknown"),
-      (
-          f"time at {EXPECTED_MFU:.0%} MFU",
-          f"{seconds / 3600:.2f} h" if seconds else "unknown",
-      ),
+    ("parameters", f"{sizes.total:,}"),
+    ("  that multiply each token", f"{sizes.matmul:,}"),
+    ("tokens a step", f"{tokens:,}"),
+    ("tokens in all", f"{tokens * e.steps:,}"),
+    ("flops a token, full attention", f"{flops.full:,.0f}"),
+    ("flops a token, causal attention", f"{flops.causal:,.0f}"),
+    ("flops in all", f"{flops.full * tokens * e.steps:.3g}"),
+    ("devices", f"{devices} x {device_kind} ({mesh})"),
+    *((f"bytes a device: {k}", human(v)) for k, v in parts.items()),
+    ("bytes a device: all", human(total)),
+    ("device memory", human(limit) if limit else "unknown"),
+    (
+      f"time at {EXPECTED_MFU:.0%} MFU",
+      f"{seconds / 3600:.2f} h" if seconds else "unknown",
+    ),
   ]
   return {"rows": rows, "bytes": total, "limit": limit}
 
@@ -88,8 +89,8 @@ def table(abstract: TrainState) -> list[tuple[str, str, str, str]]:
   """(path, shape, dtype, placement) of each parameter."""
   roles = trees.join(abstract.trainable, abstract.frozen)
   return [
-      (path, str(list(x.shape)), x.dtype.name, str(tuple(x.sharding.spec)))
-      for path, x in trees.paths(roles)
+    (path, str(list(x.shape)), x.dtype.name, str(tuple(x.sharding.spec)))
+    for path, x in trees.paths(roles)
   ]
 
 

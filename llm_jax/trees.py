@@ -1,4 +1,4 @@
-"""Trees of arrays: paths, and the two halves (trainable, frozen) of one tree."""
+"""Trees of arrays: paths, and the two halves (trainable, frozen) of a tree."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -9,8 +9,8 @@ import jax
 def path_string(path: Any) -> str:
   """A key path as "policy/params/embed/table"."""
   return "/".join(
-      str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k))))
-      for k in path
+    str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k))))
+    for k in path
   )
 
 
@@ -28,9 +28,9 @@ def split(tree: Any, is_trainable: Callable[[str], bool]) -> tuple[Any, Any]:
 
   def pick(side: bool) -> Any:
     return jax.tree_util.tree_map_with_path(
-        lambda p, x: x if is_trainable(path_string(p)) == side else None,
-        tree,
-        is_leaf=lambda x: hasattr(x, "unbox"),
+      lambda p, x: x if is_trainable(path_string(p)) == side else None,
+      tree,
+      is_leaf=lambda x: hasattr(x, "unbox"),
     )
 
   return pick(True), pick(False)
@@ -39,10 +39,10 @@ def split(tree: Any, is_trainable: Callable[[str], bool]) -> tuple[Any, Any]:
 def join(trainable: Any, frozen: Any) -> Any:
   """The inverse of `split`."""
   return jax.tree.map(
-      lambda t, f: f if t is None else t,
-      trainable,
-      frozen,
-      is_leaf=lambda x: x is None,
+    lambda t, f: f if t is None else t,
+    trainable,
+    frozen,
+    is_leaf=lambda x: x is None,
   )
 
 

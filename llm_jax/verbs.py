@@ -55,7 +55,7 @@ def train(experiment: Experiment, folder: pathlib.Path, name: str) -> int:
     stop.training = True
     try:
       state = loop.train(
-          run.state, run.step, run.source, run.hooks, experiment.steps, stop
+        run.state, run.step, run.source, run.hooks, experiment.steps, stop
       )
       run.save.act(int(state.step), state)
     finally:
@@ -73,11 +73,11 @@ def plan(experiment: Experiment) -> int:
   build.check_batch(experiment, mesh)
   model = build.of_shape(build.expected_shape(experiment))
   found = planning.describe(
-      experiment,
-      model.shape,
-      build.plan_state(experiment, model, mesh).abstract,
-      dict(mesh.shape),
-      jax.devices()[0].device_kind,
+    experiment,
+    model.shape,
+    build.plan_state(experiment, model, mesh).abstract,
+    dict(mesh.shape),
+    jax.devices()[0].device_kind,
   )
   width = max(len(k) for k, _ in found["rows"])
   for key, value in found["rows"]:
@@ -104,7 +104,7 @@ def show(experiment: Experiment, name: str) -> int:
 
 
 def evaluate(
-    experiment: Experiment, folder: pathlib.Path, step: int | None
+  experiment: Experiment, folder: pathlib.Path, step: int | None
 ) -> int:
   """Measures a checkpoint on a split, beside n-gram models."""
   mesh = mesh_lib.make(experiment.mesh)
@@ -115,11 +115,11 @@ def evaluate(
     model = build.model(experiment, made.tokenizer)
     abstract = build.plan_state(experiment, model, mesh).abstract
     at, roles = build.load_weights(folder, abstract, step)
-    batches = made.tokens.held_out(split, experiment.batch_size, tuple(share))
+    batches = made.tokens.held_out(split, experiment.batch_size, share)
     results = {
-        "model": build.evaluator(model, made.tokenizer, mesh)(
-            roles["policy"], progress(batches, len(batches), "evaluating")
-        )
+      "model": build.evaluator(model, made.tokenizer, mesh)(
+        roles["policy"], progress(batches, len(batches), "evaluating")
+      )
     }
   if experiment.validation.baselines and jax.process_index() == 0:
     with waiting("n-gram baselines"):
@@ -133,7 +133,7 @@ def evaluate(
 
 
 def _baselines(
-    made: build.Data, vocab_size: int, split: str
+  made: build.Data, vocab_size: int, split: str
 ) -> dict[str, dict[str, float]]:
   known = made.tokenizer.token_bytes()
   token_bytes = np.zeros(vocab_size, np.int64)
@@ -141,19 +141,19 @@ def _baselines(
   train_ids = np.asarray(made.tokens.tokens("train").ids[:BASELINE_TOKENS])
   ids = np.asarray(made.tokens.tokens(split).ids)
   return {
-      "unigram": ngrams.unigram(train_ids, ids, vocab_size, token_bytes),
-      "kneser_ney_5": ngrams.KneserNey(train_ids, vocab_size).evaluate(
-          ids, token_bytes
-      ),
+    "unigram": ngrams.unigram(train_ids, ids, vocab_size, token_bytes),
+    "kneser_ney_5": ngrams.KneserNey(train_ids, vocab_size).evaluate(
+      ids, token_bytes
+    ),
   }
 
 
 def generate(
-    experiment: Experiment,
-    folder: pathlib.Path,
-    step: int | None,
-    prompts: Sequence[str],
-    prompts_file: str | None,
+  experiment: Experiment,
+  folder: pathlib.Path,
+  step: int | None,
+  prompts: Sequence[str],
+  prompts_file: str | None,
 ) -> int:
   """Continues prompts; without any, asks for them at the terminal."""
   prompts = list(prompts)
@@ -172,12 +172,12 @@ def generate(
 
     def speak(prompts: Sequence[str]) -> None:
       stream = generator.stream(
-          roles["policy"],
-          prompts,
-          max_new_tokens=experiment.samples.max_new_tokens,
-          sampler=experiment.samples.sampler,
-          seed=experiment.seed,
-          stop=experiment.samples.stop,
+        roles["policy"],
+        prompts,
+        max_new_tokens=experiment.samples.max_new_tokens,
+        sampler=experiment.samples.sampler,
+        seed=experiment.seed,
+        stop=experiment.samples.stop,
       )
       if len(prompts) == 1:
         print(prompts[0], end="", flush=True)

@@ -10,7 +10,7 @@ sys.path.insert(0, str(ROOT))
 _flags = os.environ.get("XLA_FLAGS", "")
 if "xla_force_host_platform_device_count" not in _flags:
   os.environ["XLA_FLAGS"] = (
-      _flags + " --xla_force_host_platform_device_count=8"
+    _flags + " --xla_force_host_platform_device_count=8"
   ).strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Compiled programs are kept between workers and runs.

@@ -14,29 +14,43 @@ from llm_jax.models.config import TransformerConfig
 DIMS = chex.Dimensions(B=8, T=12, V=16, D=16)
 
 CONFIG = TransformerConfig(
-    num_layers=2,
-    embed_dim=DIMS.D,
-    mlp_dim=24,
-    num_heads=4,
-    num_kv_heads=2,
-    vocab_size=DIMS.V,
-    max_length=32,
+  num_layers=2,
+  embed_dim=DIMS.D,
+  mlp_dim=24,
+  num_heads=4,
+  num_kv_heads=2,
+  vocab_size=DIMS.V,
+  max_length=32,
 )
 
 SHAPES = {
-    "llama": CONFIG,
-    "gpt2": dataclasses.replace(
-        CONFIG, num_kv_heads=0, norm="layer", norm_bias=True, qkv_bias=True,
-        positions="learned", activation="gelu", out_bias=True, mlp_bias=True,
-    ),
-    "qwen3": dataclasses.replace(
-        CONFIG, qk_norm=True, tied=False, num_kv_heads=1, head_dim=8,
-        activation="geglu",
-    ),
-    "window": dataclasses.replace(
-        CONFIG, window=4, activation="relu2", logit_softcap=5.0,
-        positions="none",
-    ),
+  "llama": CONFIG,
+  "gpt2": dataclasses.replace(
+    CONFIG,
+    num_kv_heads=0,
+    norm="layer",
+    norm_bias=True,
+    qkv_bias=True,
+    positions="learned",
+    activation="gelu",
+    out_bias=True,
+    mlp_bias=True,
+  ),
+  "qwen3": dataclasses.replace(
+    CONFIG,
+    qk_norm=True,
+    tied=False,
+    num_kv_heads=1,
+    head_dim=8,
+    activation="geglu",
+  ),
+  "window": dataclasses.replace(
+    CONFIG,
+    window=4,
+    activation="relu2",
+    logit_softcap=5.0,
+    positions="none",
+  ),
 }
 
 
@@ -51,7 +65,7 @@ def build(config=CONFIG, seed=0):
     config = dataclasses.replace(config, dtype="float64")
   model = transformer.Decoder(config)
   shapes = jax.eval_shape(
-      model.init, jax.random.key(0), jnp.zeros((1, 4), jnp.int32)
+    model.init, jax.random.key(0), jnp.zeros((1, 4), jnp.int32)
   )
   r = np.random.default_rng(seed)
 
@@ -69,7 +83,7 @@ def score_fn(model):
   def score(variables, batch, *, key=None, entropy=False, hits=False):
     rngs = {} if key is None else {"dropout": key}
     return model.apply(
-        variables, batch, entropy=entropy, hits=hits, rngs=rngs, method="score"
+      variables, batch, entropy=entropy, hits=hits, rngs=rngs, method="score"
     )
 
   return score
@@ -84,7 +98,7 @@ def causal_batch(seed=0, ragged=True):
     length[:] = DIMS.T
   mask = np.arange(DIMS.T)[None] < length[:, None]
   return {
-      "tokens_BT": tokens[:, :-1],
-      "target_BT": tokens[:, 1:],
-      "mask_BT": mask,
+    "tokens_BT": tokens[:, :-1],
+    "target_BT": tokens[:, 1:],
+    "mask_BT": mask,
   }

@@ -44,10 +44,10 @@ class Store:
   """
 
   def __init__(
-      self,
-      folder: str | os.PathLike[str],
-      settings: Checkpoints = Checkpoints(),  # noqa: B008  (frozen)
-      warn: Callable[[str], None] = lambda line: None,
+    self,
+    folder: str | os.PathLike[str],
+    settings: Checkpoints = Checkpoints(),
+    warn: Callable[[str], None] = lambda line: None,
   ):
     self._folder = pathlib.Path(folder).absolute()
     self._settings, self._warn = settings, warn
@@ -60,17 +60,17 @@ class Store:
     if not self._folder.is_dir():
       return []
     return sorted(
-        int(p.name)
-        for p in self._folder.iterdir()
-        if p.name.isdigit() and (p / _LIST).exists()
+      int(p.name)
+      for p in self._folder.iterdir()
+      if p.name.isdigit() and (p / _LIST).exists()
     )
 
   def save(
-      self,
-      step: int,
-      state: Any,
-      position: dict[str, Any],
-      loss: float | None = None,
+    self,
+    step: int,
+    state: Any,
+    position: dict[str, Any],
+    loss: float | None = None,
   ) -> None:
     """Starts to write; returns once `state` may be overwritten.
 
@@ -86,12 +86,12 @@ class Store:
       shutil.rmtree(folder, ignore_errors=True)
     try:
       self._orbax.save(
-          folder / _ARRAYS, args=ocp.args.StandardSave(_flat(state))
+        folder / _ARRAYS, args=ocp.args.StandardSave(_flat(state))
       )
     except Exception as e:
       raise self._failed(step, e) from e
     self._writing = self._thread.submit(
-        self._finish, step, folder, position, loss
+      self._finish, step, folder, position, loss
     )
 
   def wait(self) -> None:
@@ -119,7 +119,7 @@ class Store:
     return step, self._read(folder, abstract, partial=False), position
 
   def restore_part(
-      self, abstract: Any, step: int | None = None
+    self, abstract: Any, step: int | None = None
   ) -> tuple[int, Any]:
     """Only the named part of a state, of the newest checkpoint or of `step`.
 
@@ -155,8 +155,8 @@ class Store:
       self._warn(f"passing over damaged checkpoint {folder}: {damage}")
     if any((folder / _LIST).exists() for folder in found):
       raise ValueError(
-          f"{self._folder}: every checkpoint is damaged; remove the folder to"
-          " start again, or take weights from another run with --init_from"
+        f"{self._folder}: every checkpoint is damaged; remove the folder to"
+        " start again, or take weights from another run with --init_from"
       )
     return None
 
@@ -170,27 +170,27 @@ class Store:
         if there is None or tuple(there.shape) != leaf.shape:
           shape = None if there is None else list(there.shape)
           raise ValueError(
-              f"{folder}: {name} is {shape} there and {list(leaf.shape)} here;"
-              " the checkpoint is of another model or optimiser"
+            f"{folder}: {name} is {shape} there and {list(leaf.shape)} here;"
+            " the checkpoint is of another model or optimiser"
           )
       arguments = jax.tree.map(
-          lambda x: ocp.ArrayRestoreArgs(sharding=x.sharding, dtype=x.dtype),
-          wanted,
+        lambda x: ocp.ArrayRestoreArgs(sharding=x.sharding, dtype=x.dtype),
+        wanted,
       )
       flat = reader.restore(
-          folder / _ARRAYS,
-          args=ocp.args.PyTreeRestore(
-              item=wanted, restore_args=arguments, partial_restore=partial
-          ),
+        folder / _ARRAYS,
+        args=ocp.args.PyTreeRestore(
+          item=wanted, restore_args=arguments, partial_restore=partial
+        ),
       )
     return _unflat(flat, abstract)
 
   def _finish(
-      self,
-      step: int,
-      folder: pathlib.Path,
-      position: dict[str, Any],
-      loss: float | None,
+    self,
+    step: int,
+    folder: pathlib.Path,
+    position: dict[str, Any],
+    loss: float | None,
   ) -> None:
     try:
       assert self._orbax is not None
@@ -224,9 +224,9 @@ class Store:
   def _failed(self, step: int, error: Exception) -> OSError:
     first = str(error).strip().splitlines()
     return OSError(
-        f"could not save step {step} in {self._folder}: "
-        f"{first[0] if first else type(error).__name__}; is the disk full?"
-        " Earlier checkpoints are whole"
+      f"could not save step {step} in {self._folder}: "
+      f"{first[0] if first else type(error).__name__}; is the disk full?"
+      " Earlier checkpoints are whole"
     )
 
 
@@ -238,9 +238,7 @@ def _flat(tree: Any) -> dict[str, Any]:
       return x
     if isinstance(x, jax.ShapeDtypeStruct):
       plain = jax.eval_shape(jax.random.key_data, x)
-      return jax.ShapeDtypeStruct(
-          plain.shape, plain.dtype, sharding=x.sharding
-      )
+      return jax.ShapeDtypeStruct(plain.shape, plain.dtype, sharding=x.sharding)
     return jax.random.key_data(x)
 
   return {path.replace("/", "."): bits(x) for path, x in trees.paths(tree)}
@@ -263,8 +261,8 @@ def _checksums(folder: pathlib.Path) -> dict[str, list[int]]:
   with futures.ThreadPoolExecutor(4) as pool:
     sums = list(pool.map(_checksum, files))
   return {
-      p.relative_to(folder).as_posix(): s
-      for p, s in zip(files, sums, strict=True)
+    p.relative_to(folder).as_posix(): s
+    for p, s in zip(files, sums, strict=True)
   }
 
 

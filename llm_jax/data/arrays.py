@@ -39,8 +39,8 @@ class Arrays:
       raise ValueError(f"--data.path={self.path}: {e}") from e
     if ids.ndim != 1 or ids.dtype.kind not in "iu":
       raise ValueError(
-          f"--data.path={self.path}: expected one dim of integers, got"
-          f" {ids.dtype}{list(ids.shape)}"
+        f"--data.path={self.path}: expected one dim of integers, got"
+        f" {ids.dtype}{list(ids.shape)}"
       )
     return Loaded(self, ids)
 
@@ -54,14 +54,14 @@ class Loaded:
     self._parts = {"train": ids[:border], "validation": ids[border:]}
 
   def train(
-      self, batch_size: int, seed: int, block: tuple[int, int] = (0, 1)
+    self, batch_size: int, seed: int, block: tuple[int, int] = (0, 1)
   ) -> Source:
     """Endless training batches; `block` is this process's (index, count)."""
     rows = Cut(self.tokens("train"), self._settings.length, seed)
     return Shuffled(rows, batch_size, block)
 
   def held_out(
-      self, split: str, batch_size: int, block: tuple[int, int] = (0, 1)
+    self, split: str, batch_size: int, block: tuple[int, int] = (0, 1)
   ) -> Finite:
     """A whole split, each token a target once, in order."""
     rows = InOrder(self.tokens(split), self._settings.length)
@@ -71,13 +71,13 @@ class Loaded:
     """The ids of a split, as one document."""
     if split not in self._parts:
       raise ValueError(
-          f"--validation.split={split}: one of {', '.join(self._parts)}"
+        f"--validation.split={split}: one of {', '.join(self._parts)}"
       )
     ids = self._parts[split]
     if not len(ids):
       raise ValueError(
-          f"--validation.split={split}: the split is empty; raise"
-          " --data.validation"
+        f"--validation.split={split}: the split is empty; raise"
+        " --data.validation"
       )
     return Tokens(ids, np.array([0, len(ids)]), int(ids[0]))
 
@@ -95,10 +95,12 @@ class Shuffled:
     size = self._batch_size // self._block[1]
     first = self._done * self._batch_size + self._block[0] * size
     self._done += 1
-    return stack([
+    return stack(
+      [
         self._rows.row(*divmod(i, len(self._rows)))
         for i in range(first, first + size)
-    ])
+      ]
+    )
 
   def get_state(self) -> dict[str, Any]:
     return {"batches": self._done}

@@ -3,7 +3,7 @@
 Dimension key: B rows of this process; T positions.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,11 +28,11 @@ class Offline:
   """
 
   def __init__(
-      self,
-      rows: Sequence[Rows],
-      weights: Sequence[float],
-      batch_size: int,
-      block: tuple[int, int] = (0, 1),
+    self,
+    rows: Sequence[Rows],
+    weights: Sequence[float],
+    batch_size: int,
+    block: tuple[int, int] = (0, 1),
   ):
     import grain  # noqa: PLC0415  (not on every machine)
 
@@ -67,18 +67,19 @@ class Offline:
     size = batch_size // block[1]
     parts = [Endless(r) for r in rows]
     samples = (
-        parts[0]
-        if len(parts) == 1
-        else grain.MapDataset.mix(parts, weights=list(weights))
+      parts[0]
+      if len(parts) == 1
+      else grain.MapDataset.mix(parts, weights=list(weights))
     )
     self._make = lambda first: iter(
-        Mine(samples, first)
-        .to_iter_dataset(
-            grain.ReadOptions(num_threads=4, prefetch_buffer_size=4 * size)
-        )
-        .batch(size)
+      Mine(samples, first)
+      .to_iter_dataset(
+        grain.ReadOptions(num_threads=4, prefetch_buffer_size=4 * size)
+      )
+      .batch(size)
     )
-    self._done, self._iterator = 0, None
+    self._done = 0
+    self._iterator: Any = None
 
   def next(self, state: Any = None) -> Batch:
     """The next batch; does not read the training state."""
@@ -99,12 +100,15 @@ class Finite:
   """A split as batches of one shape; rows added at the end have no mask."""
 
   def __init__(
-      self, rows: Rows, batch_size: int, block: tuple[int, int] = (0, 1)
+    self, rows: Rows, batch_size: int, block: tuple[int, int] = (0, 1)
   ):
     self._rows, self._batch_size, self._block = rows, batch_size, block
 
   def __len__(self) -> int:
     return -(-len(self._rows) // self._batch_size)
+
+  def __iter__(self) -> Iterator[Batch]:
+    return (self[i] for i in range(len(self)))
 
   def __getitem__(self, index: int) -> Batch:
     if not 0 <= index < len(self):

@@ -42,14 +42,14 @@ class Files:
         new = {path}
       else:
         new = {
-            pathlib.Path(p)
-            for p in glob.glob(str(path), recursive=True)
-            if p.endswith(ENDINGS)
+          pathlib.Path(p)
+          for p in glob.glob(str(path), recursive=True)
+          if p.endswith(ENDINGS)
         }
       if not new:
         raise ValueError(
-            f"--data.sources.N.paths={given}: no such file, or a folder or"
-            f" glob without {', '.join(ENDINGS)}"
+          f"--data.sources.N.paths={given}: no such file, or a folder or"
+          f" glob without {', '.join(ENDINGS)}"
         )
       files |= new
     return sorted(files)
@@ -72,7 +72,7 @@ class Files:
         yield _decode(path.read_bytes(), str(path))
       else:
         raise ValueError(
-            f"{path}: unknown kind of file; known: {', '.join(ENDINGS)}"
+          f"{path}: unknown kind of file; known: {', '.join(ENDINGS)}"
         )
 
   def _jsonl(self, path: pathlib.Path) -> Iterator[str]:
@@ -115,13 +115,13 @@ class Files:
       raise ValueError(f"{where}: expected an object, got {row!r:.60}")
     if self.text_field not in row:
       raise ValueError(
-          f"{where}: no field --data.sources.N.text_field={self.text_field};"
-          f" fields here: {names}"
+        f"{where}: no field --data.sources.N.text_field={self.text_field};"
+        f" fields here: {names}"
       )
     if not isinstance(row[self.text_field], str):
       raise ValueError(
-          f"{where}: field {self.text_field!r} is not text but"
-          f" {row[self.text_field]!r:.60}"
+        f"{where}: field {self.text_field!r} is not text but"
+        f" {row[self.text_field]!r:.60}"
       )
     return row[self.text_field]
 
@@ -131,5 +131,5 @@ def _decode(data: bytes, where: str) -> str:
     return data.decode("utf-8")
   except UnicodeDecodeError as e:
     raise ValueError(
-        f"{where}: not UTF-8: byte {e.start} is 0x{data[e.start]:02x}"
+      f"{where}: not UTF-8: byte {e.start} is 0x{data[e.start]:02x}"
     ) from e

@@ -46,8 +46,8 @@ class Cut:
     self._rows = whole - 1 if self._moves else whole
     if not self._rows:
       raise ValueError(
-          f"--data.length={length}: longer than all {len(tokens)} tokens of"
-          " the split"
+        f"--data.length={length}: longer than all {len(tokens)} tokens of"
+        " the split"
       )
     # Plans are made again when needed: two, as epochs overlap in a prefetch.
     self._plan = functools.lru_cache(maxsize=2)(self._make_plan)
@@ -60,9 +60,9 @@ class Cut:
     start = first + int(rows[index]) * self._length
     ids = self._stream(order, ends, start, self._length + 1)
     return {
-        "tokens_BT": ids[:-1],
-        "target_BT": ids[1:],
-        "mask_BT": np.ones(self._length, bool),
+      "tokens_BT": ids[:-1],
+      "target_BT": ids[1:],
+      "mask_BT": np.ones(self._length, bool),
     }
 
   def _make_plan(self, epoch: int) -> tuple:
@@ -74,7 +74,7 @@ class Cut:
     return order, ends, first, r.permutation(self._rows)
 
   def _stream(
-      self, order: np.ndarray, ends: np.ndarray, start: int, count: int
+    self, order: np.ndarray, ends: np.ndarray, start: int, count: int
   ) -> np.ndarray:
     """Ids [start - 1, start - 1 + count) of the epoch's stream, i32.
 
@@ -109,7 +109,7 @@ class BestFit:
     counts = -(-sizes // length)
     document = np.repeat(np.arange(len(sizes)), counts)
     nth = np.arange(len(document)) - np.repeat(
-        np.cumsum(counts) - counts, counts
+      np.cumsum(counts) - counts, counts
     )
     self._start = tokens.offsets[document] + nth * length
     self._size = np.minimum(sizes[document] - nth * length, length)
@@ -129,13 +129,13 @@ class BestFit:
     return len(self._bins)
 
   def row(self, epoch: int, index: int) -> Row:
-    T = self._length  # noqa: N806
+    T = self._length
     out = {
-        "tokens_BT": np.zeros(T, np.int32),
-        "target_BT": np.zeros(T, np.int32),
-        "mask_BT": np.zeros(T, bool),
-        "segment_BT": np.zeros(T, np.int32),
-        "position_BT": np.zeros(T, np.int32),
+      "tokens_BT": np.zeros(T, np.int32),
+      "target_BT": np.zeros(T, np.int32),
+      "mask_BT": np.zeros(T, bool),
+      "segment_BT": np.zeros(T, np.int32),
+      "position_BT": np.zeros(T, np.int32),
     }
     at = 0
     for segment, p in enumerate(self._bins[self._order(epoch)[index]], 1):
@@ -144,7 +144,7 @@ class BestFit:
       ids = self._tokens.ids
       out["target_BT"][here] = ids[start : start + n]
       out["tokens_BT"][at] = (
-          self._tokens.start_id if self._is_first[p] else ids[start - 1]
+        self._tokens.start_id if self._is_first[p] else ids[start - 1]
       )
       out["tokens_BT"][at + 1 : at + n] = ids[start : start + n - 1]
       out["mask_BT"][here] = True
@@ -161,7 +161,7 @@ class BestFit:
 
 
 def _best_fit(
-    pieces: np.ndarray, size: np.ndarray, length: int
+  pieces: np.ndarray, size: np.ndarray, length: int
 ) -> list[list[int]]:
   """Best-fit decreasing: each piece into the fullest row with room for it."""
   by_size = pieces[np.argsort(-size[pieces], kind="stable")]
@@ -204,14 +204,14 @@ class InOrder:
 
   def row(self, epoch: int, index: int) -> Row:
     del epoch
-    T, start = self._length, index * self._length  # noqa: N806
+    T, start = self._length, index * self._length
     ids = self._tokens.ids
     target = np.zeros(T, np.int32)
     n = min(T, len(ids) - start)
     target[:n] = ids[start : start + n]
     before = self._tokens.start_id if start == 0 else int(ids[start - 1])
     return {
-        "tokens_BT": np.concatenate([[before], target[:-1]]).astype(np.int32),
-        "target_BT": target,
-        "mask_BT": np.arange(T) < n,
+      "tokens_BT": np.concatenate([[before], target[:-1]]).astype(np.int32),
+      "target_BT": target,
+      "mask_BT": np.arange(T) < n,
     }

@@ -44,12 +44,12 @@ def tfds() -> Any:
   import tensorflow_datasets  # noqa: PLC0415  (slow to import)
 
   tensorflow_datasets.disable_progress_bar()
-  tensorflow_datasets.core.utils.gcs_utils._is_gcs_disabled = True  # noqa: SLF001
+  tensorflow_datasets.core.utils.gcs_utils._is_gcs_disabled = True
   return tensorflow_datasets
 
 
 def prepare(
-    source: Documents, cache: pathlib.Path, progress: Progress
+  source: Documents, cache: pathlib.Path, progress: Progress
 ) -> "Prepared":
   """The prepared form of a source, made now if it is not in the cache."""
   identity = source.identity()
@@ -107,9 +107,10 @@ class Prepared:
 @functools.cache
 def _builder_class() -> Any:
   """Made on first use, because it derives from a class of TFDS."""
-  lib = tfds()
+  lib: Any = tfds()
+  base: Any = lib.core.GeneratorBasedBuilder
 
-  class Corpus(lib.core.GeneratorBasedBuilder):
+  class Corpus(base):
     """One text an example, in the order given."""
 
     VERSION = lib.core.Version("1.0.0")
@@ -120,9 +121,9 @@ def _builder_class() -> Any:
 
     def _info(self) -> Any:
       return lib.core.DatasetInfo(
-          builder=self,
-          features=lib.features.FeaturesDict({"text": lib.features.Text()}),
-          disable_shuffling=True,
+        builder=self,
+        features=lib.features.FeaturesDict({"text": lib.features.Text()}),
+        disable_shuffling=True,
       )
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:

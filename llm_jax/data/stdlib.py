@@ -21,7 +21,7 @@ class Stdlib:
   """Docstrings and the language reference (2 MB), or the source (11 MB)."""
 
   variant: Literal["docs", "code"] = field(
-      "docs", "docstrings and language reference, or source code"
+    "docs", "docstrings and language reference, or source code"
   )
 
   def identity(self) -> str:
@@ -51,8 +51,9 @@ def _modules() -> list[pathlib.Path]:
   root = pathlib.Path(sysconfig.get_path("stdlib"))
   found = (p.relative_to(root) for p in root.rglob("*.py"))
   kept = (
-      p for p in found
-      if not _SKIPPED.intersection(p.parts) and p.parts[0] != "pydoc_data"
+    p
+    for p in found
+    if not _SKIPPED.intersection(p.parts) and p.parts[0] != "pydoc_data"
   )
   return [root / p for p in sorted(kept, key=lambda p: p.as_posix())]
 

@@ -15,7 +15,9 @@ class TFDS:
   name: str = field("", "builder's name, or the folder that it prepared")
   split: str = field("train", "its split, in TFDS's notation")
   text_field: str = field("text", "name of the text in an example")
-  data_dir: str | None = field(None, "where TFDS keeps datasets; none = default")
+  data_dir: str | None = field(
+    None, "where TFDS keeps datasets; none = default"
+  )
 
   def identity(self) -> str:
     """Changes with the dataset's version, config and split."""
@@ -29,8 +31,8 @@ class TFDS:
       example = examples[i]
       if self.text_field not in example:
         raise ValueError(
-            f"{self.name}: no field --data.sources.N.text_field="
-            f"{self.text_field}; fields: {', '.join(sorted(example))}"
+          f"{self.name}: no field --data.sources.N.text_field="
+          f"{self.text_field}; fields: {', '.join(sorted(example))}"
         )
       value = example[self.text_field]
       yield value.decode("utf-8") if isinstance(value, bytes) else str(value)
@@ -45,16 +47,14 @@ class TFDS:
       if pathlib.Path(self.name).is_dir():
         builder = tfds.builder_from_directory(self.name)
       else:
-        builder = tfds.builder(
-            self.name, data_dir=self.data_dir, try_gcs=False
-        )
+        builder = tfds.builder(self.name, data_dir=self.data_dir, try_gcs=False)
       if self.split.split("[")[0] not in builder.info.splits:
         raise ValueError(
-            f"split {self.split} unknown, or not prepared here; prepared:"
-            f" {', '.join(builder.info.splits) or 'none'}"
+          f"split {self.split} unknown, or not prepared here; prepared:"
+          f" {', '.join(builder.info.splits) or 'none'}"
         )
     except Exception as e:
       raise ValueError(
-          f"--data.sources.N.name={self.name}: {str(e).splitlines()[0]}"
+        f"--data.sources.N.name={self.name}: {str(e).splitlines()[0]}"
       ) from e
     return builder

@@ -62,9 +62,9 @@ class Shares:
       yield from ((self.of(text), text) for text in texts)
       return
     borders = [
-        round(total * (1 - self.validation - self.test)),
-        round(total * (1 - self.test)),
-        total,
+      round(total * (1 - self.validation - self.test)),
+      round(total * (1 - self.test)),
+      total,
     ]
     seen = 0
     for text in texts:
@@ -77,15 +77,15 @@ class Shares:
 
 
 def tokenise(
-    documents: prepared.Prepared,
-    shares: Shares,
-    tokenizer: Tokenizer,
-    cache: pathlib.Path,
-    progress: Progress,
+  documents: prepared.Prepared,
+  shares: Shares,
+  tokenizer: Tokenizer,
+  cache: pathlib.Path,
+  progress: Progress,
 ) -> dict[str, Tokens]:
   """Token ids by split, made now if they are not in the cache."""
   name = prepared.fingerprint(
-      "tokens-1", documents.identity, tokenizer.fingerprint, repr(shares)
+    "tokens-1", documents.identity, tokenizer.fingerprint, repr(shares)
   )
   folder = cache / "tokens" / name
   if not folder.exists():
@@ -99,21 +99,21 @@ def tokenise(
       raise
     prepared.publish(partial, folder)
   return {
-      split: Tokens(
-          np.load(folder / f"{split}.ids.npy", mmap_mode="r"),
-          np.load(folder / f"{split}.offsets.npy"),
-          tokenizer.eos_id,
-      )
-      for split in SPLITS
+    split: Tokens(
+      np.load(folder / f"{split}.ids.npy", mmap_mode="r"),
+      np.load(folder / f"{split}.offsets.npy"),
+      tokenizer.eos_id,
+    )
+    for split in SPLITS
   }
 
 
 def _write(
-    documents: prepared.Prepared,
-    shares: Shares,
-    tokenizer: Tokenizer,
-    folder: pathlib.Path,
-    progress: Progress,
+  documents: prepared.Prepared,
+  shares: Shares,
+  tokenizer: Tokenizer,
+  folder: pathlib.Path,
+  progress: Progress,
 ) -> None:
   dtype = np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32
   total = 0
@@ -139,7 +139,7 @@ def _write(
 
 
 def _as_npy(
-    raw: pathlib.Path, target: pathlib.Path, dtype: type, size: int
+  raw: pathlib.Path, target: pathlib.Path, dtype: type, size: int
 ) -> None:
   out = np.lib.format.open_memmap(target, "w+", dtype, (size,))
   if size:
@@ -154,7 +154,7 @@ def join(parts: list[Tokens]) -> Tokens:
   starts = np.cumsum([0] + [len(p) for p in parts])
   offsets = [p.offsets[:-1] + at for p, at in zip(parts, starts, strict=False)]
   return Tokens(
-      np.concatenate([p.ids for p in parts]),
-      np.concatenate([*offsets, starts[-1:]]),
-      parts[0].start_id,
+    np.concatenate([p.ids for p in parts]),
+    np.concatenate([*offsets, starts[-1:]]),
+    parts[0].start_id,
   )

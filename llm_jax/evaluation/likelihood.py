@@ -14,24 +14,24 @@ Totals = dict[str, Any]
 
 
 def totals(
-    score: Score, variables: Any, batch: Batch, token_bytes: jax.Array
+  score: Score, variables: Any, batch: Batch, token_bytes: jax.Array
 ) -> Totals:
   """Sums over one batch; pure, to be compiled."""
   scores = score(variables, batch, hits=True)
   mask_BT = batch["mask_BT"]
   bytes_BT = jnp.asarray(token_bytes)[batch["target_BT"]]
   return {
-      "nats": -(scores.logp_BT * mask_BT).sum(),
-      "hits": (scores.hit_BT & mask_BT).sum(),
-      "tokens": mask_BT.sum(),
-      "bytes": (bytes_BT * mask_BT).sum(),
+    "nats": -(scores.logp_BT * mask_BT).sum(),
+    "hits": (scores.hit_BT & mask_BT).sum(),
+    "tokens": mask_BT.sum(),
+    "bytes": (bytes_BT * mask_BT).sum(),
   }
 
 
 def evaluate(
-    total_of: Callable[[Any, Batch], Totals],
-    variables: Any,
-    batches: Iterable[Batch],
+  total_of: Callable[[Any, Batch], Totals],
+  variables: Any,
+  batches: Iterable[Batch],
 ) -> dict[str, float]:
   """Adds up batches in float64.
 
@@ -52,14 +52,14 @@ def evaluate(
 
 
 def summary(
-    nats: float, hits: float, tokens: float, num_bytes: float
+  nats: float, hits: float, tokens: float, num_bytes: float
 ) -> dict[str, float]:
   """The measures, from totals."""
   loss = nats / tokens
   return {
-      "loss": loss,
-      "perplexity": math.exp(min(loss, 700)),
-      "bits_per_byte": nats / math.log(2) / max(num_bytes, 1),
-      "accuracy": hits / tokens,
-      "tokens": tokens,
+    "loss": loss,
+    "perplexity": math.exp(min(loss, 700)),
+    "bits_per_byte": nats / math.log(2) / max(num_bytes, 1),
+    "accuracy": hits / tokens,
+    "tokens": tokens,
   }

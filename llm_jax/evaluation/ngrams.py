@@ -14,10 +14,10 @@ from llm_jax.evaluation.likelihood import summary
 
 
 def unigram(
-    train_ids: np.ndarray,
-    test_ids: np.ndarray,
-    vocab_size: int,
-    token_bytes: np.ndarray,
+  train_ids: np.ndarray,
+  test_ids: np.ndarray,
+  vocab_size: int,
+  token_bytes: np.ndarray,
 ) -> dict[str, float]:
   """Relative frequencies, one added to each: p(v) = (c(v) + 1) / (n + V)."""
   counts = np.bincount(train_ids, minlength=vocab_size)
@@ -44,7 +44,7 @@ class KneserNey:
 
   def __init__(self, ids: np.ndarray, vocab_size: int, order: int = 5):
     self._order, self._vocab = order, vocab_size
-    V, ids = vocab_size, np.asarray(ids, np.int64)  # noqa: N806
+    V, ids = vocab_size, np.asarray(ids, np.int64)
     if len(ids) <= order:
       raise ValueError(f"{len(ids)} tokens are too few for {order}-grams")
     # The k-gram that starts at each position has a number; table k - 2 holds,
@@ -68,9 +68,7 @@ class KneserNey:
         counts = np.bincount(numbered[k - 1][first + 1], minlength=size)
       table = np.arange(V) if k == 1 else self._tables[k - 2]
       context = table // V
-      contexts = 1 if k == 1 else (
-          V if k == 2 else len(self._tables[k - 3])
-      )
+      contexts = 1 if k == 1 else (V if k == 2 else len(self._tables[k - 3]))
       total = np.bincount(context, counts, minlength=contexts)
       follow = np.bincount(context, counts > 0, minlength=contexts)
       n1, n2 = (counts == 1).sum(), (counts == 2).sum()
@@ -80,7 +78,7 @@ class KneserNey:
   def probability(self, ids: np.ndarray) -> np.ndarray:
     """p(token | the tokens before it in `ids`), shape [n], float64."""
     ids = np.asarray(ids, np.int64)
-    V, n = self._vocab, len(ids)  # noqa: N806
+    V, n = self._vocab, len(ids)
     p = np.full(n, 1 / V)
     for k, level in enumerate(self._levels, 1):
       # The k-gram that ends at each position, and its context; -1 = unseen.
@@ -101,16 +99,14 @@ class KneserNey:
     return p
 
   def evaluate(
-      self, ids: np.ndarray, token_bytes: np.ndarray
+    self, ids: np.ndarray, token_bytes: np.ndarray
   ) -> dict[str, float]:
     """Loss, perplexity and bits per byte; accuracy is not computed."""
     out = _measures(np.log(self.probability(ids)), 0, ids, token_bytes)
     del out["accuracy"]
     return out
 
-  def _find(
-      self, k: int, prefix: np.ndarray, token: np.ndarray
-  ) -> np.ndarray:
+  def _find(self, k: int, prefix: np.ndarray, token: np.ndarray) -> np.ndarray:
     """Numbers of k-grams, -1 where never seen."""
     table = self._tables[k - 2]
     pair = np.where(prefix >= 0, prefix * self._vocab + token, -1)
@@ -122,11 +118,11 @@ class _Level:
   """Counts of one order."""
 
   def __init__(
-      self,
-      counts: np.ndarray,
-      total: np.ndarray,
-      follow: np.ndarray,
-      discount: float,
+    self,
+    counts: np.ndarray,
+    total: np.ndarray,
+    follow: np.ndarray,
+    discount: float,
   ):
     self.counts, self.total = counts, total
     self.follow, self.discount = follow, discount
@@ -140,7 +136,7 @@ def _first_of_each(numbers: np.ndarray, size: int) -> np.ndarray:
 
 
 def _measures(
-    logp: np.ndarray, hits: float, ids: np.ndarray, token_bytes: np.ndarray
+  logp: np.ndarray, hits: float, ids: np.ndarray, token_bytes: np.ndarray
 ) -> dict[str, float]:
   total = math.fsum(logp.tolist())
   return summary(-total, float(hits), len(ids), float(token_bytes[ids].sum()))

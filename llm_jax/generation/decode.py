@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from llm_jax.ops import sampling
 
 Decode = Callable[..., tuple[jax.Array, Any]]
-"""(variables, tokens_BT, position_BT, segment_BT, cache) -> logits_BV, cache."""
+"""(variables, tokens_BT, position_BT, segment_BT, cache) -> logits, cache."""
 
 
 @jax.tree_util.register_dataclass
@@ -44,12 +44,12 @@ class Rollout:
 
 
 def prefill(
-    decode: Decode,
-    variables: Any,
-    prompt_BP: jax.Array,
-    length_B: jax.Array,
-    cache: Any,
-    keys_B: jax.Array,
+  decode: Decode,
+  variables: Any,
+  prompt_BP: jax.Array,
+  length_B: jax.Array,
+  cache: Any,
+  keys_B: jax.Array,
 ) -> Progress:
   """Reads prompts aligned on the right; padding comes before them.
 
@@ -61,45 +61,45 @@ def prefill(
     cache: empty, with room for P and all new tokens.
     keys_B: a key a row.
   """
-  P = prompt_BP.shape[1]  # noqa: N806
+  P = prompt_BP.shape[1]
   position_BP = jnp.arange(P)[None] - (P - length_B[:, None])
   segment_BP = (position_BP >= 0).astype(jnp.int32)
   logits_BV, cache = decode(
-      variables, prompt_BP, jnp.maximum(position_BP, 0), segment_BP, cache
+    variables, prompt_BP, jnp.maximum(position_BP, 0), segment_BP, cache
   )
-  B = prompt_BP.shape[0]  # noqa: N806
+  B = prompt_BP.shape[0]
   return Progress(
-      logits_BV,
-      cache,
-      length_B,
-      jnp.zeros(B, bool),
-      jnp.zeros((), jnp.int32),
-      keys_B,
+    logits_BV,
+    cache,
+    length_B,
+    jnp.zeros(B, bool),
+    jnp.zeros((), jnp.int32),
+    keys_B,
   )
 
 
 def extend(
-    decode: Decode,
-    variables: Any,
-    progress: Progress,
-    *,
-    limit: int,
-    sampler: sampling.Sampler,
-    stop_ids: tuple[int, ...],
-    pad_id: int = 0,
+  decode: Decode,
+  variables: Any,
+  progress: Progress,
+  *,
+  limit: int,
+  sampler: sampling.Sampler,
+  stop_ids: tuple[int, ...],
+  pad_id: int = 0,
 ) -> tuple[Progress, Rollout]:
   """Draws up to `limit` tokens a row; ends early once every row has stopped.
 
   The n-th token of a row is drawn with key fold_in(row's key, n), so it does
   not depend on other rows, nor on how the tokens are cut into calls.
   """
-  B = progress.done_B.shape[0]  # noqa: N806
+  B = progress.done_B.shape[0]
   wide = jnp.promote_types(progress.logits_BV.dtype, jnp.float32)
   out = Rollout(
-      jnp.full((B, limit), pad_id, jnp.int32),
-      jnp.zeros((B, limit), bool),
-      jnp.zeros((B, limit), wide),
-      jnp.zeros(B, jnp.int32),
+    jnp.full((B, limit), pad_id, jnp.int32),
+    jnp.zeros((B, limit), bool),
+    jnp.zeros((B, limit), wide),
+    jnp.zeros(B, jnp.int32),
   )
 
   def one(carry: tuple) -> tuple:
@@ -109,28 +109,28 @@ def extend(
     live_B = ~p.done_B
     token_B = jnp.where(live_B, token_B, pad_id)
     out = Rollout(
-        out.tokens_BT.at[:, i].set(token_B),
-        out.mask_BT.at[:, i].set(live_B),
-        out.sampled_logp_BT.at[:, i].set(jnp.where(live_B, logp_B, 0)),
-        out.length_B + live_B,
+      out.tokens_BT.at[:, i].set(token_B),
+      out.mask_BT.at[:, i].set(live_B),
+      out.sampled_logp_BT.at[:, i].set(jnp.where(live_B, logp_B, 0)),
+      out.length_B + live_B,
     )
     stopped_B = jnp.zeros(B, bool)
     for stop in stop_ids:
       stopped_B |= token_B == stop
     logits_BV, cache = decode(
-        variables,
-        token_B[:, None],
-        p.position_B[:, None],
-        jnp.ones((B, 1), jnp.int32),
-        p.cache,
+      variables,
+      token_B[:, None],
+      p.position_B[:, None],
+      jnp.ones((B, 1), jnp.int32),
+      p.cache,
     )
     p = Progress(
-        logits_BV,
-        cache,
-        p.position_B + 1,
-        p.done_B | stopped_B,
-        p.count + 1,
-        p.keys_B,
+      logits_BV,
+      cache,
+      p.position_B + 1,
+      p.done_B | stopped_B,
+      p.count + 1,
+      p.keys_B,
     )
     return i + 1, p, out
 
@@ -144,22 +144,26 @@ def extend(
 
 
 def rollout(
-    decode: Decode,
-    variables: Any,
-    prompt_BP: jax.Array,
-    length_B: jax.Array,
-    cache: Any,
-    key: jax.Array,
-    *,
-    limit: int,
-    sampler: sampling.Sampler,
-    stop_ids: tuple[int, ...],
+  decode: Decode,
+  variables: Any,
+  prompt_BP: jax.Array,
+  length_B: jax.Array,
+  cache: Any,
+  key: jax.Array,
+  *,
+  limit: int,
+  sampler: sampling.Sampler,
+  stop_ids: tuple[int, ...],
 ) -> Rollout:
   """Prefill and extend in one: prompts -> up to `limit` new tokens a row."""
   rows = jnp.arange(prompt_BP.shape[0])
   keys_B = jax.vmap(jax.random.fold_in, (None, 0))(key, rows)
   progress = prefill(decode, variables, prompt_BP, length_B, cache, keys_B)
   return extend(
-      decode, variables, progress, limit=limit, sampler=sampler,
-      stop_ids=stop_ids,
+    decode,
+    variables,
+    progress,
+    limit=limit,
+    sampler=sampler,
+    stop_ids=stop_ids,
   )[1]

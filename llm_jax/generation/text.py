@@ -25,48 +25,46 @@ class Generator:
   """
 
   def __init__(
-      self,
-      tokenizer: Tokenizer,
-      decode: decode_lib.Decode,
-      empty_cache: Callable[[int, int], Any],
-      max_length: int,
+    self,
+    tokenizer: Tokenizer,
+    decode: decode_lib.Decode,
+    empty_cache: Callable[[int, int], Any],
+    max_length: int,
   ):
     self._tokenizer, self._max_length = tokenizer, max_length
 
     @functools.partial(jax.jit, static_argnames=("slots",))
     def start(
-        variables: Any, prompt_BP: Any, length_B: Any, keys_B: Any, slots: int
+      variables: Any, prompt_BP: Any, length_B: Any, keys_B: Any, slots: int
     ) -> Any:
       cache = empty_cache(prompt_BP.shape[0], slots)
       return decode_lib.prefill(
-          decode, variables, prompt_BP, length_B, cache, keys_B
+        decode, variables, prompt_BP, length_B, cache, keys_B
       )
 
-    @functools.partial(
-        jax.jit, static_argnames=("sampler",), donate_argnums=1
-    )
+    @functools.partial(jax.jit, static_argnames=("sampler",), donate_argnums=1)
     def go_on(variables: Any, progress: Any, sampler: Sampler) -> Any:
       return decode_lib.extend(
-          decode,
-          variables,
-          progress,
-          limit=CHUNK,
-          sampler=sampler,
-          stop_ids=(tokenizer.eos_id,),
-          pad_id=tokenizer.pad_id,
+        decode,
+        variables,
+        progress,
+        limit=CHUNK,
+        sampler=sampler,
+        stop_ids=(tokenizer.eos_id,),
+        pad_id=tokenizer.pad_id,
       )
 
     self._start, self._go_on = start, go_on
 
   def stream(
-      self,
-      variables: Any,
-      prompts: Sequence[str],
-      *,
-      max_new_tokens: int,
-      sampler: Sampler,
-      seed: int = 0,
-      stop: Sequence[str] = (),
+    self,
+    variables: Any,
+    prompts: Sequence[str],
+    *,
+    max_new_tokens: int,
+    sampler: Sampler,
+    seed: int = 0,
+    stop: Sequence[str] = (),
   ) -> Iterator[list[str]]:
     """Yields, again and again, what each row has gained since the last time.
 
@@ -78,31 +76,30 @@ class Generator:
       ValueError: a prompt and its new tokens are longer than the model allows.
     """
     ids = [
-        [self._tokenizer.eos_id, *self._tokenizer.encode(p)] for p in prompts
+      [self._tokenizer.eos_id, *self._tokenizer.encode(p)] for p in prompts
     ]
     longest = max(map(len, ids))
     if longest + max_new_tokens > self._max_length:
       raise ValueError(
-          f"a prompt of {longest} tokens and"
-          f" --samples.max_new_tokens={max_new_tokens} are together longer"
-          f" than --model.max_length={self._max_length}"
+        f"a prompt of {longest} tokens and"
+        f" --samples.max_new_tokens={max_new_tokens} are together longer"
+        f" than --model.max_length={self._max_length}"
       )
     width = _power_of_two(longest)
     prompt_BP = np.full((len(ids), width), self._tokenizer.pad_id, np.int32)
-    for row, known in zip(prompt_BP, ids, strict=True):
-      row[width - len(known) :] = known
-    key = jax.random.key(seed)
+    for slots, known in zip(prompt_BP, ids, strict=True):
+      slots[width - len(known) :] = known
     # The n-th copy of a prompt has the n-th key, wherever it stands.
     copies = [prompts[:i].count(p) for i, p in enumerate(prompts)]
     keys_B = jax.vmap(jax.random.fold_in, (None, 0))(
-        jax.random.key(seed), np.array(copies, np.int32)
+      jax.random.key(seed), np.array(copies, np.int32)
     )
     progress = self._start(
-        variables,
-        prompt_BP,
-        np.array([len(i) for i in ids], np.int32),
-        keys_B,
-        slots=width + _power_of_two(max(max_new_tokens, CHUNK)),
+      variables,
+      prompt_BP,
+      np.array([len(i) for i in ids], np.int32),
+      keys_B,
+      slots=width + _power_of_two(max(max_new_tokens, CHUNK)),
     )
     rows = [_Row(self._tokenizer, stop) for _ in ids]
     left = max_new_tokens
@@ -113,13 +110,13 @@ class Generator:
       left -= take
       done_B = jax.device_get(progress.done_B)
       for row, tokens, n, done in zip(
-          rows, tokens_BT, length_B, done_B, strict=True
+        rows, tokens_BT, length_B, done_B, strict=True
       ):
         row.add(tokens[: min(n, take)], bool(done) or left <= 0)
       yield [row.take() for row in rows]
 
   def __call__(
-      self, variables: Any, prompts: Sequence[str], **kwargs: Any
+    self, variables: Any, prompts: Sequence[str], **kwargs: Any
   ) -> list[str]:
     """Whole texts; arguments as those of `stream`."""
     texts = [""] * len(prompts)
@@ -151,9 +148,13 @@ class _Row:
       while text.endswith("\ufffd"):
         text = text[:-1]
       held = max(
-          (n for s in self._stop for n in range(1, len(s))
-           if text.endswith(s[:n])),
-          default=0,
+        (
+          n
+          for s in self._stop
+          for n in range(1, len(s))
+          if text.endswith(s[:n])
+        ),
+        default=0,
       )
       text = text[: len(text) - held]
     self._text = text

@@ -37,18 +37,22 @@ class Attention(nn.Module):
 
   @nn.compact
   def __call__(
-      self,
-      x_BTD: jax.Array,
-      context: Context,
-      layer: jax.Array,
-      cache: cache_lib.Cache | None,
+    self,
+    x_BTD: jax.Array,
+    context: Context,
+    layer: jax.Array,
+    cache: cache_lib.Cache | None,
   ) -> tuple[jax.Array, cache_lib.Cache | None]:
     c, dtype = self.config, jnp.dtype(self.config.dtype)
 
     def heads(name: str, letter: str, count: int) -> jax.Array:
       y_BTNH = Linear(
-          f"D{letter}H", (count, c.H), std=c.init_std, bias=c.qkv_bias,
-          dtype=dtype, name=name,
+        f"D{letter}H",
+        (count, c.H),
+        std=c.init_std,
+        bias=c.qkv_bias,
+        dtype=dtype,
+        name=name,
       )(x_BTD)
       return axes.constrain(y_BTNH, f"BT{letter}H")
 
@@ -65,22 +69,27 @@ class Attention(nn.Module):
       cache, k_BSKH, v_BSKH = cache_lib.store(cache, layer, k_BSKH, v_BSKH)
     o_BTNH = attend(q_BTNH, k_BSKH, v_BSKH, context.mask_B1TS, c)
     y_BTD = Linear(
-        "NHD", (c.embed_dim,), inputs=2, bias=c.out_bias, dtype=dtype,
-        std=c.init_std / (2 * c.num_layers) ** 0.5, name="out",
+      "NHD",
+      (c.embed_dim,),
+      inputs=2,
+      bias=c.out_bias,
+      dtype=dtype,
+      std=c.init_std / (2 * c.num_layers) ** 0.5,
+      name="out",
     )(axes.constrain(o_BTNH, "BTNH"))
     return y_BTD, cache
 
 
 def attend(
-    q_BTNH: jax.Array,
-    k_BSKH: jax.Array,
-    v_BSKH: jax.Array,
-    mask_B1TS: jax.Array | None,
-    config: TransformerConfig,
+  q_BTNH: jax.Array,
+  k_BSKH: jax.Array,
+  v_BSKH: jax.Array,
+  mask_B1TS: jax.Array | None,
+  config: TransformerConfig,
 ) -> jax.Array:
   """Attention by the kernel the settings name; None is plain causal."""
   fused = config.attention == "cudnn" or (
-      config.attention == "auto" and _cudnn_can(q_BTNH)
+    config.attention == "auto" and _cudnn_can(q_BTNH)
   )
   if not fused:
     if mask_B1TS is None:
@@ -89,22 +98,22 @@ def attend(
   plain = mask_B1TS is None
   window = (config.window - 1, 0) if plain and config.window else None
   return jax.nn.dot_product_attention(
-      q_BTNH,
-      k_BSKH,
-      v_BSKH,
-      mask=mask_B1TS,
-      is_causal=plain,
-      local_window_size=window,
-      implementation="cudnn",
+    q_BTNH,
+    k_BSKH,
+    v_BSKH,
+    mask=mask_B1TS,
+    is_causal=plain,
+    local_window_size=window,
+    implementation="cudnn",
   )
 
 
 def _cudnn_can(q_BTNH: jax.Array) -> bool:
   """CuDNN's flash attention takes half precision and even, small heads."""
   return (
-      jax.default_backend() == "gpu"
-      and q_BTNH.dtype in (jnp.bfloat16, jnp.float16)
-      and q_BTNH.shape[-1] % 8 == 0
-      and q_BTNH.shape[-1] <= 128
-      and q_BTNH.shape[1] > 1
+    jax.default_backend() == "gpu"
+    and q_BTNH.dtype in (jnp.bfloat16, jnp.float16)
+    and q_BTNH.shape[-1] % 8 == 0
+    and q_BTNH.shape[-1] <= 128
+    and q_BTNH.shape[1] > 1
   )

@@ -32,11 +32,11 @@ def empty(config: TransformerConfig, batch_size: int, slots: int) -> Cache:
   c = config
   shape = (c.num_layers, batch_size, slots, c.K, c.H)
   return Cache(
-      key_LBSKH=jnp.zeros(shape, c.dtype),
-      value_LBSKH=jnp.zeros(shape, c.dtype),
-      position_BS=jnp.zeros((batch_size, slots), jnp.int32),
-      segment_BS=jnp.zeros((batch_size, slots), jnp.int32),
-      length=jnp.zeros((), jnp.int32),
+    key_LBSKH=jnp.zeros(shape, c.dtype),
+    value_LBSKH=jnp.zeros(shape, c.dtype),
+    position_BS=jnp.zeros((batch_size, slots), jnp.int32),
+    segment_BS=jnp.zeros((batch_size, slots), jnp.int32),
+    length=jnp.zeros((), jnp.int32),
   )
 
 
@@ -45,14 +45,14 @@ def note(cache: Cache, position_BT: jax.Array, segment_BT: jax.Array) -> Cache:
   at = (jnp.zeros((), jnp.int32), cache.length)
   write = jax.lax.dynamic_update_slice
   return dataclasses.replace(
-      cache,
-      position_BS=write(cache.position_BS, position_BT, at),
-      segment_BS=write(cache.segment_BS, segment_BT, at),
+    cache,
+    position_BS=write(cache.position_BS, position_BT, at),
+    segment_BS=write(cache.segment_BS, segment_BT, at),
   )
 
 
 def store(
-    cache: Cache, layer: jax.Array, key_BTKH: jax.Array, value_BTKH: jax.Array
+  cache: Cache, layer: jax.Array, key_BTKH: jax.Array, value_BTKH: jax.Array
 ) -> tuple[Cache, jax.Array, jax.Array]:
   """Puts one layer's new keys and values in place, and returns all of them."""
   zero = jnp.zeros((), jnp.int32)
@@ -60,7 +60,7 @@ def store(
 
   def put(whole: jax.Array, new: jax.Array) -> tuple[jax.Array, jax.Array]:
     whole = jax.lax.dynamic_update_slice(
-        whole, new[None].astype(whole.dtype), at
+      whole, new[None].astype(whole.dtype), at
     )
     return whole, jax.lax.dynamic_index_in_dim(whole, layer, 0, keepdims=False)
 

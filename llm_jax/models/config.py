@@ -25,78 +25,79 @@ class TransformerConfig:
   mlp_dim: int = field(512, "F, feed-forward width", low=1)
   num_heads: int = field(4, "N, query heads", low=1)
   num_kv_heads: int = field(
-      0, "K, key/value heads; 0 = as many as query heads", low=0
+    0, "K, key/value heads; 0 = as many as query heads", low=0
   )
   head_dim: int = field(0, "H, width of a head; 0 = D / N", low=0)
   vocab_size: int = field(
-      0, "V, rows of the embedding; 0 = the tokenizer's", low=0
+    0, "V, rows of the embedding; 0 = the tokenizer's", low=0
   )
   max_length: int = field(1024, "longest sequence, tokens", low=1)
   norm: Literal["rms", "layer"] = field("rms", "kind of normalisation")
   norm_eps: float = field(1e-5, "added to the variance", low=0)
   norm_bias: bool = field(False, "a bias in each LayerNorm")
   positions: Literal["rope", "learned", "none"] = field(
-      "rope", "how places are told"
+    "rope", "how places are told"
   )
   rope_theta: float = field(10_000.0, "base of rotary wavelengths", low=1)
   rope_scaling: RopeScaling = RopeScaling()
   activation: Literal["swiglu", "geglu", "gelu", "relu2"] = field(
-      "swiglu", "feed-forward non-linearity; GELU is the tanh form"
+    "swiglu", "feed-forward non-linearity; GELU is the tanh form"
   )
   qkv_bias: bool = field(False, "a bias on queries, keys and values")
   out_bias: bool = field(False, "a bias on the attention's output")
   mlp_bias: bool = field(False, "biases in the feed-forward")
   qk_norm: bool = field(False, "RMSNorm on each query and key head")
   window: int | None = field(
-      None, "sliding window, tokens, itself included", low=1
+    None, "sliding window, tokens, itself included", low=1
   )
   tied: bool = field(True, "the head is the embedding, transposed")
   logit_softcap: float | None = field(
-      None, "logits are cap * tanh(logits / cap)", low=0
+    None, "logits are cap * tanh(logits / cap)", low=0
   )
   dropout: float = field(
-      0.0, "on the embedding and on each block's two outputs", low=0, high=0.99
+    0.0, "on the embedding and on each block's two outputs", low=0, high=0.99
   )
   init_std: float = field(
-      0.02, "of normal initial weights; outputs of a block / sqrt(2 L)", low=0
+    0.02, "of normal initial weights; outputs of a block / sqrt(2 L)", low=0
   )
   dtype: Literal["float32", "bfloat16", "float64"] = field(
-      "float32", "of activations; parameters stay float32"
+    "float32", "of activations; parameters stay float32"
   )
   attention: Literal["auto", "xla", "cudnn"] = field(
-      "auto", "attention kernel; auto takes cuDNN on a GPU where it can"
+    "auto", "attention kernel; auto takes cuDNN on a GPU where it can"
   )
   unroll: int = field(
-      1, "layers per turn of the layer loop; 0 = no loop at all", low=0
+    1, "layers per turn of the layer loop; 0 = no loop at all", low=0
   )
   remat: Literal["none", "dots", "full"] = field(
-      "none", "kept for the backward pass: all, matrix products, or nothing"
+    "none", "kept for the backward pass: all, matrix products, or nothing"
   )
   head_chunk: int = field(
-      0, "positions whose logits exist at once; 0 = as many as fit 128 MiB",
-      low=0,
+    0,
+    "positions whose logits exist at once; 0 = as many as fit 128 MiB",
+    low=0,
   )
 
   def __post_init__(self) -> None:
     if self.num_heads % self.K:
       raise ValueError(
-          f"--model.num_kv_heads={self.num_kv_heads}: must divide"
-          f" --model.num_heads={self.num_heads}"
+        f"--model.num_kv_heads={self.num_kv_heads}: must divide"
+        f" --model.num_heads={self.num_heads}"
       )
     if not self.head_dim and self.embed_dim % self.num_heads:
       raise ValueError(
-          f"--model.num_heads={self.num_heads}: must divide"
-          f" --model.embed_dim={self.embed_dim}, or give --model.head_dim"
+        f"--model.num_heads={self.num_heads}: must divide"
+        f" --model.embed_dim={self.embed_dim}, or give --model.head_dim"
       )
     if self.positions == "rope" and self.H % 2:
       raise ValueError(f"--model.head_dim={self.H}: rope needs an even width")
 
   @property
-  def K(self) -> int:  # noqa: N802
+  def K(self) -> int:
     """Key/value heads."""
     return self.num_kv_heads or self.num_heads
 
   @property
-  def H(self) -> int:  # noqa: N802
+  def H(self) -> int:
     """Width of a head."""
     return self.head_dim or self.embed_dim // self.num_heads

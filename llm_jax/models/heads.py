@@ -16,15 +16,15 @@ LOGIT_BYTES = 128 * 2**20  # of one chunk of float32 logits, by default
 
 
 def logits(
-    x_BTD: jax.Array, kernel_DV: jax.Array, softcap: float | None
+  x_BTD: jax.Array, kernel_DV: jax.Array, softcap: float | None
 ) -> jax.Array:
   """Logits in float32 or wider. Soft-cap: arXiv:2408.00118, eq. 1."""
   wide = jnp.promote_types(x_BTD.dtype, jnp.float32)
   logits_BTV = jax.lax.dot_general(
-      x_BTD,
-      kernel_DV,
-      (((x_BTD.ndim - 1,), (0,)), ((), ())),
-      preferred_element_type=wide,
+    x_BTD,
+    kernel_DV,
+    (((x_BTD.ndim - 1,), (0,)), ((), ())),
+    preferred_element_type=wide,
   )
   if softcap:
     logits_BTV = softcap * jnp.tanh(logits_BTV / softcap)
@@ -32,16 +32,16 @@ def logits(
 
 
 def token_scores(
-    x_BTD: jax.Array,
-    kernel_DV: jax.Array,
-    target_BT: jax.Array,
-    *,
-    softcap: float | None = None,
-    chunk: int = 0,
-    entropy: bool = False,
-    hits: bool = False,
+  x_BTD: jax.Array,
+  kernel_DV: jax.Array,
+  target_BT: jax.Array,
+  *,
+  softcap: float | None = None,
+  chunk: int = 0,
+  entropy: bool = False,
+  hits: bool = False,
 ) -> Scores:
-  """log p(target) and the log-normaliser at each position, in nats.
+  """Log p(target) and the log-normaliser at each position, in nats.
 
     logp_t = l_t[y_t] - log sum_v exp(l_t[v])
 
@@ -80,15 +80,15 @@ def token_scores(
     return jnp.moveaxis(a.reshape(B, n, chunk, *a.shape[2:]), 1, 0)
 
   _, scores = jax.lax.scan(
-      jax.checkpoint(lambda _, s: (None, score(*s))),
-      None,
-      (cut(x_BTD), cut(target_BT)),
+    jax.checkpoint(lambda _, s: (None, score(*s))),
+    None,
+    (cut(x_BTD), cut(target_BT)),
   )
   paste = lambda a: jnp.moveaxis(a, 0, 1).reshape(B, n * chunk)[:, :T]
   return jax.tree.map(paste, scores)
 
 
-def _chunk_that_fits(B: int, T: int, V: int) -> int:  # noqa: N803
+def _chunk_that_fits(B: int, T: int, V: int) -> int:
   mesh = jax.sharding.get_abstract_mesh()
   sizes = {} if mesh.empty else dict(mesh.shape)
   rows = -(-B // (sizes.get("data", 1) * sizes.get("fsdp", 1)))

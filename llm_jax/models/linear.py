@@ -24,14 +24,15 @@ class Linear(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     kernel = self.param(
-        "kernel",
-        axes.init(nn.initializers.normal(self.std), self.shape),
-        (*x.shape[-self.inputs :], *self.features),
+      "kernel",
+      axes.init(nn.initializers.normal(self.std), self.shape),
+      (*x.shape[-self.inputs :], *self.features),
     ).astype(self.dtype)
     contract = tuple(range(self.inputs))
     y = jax.lax.dot_general(
-        x, kernel, ((tuple(x.ndim - self.inputs + i for i in contract),
-                     contract), ((), ()))
+      x,
+      kernel,
+      ((tuple(x.ndim - self.inputs + i for i in contract), contract), ((), ())),
     )
     if self.bias:
       zeros = axes.init(nn.initializers.zeros, self.shape[self.inputs :])

@@ -26,8 +26,12 @@ class MLP(nn.Module):
 
     def widen(name: str) -> jax.Array:
       y_BTF = Linear(
-          "DF", (c.mlp_dim,), std=c.init_std, bias=c.mlp_bias, dtype=dtype,
-          name=name,
+        "DF",
+        (c.mlp_dim,),
+        std=c.init_std,
+        bias=c.mlp_bias,
+        dtype=dtype,
+        name=name,
       )(x_BTD)
       return axes.constrain(y_BTF, "BTF")
 
@@ -40,6 +44,10 @@ class MLP(nn.Module):
     else:
       h_BTF = jnp.square(jax.nn.relu(widen("up")))
     return Linear(
-        "FD", (c.embed_dim,), std=c.init_std / (2 * c.num_layers) ** 0.5,
-        bias=c.mlp_bias, dtype=dtype, name="down",
+      "FD",
+      (c.embed_dim,),
+      std=c.init_std / (2 * c.num_layers) ** 0.5,
+      bias=c.mlp_bias,
+      dtype=dtype,
+      name="down",
     )(h_BTF)

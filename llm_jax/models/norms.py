@@ -10,8 +10,8 @@ from llm_jax import axes
 class Norm(nn.Module):
   """RMSNorm (arXiv:1910.07467, eq. 4) or LayerNorm (arXiv:1607.06450, eq. 4).
 
-    rms:    x / sqrt(mean(x^2) + eps) * scale
-    layer:  (x - mean(x)) / sqrt(var(x) + eps) * scale + bias
+  rms:    x / sqrt(mean(x^2) + eps) * scale
+  layer:  (x - mean(x)) / sqrt(var(x) + eps) * scale + bias
   """
 
   kind: str

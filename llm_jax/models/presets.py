@@ -11,87 +11,127 @@ from typing import Literal
 from llm_jax.models.config import RopeScaling, TransformerConfig
 
 _GPT2 = TransformerConfig(
-    norm="layer",
-    norm_bias=True,
-    positions="learned",
-    activation="gelu",
-    qkv_bias=True,
-    out_bias=True,
-    mlp_bias=True,
+  norm="layer",
+  norm_bias=True,
+  positions="learned",
+  activation="gelu",
+  qkv_bias=True,
+  out_bias=True,
+  mlp_bias=True,
 )
 
 _LLAMA3 = TransformerConfig(
-    vocab_size=128_256,
-    num_heads=32,
-    num_kv_heads=8,
-    head_dim=128,
-    rope_theta=500_000.0,
-    tied=False,
-    dtype="bfloat16",
+  vocab_size=128_256,
+  num_heads=32,
+  num_kv_heads=8,
+  head_dim=128,
+  rope_theta=500_000.0,
+  tied=False,
+  dtype="bfloat16",
 )
 
 
 def tiny() -> TransformerConfig:
   """The demo's decoder: minutes on a laptop."""
   return TransformerConfig(
-      num_layers=4, embed_dim=192, mlp_dim=512, num_heads=6, max_length=512
+    num_layers=4, embed_dim=192, mlp_dim=512, num_heads=6, max_length=512
   )
 
 
 def nano_shakespeare(size: Literal["cpu", "gpu"] = "cpu") -> TransformerConfig:
   """NanoGPT's character models: 4 layers of 128, or 6 of 384."""
   shape = dataclasses.replace(
-      _GPT2, norm_bias=False, qkv_bias=False, out_bias=False, mlp_bias=False
+    _GPT2, norm_bias=False, qkv_bias=False, out_bias=False, mlp_bias=False
   )
   if size == "cpu":
     return dataclasses.replace(
-        shape, num_layers=4, num_heads=4, embed_dim=128, mlp_dim=512,
-        max_length=64,
+      shape,
+      num_layers=4,
+      num_heads=4,
+      embed_dim=128,
+      mlp_dim=512,
+      max_length=64,
     )
   return dataclasses.replace(
-      shape, num_layers=6, num_heads=6, embed_dim=384, mlp_dim=1536,
-      max_length=256, dropout=0.2,
+    shape,
+    num_layers=6,
+    num_heads=6,
+    embed_dim=384,
+    mlp_dim=1536,
+    max_length=256,
+    dropout=0.2,
   )
 
 
 def gpt2_124m() -> TransformerConfig:
   """124,439,808 parameters with GPT-2's own vocabulary of 50,257."""
   return dataclasses.replace(
-      _GPT2, num_layers=12, num_heads=12, embed_dim=768, mlp_dim=3072,
-      vocab_size=50_257, max_length=1024, dtype="bfloat16",
+    _GPT2,
+    num_layers=12,
+    num_heads=12,
+    embed_dim=768,
+    mlp_dim=3072,
+    vocab_size=50_257,
+    max_length=1024,
+    dtype="bfloat16",
   )
 
 
 def llama3_1b() -> TransformerConfig:
   """Llama 3.2 1B: 1,235,814,400 parameters, tied."""
   return dataclasses.replace(
-      _LLAMA3, num_layers=16, embed_dim=2048, mlp_dim=8192, num_heads=32,
-      head_dim=64, max_length=131_072, tied=True,
-      rope_scaling=RopeScaling(factor=32.0),
+    _LLAMA3,
+    num_layers=16,
+    embed_dim=2048,
+    mlp_dim=8192,
+    num_heads=32,
+    head_dim=64,
+    max_length=131_072,
+    tied=True,
+    rope_scaling=RopeScaling(factor=32.0),
   )
 
 
 def llama3_8b() -> TransformerConfig:
   """Llama 3.1 8B: 8,030,261,248 parameters."""
   return dataclasses.replace(
-      _LLAMA3, num_layers=32, embed_dim=4096, mlp_dim=14_336, num_heads=32,
-      max_length=131_072, rope_scaling=RopeScaling(factor=8.0),
+    _LLAMA3,
+    num_layers=32,
+    embed_dim=4096,
+    mlp_dim=14_336,
+    num_heads=32,
+    max_length=131_072,
+    rope_scaling=RopeScaling(factor=8.0),
   )
 
 
 def llama3_70b() -> TransformerConfig:
   """Llama 3.1 70B: 70,553,706,496 parameters."""
   return dataclasses.replace(
-      _LLAMA3, num_layers=80, embed_dim=8192, mlp_dim=28_672, num_heads=64,
-      max_length=131_072, rope_scaling=RopeScaling(factor=8.0),
+    _LLAMA3,
+    num_layers=80,
+    embed_dim=8192,
+    mlp_dim=28_672,
+    num_heads=64,
+    max_length=131_072,
+    rope_scaling=RopeScaling(factor=8.0),
   )
 
 
 def qwen3_0_6b() -> TransformerConfig:
   """Qwen 3 0.6B: 596,049,920 parameters, tied, query/key norm."""
   return TransformerConfig(
-      num_layers=28, embed_dim=1024, mlp_dim=3072, num_heads=16,
-      num_kv_heads=8, head_dim=128, vocab_size=151_936, max_length=40_960,
-      norm_eps=1e-6, rope_theta=1_000_000.0, qk_norm=True, tied=True,
-      dtype="bfloat16",
+    num_layers=28,
+    embed_dim=1024,
+    mlp_dim=3072,
+    num_heads=16,
+    num_kv_heads=8,
+    head_dim=128,
+    vocab_size=151_936,
+    max_length=40_960,
+    norm_eps=1e-6,
+    rope_theta=1_000_000.0,
+    qk_norm=True,
+    tied=True,
+    dtype="bfloat16",
   )

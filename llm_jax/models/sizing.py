@@ -19,16 +19,21 @@ class Sizes(NamedTuple):
 def parameters(config: TransformerConfig) -> Sizes:
   """Counts parameters without making any. `vocab_size` must be set."""
   c = config
-  D, F, N, K, H, V = (  # noqa: N806
-      c.embed_dim, c.mlp_dim, c.num_heads, c.K, c.H, c.vocab_size,
+  D, F, N, K, H, V = (
+    c.embed_dim,
+    c.mlp_dim,
+    c.num_heads,
+    c.K,
+    c.H,
+    c.vocab_size,
   )
   norm = D * (2 if c.norm == "layer" and c.norm_bias else 1)
   gated = c.activation in ("swiglu", "geglu")
   kernels = D * H * (N + 2 * K) + N * H * D + D * F * (3 if gated else 2)
   biases = (
-      (H * (N + 2 * K) if c.qkv_bias else 0)
-      + (D if c.out_bias else 0)
-      + ((F * (2 if gated else 1) + D) if c.mlp_bias else 0)
+    (H * (N + 2 * K) if c.qkv_bias else 0)
+    + (D if c.out_bias else 0)
+    + ((F * (2 if gated else 1) + D) if c.mlp_bias else 0)
   )
   block = kernels + biases + 2 * norm + (2 * H if c.qk_norm else 0)
   places = c.max_length * D if c.positions == "learned" else 0
@@ -49,8 +54,8 @@ class Flops(NamedTuple):
 def flops_per_token(config: TransformerConfig, length: int) -> Flops:
   """6 a matmul parameter, and 12 L N H for each key seen.
 
-    full   = 6 P + 12 L N H T
-    causal = 6 P + 12 L N H * mean keys seen, (T + 1) / 2 without a window
+  full   = 6 P + 12 L N H T
+  causal = 6 P + 12 L N H * mean keys seen, (T + 1) / 2 without a window
   """
   c = config
   base = 6.0 * parameters(c).matmul

@@ -27,14 +27,14 @@ class Block(nn.Module):
 
   @nn.compact
   def __call__(
-      self, carry: tuple, layer: jax.Array, context: Context
+    self, carry: tuple, layer: jax.Array, context: Context
   ) -> tuple[tuple, None]:
     c = self.config
     x_BTD, cache = carry
     norm = lambda name: Norm(c.norm, c.norm_eps, bias=c.norm_bias, name=name)
     drop = nn.Dropout(c.dropout, deterministic=not self.has_rng("dropout"))
     y_BTD, cache = Attention(c, name="attention")(
-        norm("attention_norm")(x_BTD), context, layer, cache
+      norm("attention_norm")(x_BTD), context, layer, cache
     )
     x_BTD = axes.constrain(x_BTD + drop(y_BTD), "BTD")
     y_BTD = MLP(c, name="mlp")(norm("mlp_norm")(x_BTD))
@@ -51,26 +51,26 @@ class Decoder(nn.Module):
     c = self.config
     normal = nn.initializers.normal(c.init_std)
     self.embedding_WE = self.param(
-        "embedding", axes.init(normal, "WE"), (c.vocab_size, c.embed_dim)
+      "embedding", axes.init(normal, "WE"), (c.vocab_size, c.embed_dim)
     )
     if c.positions == "learned":
       self.positions_PE = self.param(
-          "positions", axes.init(normal, "PE"), (c.max_length, c.embed_dim)
+        "positions", axes.init(normal, "PE"), (c.max_length, c.embed_dim)
       )
     if not c.tied:
       self.head_DV = self.param(
-          "head", axes.init(normal, "DV"), (c.embed_dim, c.vocab_size)
+        "head", axes.init(normal, "DV"), (c.embed_dim, c.vocab_size)
       )
     self.blocks = _stack(c)(c)
     self.final_norm = Norm(c.norm, c.norm_eps, bias=c.norm_bias)
     self.embed_dropout = nn.Dropout(c.dropout)
 
   def __call__(
-      self,
-      tokens_BT: jax.Array,
-      *,
-      segment_BT: jax.Array | None = None,
-      position_BT: jax.Array | None = None,
+    self,
+    tokens_BT: jax.Array,
+    *,
+    segment_BT: jax.Array | None = None,
+    position_BT: jax.Array | None = None,
   ) -> jax.Array:
     """Activations x_BTD after the last norm, attention plain causal or packed.
 
@@ -84,36 +84,36 @@ class Decoder(nn.Module):
     if segment_BT is not None:
       at_BT = _row_positions(tokens_BT) if position_BT is None else position_BT
       mask_B1TS = masks.attention_mask(
-          segment_BT, segment_BT, at_BT, at_BT, self.config.window
+        segment_BT, segment_BT, at_BT, at_BT, self.config.window
       )
     x_BTD, _ = self._run(tokens_BT, position_BT, mask_B1TS, None)
     return x_BTD
 
   def score(
-      self, batch: Batch, *, entropy: bool = False, hits: bool = False
+    self, batch: Batch, *, entropy: bool = False, hits: bool = False
   ) -> Scores:
-    """Scores `target_BT` given `tokens_BT` up to and including each position."""
+    """Scores `target_BT` given `tokens_BT` up to each position."""
     x_BTD = self(
-        batch["tokens_BT"],
-        segment_BT=batch.get("segment_BT"),
-        position_BT=batch.get("position_BT"),
+      batch["tokens_BT"],
+      segment_BT=batch.get("segment_BT"),
+      position_BT=batch.get("position_BT"),
     )
     return heads.token_scores(
-        x_BTD,
-        self._kernel_DV(),
-        batch["target_BT"],
-        softcap=self.config.logit_softcap,
-        chunk=self.config.head_chunk,
-        entropy=entropy,
-        hits=hits,
+      x_BTD,
+      self._kernel_DV(),
+      batch["target_BT"],
+      softcap=self.config.logit_softcap,
+      chunk=self.config.head_chunk,
+      entropy=entropy,
+      hits=hits,
     )
 
   def decode(
-      self,
-      tokens_BT: jax.Array,
-      position_BT: jax.Array,
-      segment_BT: jax.Array,
-      cache: cache_lib.Cache,
+    self,
+    tokens_BT: jax.Array,
+    position_BT: jax.Array,
+    segment_BT: jax.Array,
+    cache: cache_lib.Cache,
   ) -> tuple[jax.Array, cache_lib.Cache]:
     """Appends tokens to the cache; logits_BV of the last one, and the cache.
 
@@ -123,24 +123,24 @@ class Decoder(nn.Module):
     slots = cache.segment_BS.shape[1]
     used_S = jnp.arange(slots) < cache.length + tokens_BT.shape[1]
     mask_B1TS = masks.attention_mask(
-        segment_BT,
-        jnp.where(used_S, cache.segment_BS, -1),
-        position_BT,
-        cache.position_BS,
-        self.config.window,
+      segment_BT,
+      jnp.where(used_S, cache.segment_BS, -1),
+      position_BT,
+      cache.position_BS,
+      self.config.window,
     )
     x_BTD, cache = self._run(tokens_BT, position_BT, mask_B1TS, cache)
     logits_BV = heads.logits(
-        x_BTD[:, -1], self._kernel_DV(), self.config.logit_softcap
+      x_BTD[:, -1], self._kernel_DV(), self.config.logit_softcap
     )
     return logits_BV, cache_lib.advance(cache, tokens_BT.shape[1])
 
   def _run(
-      self,
-      tokens_BT: jax.Array,
-      position_BT: jax.Array | None,
-      mask_B1TS: jax.Array | None,
-      cache: Any,
+    self,
+    tokens_BT: jax.Array,
+    position_BT: jax.Array | None,
+    mask_B1TS: jax.Array | None,
+    cache: Any,
   ) -> tuple[jax.Array, Any]:
     c, dtype = self.config, jnp.dtype(self.config.dtype)
     at_BT = _row_positions(tokens_BT) if position_BT is None else position_BT
@@ -151,26 +151,24 @@ class Decoder(nn.Module):
     if c.positions == "rope":
       scaling = c.rope_scaling
       frequencies = positions.rope_frequencies(
-          c.H,
-          c.rope_theta,
-          factor=scaling.factor,
-          low_factor=scaling.low_factor,
-          high_factor=scaling.high_factor,
-          original_length=scaling.original_length,
+        c.H,
+        c.rope_theta,
+        factor=scaling.factor,
+        low_factor=scaling.low_factor,
+        high_factor=scaling.high_factor,
+        original_length=scaling.original_length,
       )
       cos, sin = positions.rope_tables(at_BT, frequencies, dtype)
-    x_BTD = self.embed_dropout(
-        x_BTD, deterministic=not self.has_rng("dropout")
-    )
+    x_BTD = self.embed_dropout(x_BTD, deterministic=not self.has_rng("dropout"))
     x_BTD = axes.constrain(x_BTD, "BTD")
     (x_BTD, cache), _ = self.blocks(
-        (x_BTD, cache),
-        jnp.arange(c.num_layers),
-        Context(cos, sin, mask_B1TS),
+      (x_BTD, cache),
+      jnp.arange(c.num_layers),
+      Context(cos, sin, mask_B1TS),
     )
     return self.final_norm(x_BTD), cache
 
-  def _kernel_DV(self) -> jax.Array:  # noqa: N802
+  def _kernel_DV(self) -> jax.Array:
     dtype = jnp.dtype(self.config.dtype)
     if self.config.tied:
       return self.embedding_WE.astype(dtype).T
@@ -179,8 +177,8 @@ class Decoder(nn.Module):
   def _check_length(self, length: int) -> None:
     if length > self.config.max_length:
       raise ValueError(
-          f"a row of {length} tokens is longer than"
-          f" --model.max_length={self.config.max_length}"
+        f"a row of {length} tokens is longer than"
+        f" --model.max_length={self.config.max_length}"
       )
 
 
@@ -189,8 +187,8 @@ def _row_positions(tokens_BT: jax.Array) -> jax.Array:
 
 
 REMAT = {
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-    "full": jax.checkpoint_policies.nothing_saveable,
+  "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+  "full": jax.checkpoint_policies.nothing_saveable,
 }
 
 
@@ -200,11 +198,11 @@ def _stack(config: TransformerConfig) -> Any:
   if config.remat != "none":
     block = nn.remat(Block, policy=REMAT[config.remat], prevent_cse=False)
   return nn.scan(
-      block,
-      variable_axes={"params": 0},
-      split_rngs={"params": True, "dropout": True},
-      in_axes=(0, nn.broadcast),
-      length=config.num_layers,
-      unroll=config.unroll or config.num_layers,
-      metadata_params={nn.PARTITION_NAME: "L"},
+    block,
+    variable_axes={"params": 0},
+    split_rngs={"params": True, "dropout": True},
+    in_axes=(0, nn.broadcast),
+    length=config.num_layers,
+    unroll=config.unroll or config.num_layers,
+    metadata_params={nn.PARTITION_NAME: "L"},
   )

@@ -27,7 +27,7 @@ class Causal:
 
   average: Literal["token", "sequence"] = field("token", "what counts once")
   z_loss: float = field(
-      0.0, "weight of log(Z)^2, in nats (PaLM: 1e-4); 0 = off", low=0
+    0.0, "weight of log(Z)^2, in nats (PaLM: 1e-4); 0 = off", low=0
   )
 
   def annotate(self, forward: Forward, roles: Roles, batch: Batch) -> Batch:
@@ -39,14 +39,14 @@ class Causal:
     return {**batch, "weight_BT": scheme[self.average](batch["mask_BT"])}
 
   def loss(
-      self, forward: Forward, roles: Roles, batch: Batch, key: jax.Array
+    self, forward: Forward, roles: Roles, batch: Batch, key: jax.Array
   ) -> tuple[jax.Array, Metrics]:
     scores = forward["policy"](roles["policy"], batch, key=key)
     value_BT = -scores.logp_BT
     if self.z_loss:
       value_BT = value_BT + self.z_loss * scores.logz_BT**2
     metrics = {
-        "nll": Mean.of(-scores.logp_BT, batch["mask_BT"]),
-        "tokens": Mean.sum(batch["mask_BT"].sum().astype(value_BT.dtype)),
+      "nll": Mean.of(-scores.logp_BT, batch["mask_BT"]),
+      "tokens": Mean.sum(batch["mask_BT"].sum().astype(value_BT.dtype)),
     }
     return (batch["weight_BT"] * value_BT).sum(), metrics

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 
 
 def attention(
-    q_BTNH: jax.Array,
-    k_BSKH: jax.Array,
-    v_BSKH: jax.Array,
-    mask_B1TS: jax.Array,
+  q_BTNH: jax.Array,
+  k_BSKH: jax.Array,
+  v_BSKH: jax.Array,
+  mask_B1TS: jax.Array,
 ) -> jax.Array:
   """softmax(q k^T / sqrt(H)) v. arXiv:1706.03762, eq. 1.
 
@@ -34,7 +34,7 @@ def attention(
   wide = jnp.promote_types(q_BTNH.dtype, jnp.float32)
   q_BKGTH = (q_BTNH * H**-0.5).reshape(B, T, K, N // K, H)
   logits_BKGTS = jnp.einsum(
-      "BTKGH,BSKH->BKGTS", q_BKGTH, k_BSKH, preferred_element_type=wide
+    "BTKGH,BSKH->BKGTS", q_BKGTH, k_BSKH, preferred_element_type=wide
   )
   floor = jnp.asarray(-0.7 * float(jnp.finfo(jnp.float32).max), wide)
   logits_BKGTS = jnp.where(mask_B1TS[:, :, None], logits_BKGTS, floor)

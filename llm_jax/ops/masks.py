@@ -7,11 +7,11 @@ import jax
 
 
 def attention_mask(
-    query_segment_BT: jax.Array,
-    key_segment_BS: jax.Array,
-    query_position_BT: jax.Array,
-    key_position_BS: jax.Array,
-    window: int | None = None,
+  query_segment_BT: jax.Array,
+  key_segment_BS: jax.Array,
+  query_position_BT: jax.Array,
+  key_position_BS: jax.Array,
+  window: int | None = None,
 ) -> jax.Array:
   """True where a query may see a key: same document, not later, near enough.
 
@@ -28,7 +28,7 @@ def attention_mask(
   """
   distance_BTS = query_position_BT[:, :, None] - key_position_BS[:, None, :]
   mask_BTS = (distance_BTS >= 0) & (
-      query_segment_BT[:, :, None] == key_segment_BS[:, None, :]
+    query_segment_BT[:, :, None] == key_segment_BS[:, None, :]
   )
   if window is not None:
     mask_BTS &= distance_BTS < window

@@ -29,6 +29,6 @@ class Mean:
     return Mean(self.total + other.total, self.weight + other.weight)
 
   def compute(self) -> float:
-    """total / weight; the total itself where the weight is 0."""
+    """Total / weight; the total itself where the weight is 0."""
     total, weight = float(self.total), float(self.weight)
     return total / weight if weight else total

@@ -10,15 +10,15 @@ import jax.numpy as jnp
 
 
 def rope_frequencies(
-    head_dim: int,
-    theta: float,
-    *,
-    factor: float = 1.0,
-    low_factor: float = 1.0,
-    high_factor: float = 4.0,
-    original_length: int = 8192,
+  head_dim: int,
+  theta: float,
+  *,
+  factor: float = 1.0,
+  low_factor: float = 1.0,
+  high_factor: float = 4.0,
+  original_length: int = 8192,
 ) -> list[float]:
-  """Radians a position, one per pair of dims. RoFormer, arXiv:2104.09864, 3.2.2.
+  """Radians a position, one per pair of dims. arXiv:2104.09864, section 3.2.2.
 
     f_i = theta^(-2 i / H)
 
@@ -38,15 +38,15 @@ def rope_frequencies(
 
 
 def rope_tables(
-    position_BT: jax.Array, frequencies: list[float], dtype: jnp.dtype
+  position_BT: jax.Array, frequencies: list[float], dtype: jnp.dtype
 ) -> tuple[jax.Array, jax.Array]:
-  """cos and sin of every angle, shapes B T 1 H/2 (B may be 1).
+  """Cos and sin of every angle, shapes B T 1 H/2 (B may be 1).
 
   Angles are computed in float32 or wider whatever `dtype` is.
   """
   wide = jnp.promote_types(dtype, jnp.float32)
   angle = position_BT[..., None, None].astype(wide) * jnp.asarray(
-      frequencies, wide
+    frequencies, wide
   )
   return jnp.cos(angle).astype(dtype), jnp.sin(angle).astype(dtype)
 

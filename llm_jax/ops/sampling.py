@@ -16,16 +16,21 @@ class Sampler:
   """How a token is drawn. Filters apply in this order, each to what is left."""
 
   temperature: float = field(
-      1.0, "logits are divided by it; 0 = the most likely token", low=0
+    1.0, "logits are divided by it; 0 = the most likely token", low=0
   )
   top_k: int = field(0, "keep the k most likely; 0 = all", low=0)
   top_p: float = field(
-      1.0, "keep the most likely that together reach p (arXiv:1904.09751)",
-      low=0, high=1,
+    1.0,
+    "keep the most likely that together reach p (arXiv:1904.09751)",
+    low=0,
+    high=1,
   )
   min_p: float = field(
-      0.0, "keep those at least this share of the most likely's probability"
-      " (arXiv:2407.01082)", low=0, high=1,
+    0.0,
+    "keep those at least this share of the most likely's probability"
+    " (arXiv:2407.01082)",
+    low=0,
+    high=1,
   )
 
 
@@ -65,7 +70,7 @@ def filtered(logits_BV: jax.Array, sampler: Sampler) -> jax.Array:
 
 
 def sample(
-    keys_B: jax.Array, logits_BV: jax.Array, sampler: Sampler
+  keys_B: jax.Array, logits_BV: jax.Array, sampler: Sampler
 ) -> tuple[jax.Array, jax.Array]:
   """(token_B, logp_B): logp in nats, of the distribution really drawn from.
 

@@ -10,8 +10,15 @@ from typing import Any
 import jax
 
 _PACKAGES = (
-    "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain",
-    "tensorflow-datasets", "sentencepiece", "numpy",
+  "jax",
+  "jaxlib",
+  "flax",
+  "optax",
+  "orbax-checkpoint",
+  "grain",
+  "tensorflow-datasets",
+  "sentencepiece",
+  "numpy",
 )
 
 
@@ -19,14 +26,14 @@ def describe() -> dict[str, Any]:
   """Versions, devices and revision, as JSON values."""
   devices = jax.devices()
   return {
-      "python": platform.python_version(),
-      "packages": {p: _version(p) for p in _PACKAGES},
-      "device": devices[0].device_kind,
-      "devices": len(devices),
-      "processes": jax.process_count(),
-      "platform": platform.platform(),
-      "cores": os.cpu_count(),
-      "revision": _revision(),
+    "python": platform.python_version(),
+    "packages": {p: _version(p) for p in _PACKAGES},
+    "device": devices[0].device_kind,
+    "devices": len(devices),
+    "processes": jax.process_count(),
+    "platform": platform.platform(),
+    "cores": os.cpu_count(),
+    "revision": _revision(),
   }
 
 
@@ -41,8 +48,12 @@ def _revision() -> str | None:
   here = pathlib.Path(__file__).parent
   try:
     return subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-        cwd=here, capture_output=True, text=True, timeout=5, check=True,
+      ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+      cwd=here,
+      capture_output=True,
+      text=True,
+      timeout=5,
+      check=True,
     ).stdout.strip()
   except (OSError, subprocess.SubprocessError):
     return None

@@ -61,7 +61,7 @@ class Rows:
 
   def read(self) -> list[dict[str, Any]]:
     """All whole rows."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     if not self._path.exists():
       return rows
     for line in self._path.read_text(encoding="utf-8").splitlines():

@@ -15,16 +15,16 @@ class Metrics:
   """Rows of metrics.jsonl and TensorBoard, and the training bar."""
 
   def __init__(
-      self,
-      folder: pathlib.Path,
-      *,
-      every: int,
-      done: int,
-      until: int,
-      learning_rate: Any,
-      flops_per_token: float,
-      devices: int,
-      tensorboard: bool,
+    self,
+    folder: pathlib.Path,
+    *,
+    every: int,
+    done: int,
+    until: int,
+    learning_rate: Any,
+    flops_per_token: float,
+    devices: int,
+    tensorboard: bool,
   ):
     self._every, self._until = every, until
     self._rate, self._flops = learning_rate, flops_per_token
@@ -39,7 +39,7 @@ class Metrics:
       import tensorboardX  # noqa: PLC0415  (slow to import)
 
       self._board = tensorboardX.SummaryWriter(
-          str(folder / "tensorboard"), purge_step=done + 1
+        str(folder / "tensorboard"), purge_step=done + 1
       )
     self._bar = TrainingBar(done, until)
 
@@ -53,11 +53,11 @@ class Metrics:
     if step % self._every and step not in (1, self._until):
       return
     self.write(
-        step,
-        "train",
-        numbers
-        | {"learning_rate": float(self._rate(step - 1))}
-        | {"tokens_per_second": speed, "mfu": share},
+      step,
+      "train",
+      numbers
+      | {"learning_rate": float(self._rate(step - 1))}
+      | {"tokens_per_second": speed, "mfu": share},
     )
 
   def write(self, step: int, split: str, numbers: dict[str, Any]) -> None:
@@ -92,7 +92,7 @@ class Validate:
   """Measures the state every so often, and writes a row."""
 
   def __init__(
-      self, metrics: Metrics, evaluator: Evaluator, every: int, until: int
+    self, metrics: Metrics, evaluator: Evaluator, every: int, until: int
   ):
     self._metrics, self._evaluator = metrics, evaluator
     self._every, self._until = every, until
@@ -103,7 +103,7 @@ class Validate:
 
   def due(self, step: int) -> bool:
     return bool(self._every) and (
-        step % self._every == 0 or step == self._until
+      step % self._every == 0 or step == self._until
     )
 
   def act(self, step: int, state: Any) -> None:
@@ -120,7 +120,9 @@ class Validate:
 class Sample:
   """Writes what the model says every so often."""
 
-  def __init__(self, folder: pathlib.Path, generate: Any, every: int, until: int):
+  def __init__(
+    self, folder: pathlib.Path, generate: Any, every: int, until: int
+  ):
     self._folder, self._generate = folder, generate
     self._every, self._until = every, until
 
@@ -129,15 +131,15 @@ class Sample:
 
   def due(self, step: int) -> bool:
     return bool(self._every) and (
-        step % self._every == 0 or step == self._until
+      step % self._every == 0 or step == self._until
     )
 
   def act(self, step: int, state: Any) -> None:
     samples = self._generate(state.averaged["policy"])
     if jax.process_index() == 0:
       files.write_json(
-          self._folder / "samples" / f"step_{step:08d}.json",
-          {"step": step, "samples": samples},
+        self._folder / "samples" / f"step_{step:08d}.json",
+        {"step": step, "samples": samples},
       )
 
 

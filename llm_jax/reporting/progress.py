@@ -23,7 +23,7 @@ def say(line: str) -> None:
 
 
 def progress(
-    items: Iterable[Any], total: int | None = None, label: str = ""
+  items: Iterable[Any], total: int | None = None, label: str = ""
 ) -> Iterator[Any]:
   """The same items, with a bar."""
   with _Bar(label, total) as bar:
@@ -47,7 +47,7 @@ class _Bar:
     self.note = note
     self._start = self._said = time.monotonic()
     self._hidden = jax.process_index() != 0
-    self._rich = None
+    self._rich: bars.Progress | None = None
     self._over = threading.Event()
 
   def __enter__(self) -> "_Bar":
@@ -55,22 +55,22 @@ class _Bar:
       return self
     if _console.is_terminal:
       columns: list[Any] = [
-          bars.SpinnerColumn(),
-          bars.TextColumn("{task.description}"),
-          bars.BarColumn(),
-          bars.MofNCompleteColumn() if self._total else bars.TextColumn(
-              "{task.completed:,.0f}"
-          ),
-          bars.TextColumn("{task.fields[note]}"),
-          bars.TimeElapsedColumn(),
-          bars.TimeRemainingColumn(),
+        bars.SpinnerColumn(),
+        bars.TextColumn("{task.description}"),
+        bars.BarColumn(),
+        bars.MofNCompleteColumn()
+        if self._total
+        else bars.TextColumn("{task.completed:,.0f}"),
+        bars.TextColumn("{task.fields[note]}"),
+        bars.TimeElapsedColumn(),
+        bars.TimeRemainingColumn(),
       ]
       self._rich = bars.Progress(
-          *columns, console=_console, transient=True, refresh_per_second=5
+        *columns, console=_console, transient=True, refresh_per_second=5
       )
       self._rich.start()
       self._task = self._rich.add_task(
-          self._label, total=self._total, note=self.note
+        self._label, total=self._total, note=self.note
       )
     else:
       self._beat = threading.Thread(target=self._lines, daemon=True)
@@ -100,9 +100,9 @@ class _Bar:
       of = f"/{self._total}" if self._total else ""
       count = f" {self._done:.0f}{of}" if self._done or self._total else ""
       print(
-          f"{self._label}:{count} {self.note} ({took:.0f} s so far)",
-          file=sys.stderr,
-          flush=True,
+        f"{self._label}:{count} {self.note} ({took:.0f} s so far)",
+        file=sys.stderr,
+        flush=True,
       )
 
 
@@ -111,19 +111,19 @@ class TrainingBar:
 
   def __init__(self, done: int, until: int):
     self._bar = _Bar("training", until)
-    self._bar._done = done  # noqa: SLF001
+    self._bar._done = done
     self._bar.__enter__()
-    if self._bar._rich is not None:  # noqa: SLF001
+    if self._bar._rich is not None:
       self._bar.advance(0)
-      self._bar._rich.update(self._bar._task, completed=done)  # noqa: SLF001
+      self._bar._rich.update(self._bar._task, completed=done)
 
   def step(
-      self, loss: float, tokens_per_second: float, mfu: float | None
+    self, loss: float, tokens_per_second: float, mfu: float | None
   ) -> None:
     """One more step is done."""
     share = "unknown" if mfu is None else f"{mfu:.1%}"
     self._bar.note = (
-        f"loss {loss:.4f}  {tokens_per_second:,.0f} tokens/s  MFU {share}"
+      f"loss {loss:.4f}  {tokens_per_second:,.0f} tokens/s  MFU {share}"
     )
     self._bar.advance(1)
 

@@ -11,7 +11,7 @@ def evaluation_table(found: dict[str, Any]) -> str:
   lines.append(f"{'':<14}" + "".join(f"{c:>15}" for c in columns))
   for name, result in found["results"].items():
     cells = (
-        f"{result[c]:>15.4f}" if c in result else f"{'':>15}" for c in columns
+      f"{result[c]:>15.4f}" if c in result else f"{'':>15}" for c in columns
     )
     lines.append(f"{name:<14}" + "".join(cells))
   return "\n".join(lines)

@@ -6,22 +6,22 @@ import time
 # Dense bfloat16 flop/s of one chip, by JAX's device_kind, from the vendors'
 # data sheets.
 PEAK = {
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5e": 197e12,
-    "TPU v5": 459e12,
-    "TPU v5p": 459e12,
-    "TPU v6 lite": 918e12,
-    "TPU v6e": 918e12,
-    "NVIDIA A100-SXM4-40GB": 312e12,
-    "NVIDIA A100-SXM4-80GB": 312e12,
-    "NVIDIA H100 80GB HBM3": 989e12,
-    "NVIDIA H200": 989e12,
+  "TPU v4": 275e12,
+  "TPU v5 lite": 197e12,
+  "TPU v5e": 197e12,
+  "TPU v5": 459e12,
+  "TPU v5p": 459e12,
+  "TPU v6 lite": 918e12,
+  "TPU v6e": 918e12,
+  "NVIDIA A100-SXM4-40GB": 312e12,
+  "NVIDIA A100-SXM4-80GB": 312e12,
+  "NVIDIA H100 80GB HBM3": 989e12,
+  "NVIDIA H200": 989e12,
 }
 
 
 def mfu(
-    tokens_per_second: float, flops_per_token: float, kind: str, devices: int
+  tokens_per_second: float, flops_per_token: float, kind: str, devices: int
 ) -> float | None:
   """Model flops utilisation, PaLM (arXiv:2204.02311) app. B; None = unknown."""
   peak = PEAK.get(kind)

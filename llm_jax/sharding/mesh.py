@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding
@@ -21,39 +21,39 @@ class MeshShape:
   data: int = field(-1, "copies of the model; -1 = all that is left", low=-1)
   fsdp: int = field(1, "devices that share each weight; -1 = the rest", low=-1)
   tensor: int = field(
-      1, "devices that share heads, feed-forward and vocabulary", low=-1
+    1, "devices that share heads, feed-forward and vocabulary", low=-1
   )
 
   def sizes(self, num_devices: int) -> tuple[int, int, int]:
     """The three sizes, with -1 filled. ValueError where they do not fit."""
     given = (self.data, self.fsdp, self.tensor)
     asked = " ".join(
-        f"--mesh.{n}={s}" for n, s in zip(NAMES, given, strict=True)
+      f"--mesh.{n}={s}" for n, s in zip(NAMES, given, strict=True)
     )
     if 0 in given or given.count(-1) > 1:
       raise ValueError(f"{asked}: sizes are 1 or more, and -1 at most once")
     rest = math.prod(s for s in given if s != -1)
     if rest > num_devices:
       raise ValueError(
-          f"{asked}: needs {rest} devices, this machine has {num_devices}"
+        f"{asked}: needs {rest} devices, this machine has {num_devices}"
       )
     if -1 in given and num_devices % rest:
       raise ValueError(
-          f"{asked}: {num_devices} devices are not divisible by {rest}"
+        f"{asked}: {num_devices} devices are not divisible by {rest}"
       )
     data, fsdp, tensor = (s if s != -1 else num_devices // rest for s in given)
     return data, fsdp, tensor
 
 
 def make(shape: MeshShape, devices: Any = None) -> Mesh:
-  """The mesh over `devices` (default: all), the first ones if fewer are asked."""
+  """The mesh over the first of `devices` (default: all) that it needs."""
   devices = jax.devices() if devices is None else devices
   sizes = shape.sizes(len(devices))
   return jax.make_mesh(
-      sizes,
-      NAMES,
-      axis_types=(AxisType.Auto,) * len(NAMES),
-      devices=devices[: math.prod(sizes)],
+    sizes,
+    NAMES,
+    axis_types=(AxisType.Auto,) * len(NAMES),
+    devices=devices[: math.prod(sizes)],
   )
 
 
@@ -62,30 +62,23 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, axes.spec("B", "activation"))
 
 
-class Share(NamedTuple):
-  """A process reads block `index` of `count` equal blocks of each batch."""
-
-  index: int
-  count: int
-
-
-def share(mesh: Mesh, batch_size: int) -> Share:
-  """Which rows of a global batch this process's devices hold.
+def share(mesh: Mesh, batch_size: int) -> tuple[int, int]:
+  """(index, count): this process holds block `index` of `count` equal ones.
 
   Processes that only differ along `tensor` hold, and read, the same rows.
   """
   cuts = mesh.shape["data"] * mesh.shape["fsdp"]
   if batch_size % cuts:
     raise ValueError(
-        f"--batch_size={batch_size}: not divisible by the mesh, data x fsdp ="
-        f" {mesh.shape['data']} x {mesh.shape['fsdp']}"
+      f"--batch_size={batch_size}: not divisible by the mesh, data x fsdp ="
+      f" {mesh.shape['data']} x {mesh.shape['fsdp']}"
     )
   mine = batch_sharding(mesh).addressable_devices_indices_map((batch_size,))
-  starts = sorted({s.start or 0 for (s,) in mine.values() if s is not None})
+  starts = sorted({index[0].start or 0 for index in mine.values() if index})
   rows = batch_size // cuts * len(starts)
   if starts[-1] - starts[0] + batch_size // cuts != rows or starts[0] % rows:
     raise ValueError("this process's devices do not hold one block of rows")
-  return Share(starts[0] // rows, batch_size // rows)
+  return starts[0] // rows, batch_size // rows
 
 
 def place(batch: Any, mesh: Mesh) -> Any:
@@ -94,6 +87,6 @@ def place(batch: Any, mesh: Mesh) -> Any:
   if jax.process_count() == 1:
     return jax.device_put(batch, sharding)
   return jax.tree.map(
-      lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)),
-      batch,
+    lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)),
+    batch,
   )

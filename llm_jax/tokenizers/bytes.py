@@ -41,6 +41,6 @@ def utf8(text: str) -> bytes:
     return text.encode("utf-8")
   except UnicodeEncodeError as e:
     raise ValueError(
-        f"character {e.start} of the text is {text[e.start]!r}, half of a"
-        " surrogate pair, which is no Unicode text"
+      f"character {e.start} of the text is {text[e.start]!r}, half of a"
+      " surrogate pair, which is no Unicode text"
     ) from e

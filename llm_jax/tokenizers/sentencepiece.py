@@ -29,16 +29,16 @@ class SentencePiece:
   """A vocabulary learned from the corpus, kept in the run folder."""
 
   kind: Literal["unigram", "bpe", "char"] = field(
-      "bpe", "how pieces are found; char = the corpus's characters"
+    "bpe", "how pieces are found; char = the corpus's characters"
   )
   vocab_size: int = field(
-      4096, "ids, special and byte ids included; char: not read", low=1
+    4096, "ids, special and byte ids included; char: not read", low=1
   )
   byte_fallback: bool = field(
-      True, "write unseen characters as bytes; off: such text is an error"
+    True, "write unseen characters as bytes; off: such text is an error"
   )
   train_bytes: int = field(
-      4_000_000, "text to learn from, bytes of UTF-8", low=1
+    4_000_000, "text to learn from, bytes of UTF-8", low=1
   )
 
 
@@ -52,44 +52,43 @@ def train(settings: SentencePiece, texts: Iterator[str]) -> bytes:
   fixed = special.COUNT + (0 if is_char else 256)
   if not is_char and settings.vocab_size <= fixed:
     raise ValueError(
-        f"--tokenizer.vocab_size={settings.vocab_size}: {fixed} ids are"
-        " special or bytes; give more"
+      f"--tokenizer.vocab_size={settings.vocab_size}: {fixed} ids are"
+      " special or bytes; give more"
     )
   out = io.BytesIO()
   try:
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=_parts(texts, settings.train_bytes),
-        model_writer=out,
-        model_type=settings.kind,
-        vocab_size=2**20 if is_char else settings.vocab_size,
-        hard_vocab_limit=not is_char,
-        byte_fallback=not is_char,
-        character_coverage=1.0 if is_char else 0.9995,
-        normalization_rule_name="identity",
-        add_dummy_prefix=False,
-        remove_extra_whitespaces=False,
-        allow_whitespace_only_pieces=True,
-        split_digits=True,
-        max_sentence_length=8 * PART,
-        pad_id=special.PAD,
-        bos_id=special.BOS,
-        eos_id=special.EOS,
-        unk_id=special.UNKNOWN,
-        pad_piece=special.NAMES[special.PAD],
-        bos_piece=special.NAMES[special.BOS],
-        eos_piece=special.NAMES[special.EOS],
-        unk_piece=special.NAMES[special.UNKNOWN],
-        control_symbols=list(special.NAMES[special.UNKNOWN + 1 :]),
-        num_threads=4,
-        minloglevel=3,
+      sentence_iterator=_parts(texts, settings.train_bytes),
+      model_writer=out,
+      model_type=settings.kind,
+      vocab_size=2**20 if is_char else settings.vocab_size,
+      hard_vocab_limit=not is_char,
+      byte_fallback=not is_char,
+      character_coverage=1.0 if is_char else 0.9995,
+      normalization_rule_name="identity",
+      add_dummy_prefix=False,
+      remove_extra_whitespaces=False,
+      allow_whitespace_only_pieces=True,
+      split_digits=True,
+      max_sentence_length=8 * PART,
+      pad_id=special.PAD,
+      bos_id=special.BOS,
+      eos_id=special.EOS,
+      unk_id=special.UNKNOWN,
+      pad_piece=special.NAMES[special.PAD],
+      bos_piece=special.NAMES[special.BOS],
+      eos_piece=special.NAMES[special.EOS],
+      unk_piece=special.NAMES[special.UNKNOWN],
+      control_symbols=list(special.NAMES[special.UNKNOWN + 1 :]),
+      num_threads=4,
+      minloglevel=3,
     )
   except (RuntimeError, OSError) as e:
     found = re.search(r"value\s*<=\s*(\d+)", str(e))
     most = f"at most {found.group(1)}" if found else "fewer"
     raise ValueError(
-        f"--tokenizer.vocab_size={settings.vocab_size}: the corpus supports"
-        f" {most}"
-        + ("" if found else f" ({str(e).strip().splitlines()[-1]})")
+      f"--tokenizer.vocab_size={settings.vocab_size}: the corpus supports"
+      f" {most}" + ("" if found else f" ({str(e).strip().splitlines()[-1]})")
     ) from e
   return out.getvalue()
 
@@ -115,16 +114,14 @@ class SentencePieceTokenizer:
       elif not (library.is_control(i) or library.is_unknown(i)):
         self._bytes[i] = piece.replace(SPACE, " ").encode()
     if settings.kind == "char":
-      self._characters = {
-          b.decode(): i for i, b in enumerate(self._bytes) if b
-      }
+      self._characters = {b.decode(): i for i, b in enumerate(self._bytes) if b}
       if settings.byte_fallback:
         byte_ids = {b: size + b for b in range(256)}
         self._bytes += [bytes([b]) for b in range(256)]
     self._byte_ids = byte_ids
     self.vocab_size = len(self._bytes)
     self.fingerprint = hashlib.blake2b(
-        model + repr(settings).encode(), digest_size=16
+      model + repr(settings).encode(), digest_size=16
     ).hexdigest()
 
   def encode(self, text: str) -> list[int]:
@@ -137,7 +134,7 @@ class SentencePieceTokenizer:
       return [self._encode_characters(text) for text in texts]
     parts = [text.split(SPACE) for text in texts]
     found = iter(
-        self._library.encode([p for ps in parts for p in ps], num_threads=4)
+      self._library.encode([p for ps in parts for p in ps], num_threads=4)
     )
     mark = [self._byte_ids[b] for b in SPACE.encode()]
     out = []
@@ -160,7 +157,7 @@ class SentencePieceTokenizer:
   def _join(self, ids: Sequence[int]) -> bytes:
     # Rows of the model beyond the vocabulary stand for no text.
     return b"".join(
-        self._bytes[i] for i in map(int, ids) if i < self.vocab_size
+      self._bytes[i] for i in map(int, ids) if i < self.vocab_size
     )
 
   def _encode_characters(self, text: str) -> list[int]:
@@ -173,8 +170,8 @@ class SentencePieceTokenizer:
         ids += [self._byte_ids[b] for b in character.encode()]
       else:
         raise ValueError(
-            f"character {character!r} is not in the vocabulary; train on text"
-            " that has it, or set --tokenizer.byte_fallback"
+          f"character {character!r} is not in the vocabulary; train on text"
+          " that has it, or set --tokenizer.byte_fallback"
         )
     return ids
 

@@ -5,11 +5,11 @@ ROLES = ("system", "user", "assistant", "end")
 SPARE = 4
 ROLE_IDS = {role: UNKNOWN + 1 + i for i, role in enumerate(ROLES)}
 NAMES = (
-    "<pad>",
-    "<bos>",
-    "<eos>",
-    "<unk>",
-    *(f"<{role}>" for role in ROLES),
-    *(f"<spare_{i}>" for i in range(SPARE)),
+  "<pad>",
+  "<bos>",
+  "<eos>",
+  "<unk>",
+  *(f"<{role}>" for role in ROLES),
+  *(f"<spare_{i}>" for i in range(SPARE)),
 )
 COUNT = len(NAMES)

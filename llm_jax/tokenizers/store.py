@@ -10,24 +10,24 @@ from typing import Any
 from llm_jax.contracts import Tokenizer
 from llm_jax.tokenizers.bytes import Bytes, ByteTokenizer
 from llm_jax.tokenizers.sentencepiece import (
-    SentencePiece,
-    SentencePieceTokenizer,
-    train,
+  SentencePiece,
+  SentencePieceTokenizer,
+  train,
 )
 
 _NAME, _MODEL = "tokenizer.json", "sentencepiece.model"
 
 
 def obtain(
-    settings: SentencePiece | Bytes,
-    texts: Callable[[], Iterator[str]],
-    folder: str | os.PathLike[str],
+  settings: SentencePiece | Bytes,
+  texts: Callable[[], Iterator[str]],
+  folder: str | os.PathLike[str],
 ) -> Tokenizer:
   """The tokenizer of `folder`; trained on `texts()` and saved if none is."""
   folder = pathlib.Path(folder)
   if not (folder / _NAME).exists():
     model = (
-        train(settings, texts()) if isinstance(settings, SentencePiece) else b""
+      train(settings, texts()) if isinstance(settings, SentencePiece) else b""
     )
     save(settings, model, folder)
   return load(folder)
@@ -47,15 +47,15 @@ def load(folder: str | os.PathLike[str]) -> Tokenizer:
 
 
 def save(
-    settings: SentencePiece | Bytes, model: bytes, folder: pathlib.Path
+  settings: SentencePiece | Bytes, model: bytes, folder: pathlib.Path
 ) -> None:
   """Writes the model, then the file that says it is there."""
   folder.mkdir(parents=True, exist_ok=True)
   about: dict[str, Any] = {"kind": "bytes"}
   if isinstance(settings, SentencePiece):
     about = {
-        "kind": "sentencepiece",
-        "settings": dataclasses.asdict(settings),
+      "kind": "sentencepiece",
+      "settings": dataclasses.asdict(settings),
     }
     _write(folder / _MODEL, model)
   _write(folder / _NAME, json.dumps(about, indent=1).encode())

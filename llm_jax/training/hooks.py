@@ -21,9 +21,9 @@ class Finite:
     bad = [n for n in ("loss", "grad_norm") if not math.isfinite(numbers[n])]
     if bad:
       raise NonFiniteError(
-          f"step {step}: {', '.join(f'{n} is {numbers[n]}' for n in bad)}"
-          f" after {int(skipped)} skipped steps; the last checkpoint is good."
-          " Lower --optimizer.peak, or allow --skip_nonfinite=N steps"
+        f"step {step}: {', '.join(f'{n} is {numbers[n]}' for n in bad)}"
+        f" after {int(skipped)} skipped steps; the last checkpoint is good."
+        " Lower --optimizer.peak, or allow --skip_nonfinite=N steps"
       )
 
   def due(self, step: int) -> bool:

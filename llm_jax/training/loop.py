@@ -9,12 +9,12 @@ from llm_jax.contracts import Hook, Metrics, Source
 
 
 def train(
-    state: Any,
-    step: Callable[[Any, Any], tuple[Any, Metrics]],
-    source: Source,
-    hooks: Iterable[Hook],
-    until: int,
-    stop: Callable[[int], bool] = lambda done: False,
+  state: Any,
+  step: Callable[[Any, Any], tuple[Any, Metrics]],
+  source: Source,
+  hooks: Iterable[Hook],
+  until: int,
+  stop: Callable[[int], bool] = lambda done: False,
 ) -> Any:
   """Steps until `until` are done, or `stop(steps done)` says so.
 

@@ -19,15 +19,13 @@ class Optimizer:
   schedule: Schedule = Schedule()
   clip: float | None = field(1.0, "global norm that gradients keep to", low=0)
   weight_decay: float = field(
-      0.1, "decoupled, on matrices and tables only", low=0
+    0.1, "decoupled, on matrices and tables only", low=0
   )
 
   def make(self, steps: int, suffixes: Any) -> optax.GradientTransformation:
     """The optax chain for parameters of these suffixes ("LDF", "D", ...)."""
     clip = [] if self.clip is None else [optax.clip_by_global_norm(self.clip)]
-    return optax.chain(
-        *clip, *self._scale(self.learning_rate(steps), suffixes)
-    )
+    return optax.chain(*clip, *self._scale(self.learning_rate(steps), suffixes))
 
   def learning_rate(self, steps: int) -> optax.Schedule:
     """Step (from 0) -> learning rate."""
@@ -39,9 +37,9 @@ class Optimizer:
   def _decayed(self, rate: optax.Schedule, suffixes: Any) -> list:
     mask = jax.tree.map(is_matrix, suffixes)
     decay = (
-        [optax.add_decayed_weights(self.weight_decay, mask)]
-        if self.weight_decay
-        else []
+      [optax.add_decayed_weights(self.weight_decay, mask)]
+      if self.weight_decay
+      else []
     )
     return [*decay, optax.scale_by_learning_rate(rate)]
 
@@ -84,16 +82,16 @@ class Adafactor(Optimizer):
   the parameter's size, and there is no first moment.
   """
 
-  decay_power: float = field(
-      0.8, "second moments decay at 1 - t^-power", low=0
+  decay_power: float = field(0.8, "second moments decay at 1 - t^-power", low=0)
+  update_clip: float = field(
+    1.0, "root mean square that updates keep to", low=0
   )
-  update_clip: float = field(1.0, "root mean square that updates keep to", low=0)
 
   def _scale(self, rate: optax.Schedule, suffixes: Any) -> list:
     return [
-        optax.scale_by_factored_rms(decay_rate=self.decay_power),
-        optax.clip_by_block_rms(self.update_clip),
-        *self._decayed(rate, suffixes),
+      optax.scale_by_factored_rms(decay_rate=self.decay_power),
+      optax.clip_by_block_rms(self.update_clip),
+      *self._decayed(rate, suffixes),
     ]
 
 
@@ -113,18 +111,18 @@ class Muon(Optimizer):
 
   def _scale(self, rate: optax.Schedule, suffixes: Any) -> list:
     return [
-        contrib.muon(
-            rate,
-            beta=self.momentum,
-            eps=self.eps,
-            adam_b1=self.b1,
-            adam_b2=self.b2,
-            weight_decay=self.weight_decay,
-            adam_weight_decay=self.weight_decay,
-            weight_decay_mask=jax.tree.map(is_matrix, suffixes),
-            muon_weight_dimension_numbers=jax.tree.map(_dims, suffixes),
-            consistent_rms=0.2,
-        )
+      contrib.muon(
+        rate,
+        beta=self.momentum,
+        eps=self.eps,
+        adam_b1=self.b1,
+        adam_b2=self.b2,
+        weight_decay=self.weight_decay,
+        adam_weight_decay=self.weight_decay,
+        weight_decay_mask=jax.tree.map(is_matrix, suffixes),
+        muon_weight_dimension_numbers=jax.tree.map(_dims, suffixes),
+        consistent_rms=0.2,
+      )
     ]
 
 

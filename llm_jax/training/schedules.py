@@ -17,21 +17,19 @@ class Schedule:
   """
 
   kind: Literal["cosine", "linear", "wsd", "constant"] = field(
-      "cosine", "what follows the warm-up"
+    "cosine", "what follows the warm-up"
   )
   warmup: int = field(100, "steps from 0 to the peak", low=0)
-  floor: float = field(
-      0.1, "final rate, as a share of the peak", low=0, high=1
-  )
+  floor: float = field(0.1, "final rate, as a share of the peak", low=0, high=1)
   decay: float = field(
-      0.2, "share of all steps that wsd decays for", low=0, high=1
+    0.2, "share of all steps that wsd decays for", low=0, high=1
   )
 
   def make(self, peak: float, steps: int) -> optax.Schedule:
-    """step (from 0) -> learning rate, over a run of `steps`."""
+    """Step (from 0) -> learning rate, over a run of `steps`."""
     # The first step is taken at peak / warmup, not at 0.
     warm = optax.linear_schedule(
-        peak / max(self.warmup, 1), peak, max(self.warmup - 1, 1)
+      peak / max(self.warmup, 1), peak, max(self.warmup - 1, 1)
     )
     rest = max(steps - self.warmup, 1)
     if self.kind == "cosine":
@@ -41,7 +39,7 @@ class Schedule:
     elif self.kind == "wsd":
       tail = min(max(round(self.decay * steps), 1), rest)
       after = optax.linear_schedule(
-          peak, self.floor * peak, tail, transition_begin=rest - tail
+        peak, self.floor * peak, tail, transition_begin=rest - tail
       )
     else:
       after = optax.constant_schedule(peak)

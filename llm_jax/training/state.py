@@ -26,7 +26,9 @@ class TrainState:
   opt_state: Any
   key: jax.Array
   average: Roles | None = None  # moving average of `trainable`, if kept
-  skipped: jax.Array | None = None  # i32[], steps not taken for being non-finite
+  skipped: jax.Array | None = (
+    None  # i32[], steps not taken for being non-finite
+  )
 
   @property
   def roles(self) -> Roles:
@@ -41,23 +43,23 @@ class TrainState:
 
 
 def create(
-    roles: Roles,
-    is_trainable: Callable[[str], bool],
-    optimizer: optax.GradientTransformation,
-    key: jax.Array,
-    *,
-    average: bool = False,
-    count_skipped: bool = False,
+  roles: Roles,
+  is_trainable: Callable[[str], bool],
+  optimizer: optax.GradientTransformation,
+  key: jax.Array,
+  *,
+  average: bool = False,
+  count_skipped: bool = False,
 ) -> TrainState:
   """A state before its first step."""
   trainable, frozen = trees.split(roles, is_trainable)
   return TrainState(
-      step=jnp.zeros((), jnp.int32),
-      trainable=trainable,
-      frozen=frozen,
-      opt_state=optimizer.init(trainable),
-      key=key,
-      # A copy: a donated state may not hold one array twice.
-      average=jax.tree.map(jnp.copy, trainable) if average else None,
-      skipped=jnp.zeros((), jnp.int32) if count_skipped else None,
+    step=jnp.zeros((), jnp.int32),
+    trainable=trainable,
+    frozen=frozen,
+    opt_state=optimizer.init(trainable),
+    key=key,
+    # A copy: a donated state may not hold one array twice.
+    average=jax.tree.map(jnp.copy, trainable) if average else None,
+    skipped=jnp.zeros((), jnp.int32) if count_skipped else None,
   )

@@ -17,16 +17,16 @@ from llm_jax.training.state import TrainState
 
 
 def train_step(
-    state: TrainState,
-    batch: Batch,
-    *,
-    objective: Objective,
-    forward: Forward,
-    optimizer: optax.GradientTransformation,
-    microbatches: int = 1,
-    average_decay: float | None = None,
+  state: TrainState,
+  batch: Batch,
+  *,
+  objective: Objective,
+  forward: Forward,
+  optimizer: optax.GradientTransformation,
+  microbatches: int = 1,
+  average_decay: float | None = None,
 ) -> tuple[TrainState, Metrics]:
-  """annotate -> weigh -> summed losses -> update. Exact for any cut.
+  """Annotate -> weigh -> summed losses -> update. Exact for any cut.
 
   Args:
     state: before the step.
@@ -45,48 +45,46 @@ def train_step(
   roles = state.roles
   parts = _map(lambda p: objective.annotate(forward, roles, p), parts)
   parts = jax.lax.stop_gradient(
-      cut(objective.weigh(paste(parts)), microbatches)
+    cut(objective.weigh(paste(parts)), microbatches)
   )
   key = keys.stream(state.key, "loss", state.step)
 
   def loss(trainable: Any, i: jax.Array, part: Batch) -> tuple:
     return objective.loss(
-        forward,
-        trees.join(trainable, state.frozen),
-        part,
-        jax.random.fold_in(key, i),
+      forward,
+      trees.join(trainable, state.frozen),
+      part,
+      jax.random.fold_in(key, i),
     )
 
   def of_part(i_part: tuple) -> tuple:
     return jax.value_and_grad(loss, has_aux=True)(state.trainable, *i_part)
 
   (value, metrics), grads = _sum(of_part, (jnp.arange(microbatches), parts))
-  updates, opt_state = optimizer.update(
-      grads, state.opt_state, state.trainable
-  )
+  updates, opt_state = optimizer.update(grads, state.opt_state, state.trainable)
   trainable = optax.apply_updates(state.trainable, updates)
   average = state.average
   if average is not None:
     if average_decay is None:
       raise ValueError("the state keeps an average: give average_decay")
     average = jax.tree.map(
-        lambda a, t: a + (1 - average_decay) * (t - a), average, trainable
+      lambda a, t: a + (1 - average_decay) * (t - a), average, trainable
     )
   new = dataclasses.replace(
-      state, trainable=trainable, opt_state=opt_state, average=average
+    state, trainable=trainable, opt_state=opt_state, average=average
   )
   norm = optax.tree.norm(grads)
   if state.skipped is not None:
     finite = jnp.isfinite(value) & jnp.isfinite(norm)
     new = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state)
     new = dataclasses.replace(
-        new, skipped=state.skipped + (1 - finite.astype(jnp.int32))
+      new, skipped=state.skipped + (1 - finite.astype(jnp.int32))
     )
     metrics = metrics | {"skipped": Mean.sum(new.skipped.astype(jnp.float32))}
   new = dataclasses.replace(new, step=state.step + 1)
   return new, metrics | {
-      "loss": Mean.sum(value),
-      "grad_norm": Mean.sum(norm),
+    "loss": Mean.sum(value),
+    "grad_norm": Mean.sum(norm),
   }
 
 
@@ -107,12 +105,12 @@ def cut(batch: Batch, n: int) -> Batch:
 def paste(parts: Batch) -> Batch:
   """The inverse of `cut`."""
   return jax.tree.map(
-      lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), parts
+    lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), parts
   )
 
 
 def _map(f: Any, parts: Any) -> Any:
-  """f on each microbatch; no loop around a single one."""
+  """F on each microbatch; no loop around a single one."""
   if jax.tree.leaves(parts)[0].shape[0] > 1:
     return jax.lax.map(f, parts)
   only = f(jax.tree.map(lambda x: x[0], parts))
@@ -125,7 +123,7 @@ def _sum(f: Any, parts: Any) -> Any:
   if jax.tree.leaves(parts)[0].shape[0] == 1:
     return f(first)
   zeros = jax.tree.map(
-      lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(f, first)
+    lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(f, first)
   )
   add = lambda total, p: (jax.tree.map(jnp.add, total, f(p)), None)
   return jax.lax.scan(add, zeros, parts)[0]

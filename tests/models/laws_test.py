@@ -8,9 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from llm_jax.models import heads, sizing, transformer
-from llm_jax.models import presets
 from llm_jax import trees
+from llm_jax.models import heads, presets, sizing, transformer
 from tests import small
 
 SHAPES = pytest.mark.parametrize("shape", small.SHAPES)
@@ -36,10 +35,10 @@ def test_scanned_is_unrolled_and_remat_is_none(shape):
     _, variables = small.build(config)
     want = logp_and_grads(config, variables, batch)
     for change in (
-        {"unroll": 0},
-        {"remat": "dots"},
-        {"remat": "full", "unroll": 2},
-        {"head_chunk": 5},
+      {"unroll": 0},
+      {"remat": "dots"},
+      {"remat": "full", "unroll": 2},
+      {"head_chunk": 5},
     ):
       other = dataclasses.replace(config, **change)
       got = logp_and_grads(other, variables, batch)
@@ -70,10 +69,10 @@ def test_packed_is_unpacked(shape):
     pad = small.DIMS.T - sum(lengths)
     join = lambda parts: np.concatenate([*parts, np.zeros(pad, np.int32)])[None]
     packed = {
-        "tokens_BT": join([d[:-1] for d in documents]),
-        "target_BT": join([d[1:] for d in documents]),
-        "segment_BT": join([[i + 1] * n for i, n in enumerate(lengths)]),
-        "position_BT": join([np.arange(n) for n in lengths]),
+      "tokens_BT": join([d[:-1] for d in documents]),
+      "target_BT": join([d[1:] for d in documents]),
+      "segment_BT": join([[i + 1] * n for i, n in enumerate(lengths)]),
+      "position_BT": join([np.arange(n) for n in lengths]),
     }
     packed = {k: v.astype(np.int32) for k, v in packed.items()}
 
@@ -83,11 +82,12 @@ def test_packed_is_unpacked(shape):
 
     def alone(v):
       return sum(
-          model.apply(
-              v, {"tokens_BT": d[None, :-1], "target_BT": d[None, 1:]},
-              method="score",
-          ).logp_BT.sum()
-          for d in documents
+        model.apply(
+          v,
+          {"tokens_BT": d[None, :-1], "target_BT": d[None, 1:]},
+          method="score",
+        ).logp_BT.sum()
+        for d in documents
       )
 
     got, _ = jax.jit(jax.grad(whole, has_aux=True))(variables, packed)
@@ -121,7 +121,7 @@ def test_no_token_sees_a_later_one(shape):
 
 def test_a_window_ends_where_it_says():
   config = dataclasses.replace(
-      small.CONFIG, num_layers=1, window=4, positions="none"
+    small.CONFIG, num_layers=1, window=4, positions="none"
   )
   batch = small.causal_batch()
   earlier = {k: v.copy() for k, v in batch.items()}
@@ -144,29 +144,36 @@ def test_token_scores_are_the_naive_softmax():
     want = np.take_along_axis(logp, target[..., None], -1)[..., 0]
     for chunk in (0, 1, 3, 7):
       got = heads.token_scores(
-          x, w, target, softcap=3.0, chunk=chunk, entropy=True, hits=True
+        x, w, target, softcap=3.0, chunk=chunk, entropy=True, hits=True
       )
       np.testing.assert_allclose(got.logp_BT, want, rtol=1e-12)
       np.testing.assert_allclose(
-          got.entropy_BT, -(np.exp(logp) * logp).sum(-1), rtol=1e-11
+        got.entropy_BT, -(np.exp(logp) * logp).sum(-1), rtol=1e-11
       )
       np.testing.assert_array_equal(got.hit_BT, logp.argmax(-1) == target)
       np.testing.assert_allclose(
-          got.logz_BT, np.log(np.exp(logits).sum(-1)), rtol=1e-12
+        got.logz_BT, np.log(np.exp(logits).sum(-1)), rtol=1e-12
       )
 
 
 @pytest.mark.parametrize(
-    "name",
-    ["tiny", "nano_shakespeare", "gpt2_124m", "llama3_1b", "llama3_8b",
-     "llama3_70b", "qwen3_0_6b"],
+  "name",
+  [
+    "tiny",
+    "nano_shakespeare",
+    "gpt2_124m",
+    "llama3_1b",
+    "llama3_8b",
+    "llama3_70b",
+    "qwen3_0_6b",
+  ],
 )
 def test_sizing_counts_the_real_tree(name):
   config = getattr(presets, name)()
   config = dataclasses.replace(config, vocab_size=config.vocab_size or 65)
   model = transformer.Decoder(config)
   shapes = jax.eval_shape(
-      model.init, jax.random.key(0), jnp.zeros((1, 4), jnp.int32)
+    model.init, jax.random.key(0), jnp.zeros((1, 4), jnp.int32)
   )
   assert sizing.parameters(config).total == trees.size(shapes)
 
@@ -186,7 +193,7 @@ def test_sizing_counts_every_shape(shape):
   config = small.SHAPES[shape]
   assert sizing.parameters(config).total == trees.size(variables)
   kernels = sum(
-      x.size for p, x in trees.paths(variables) if p.endswith("kernel")
+    x.size for p, x in trees.paths(variables) if p.endswith("kernel")
   )
   head = small.DIMS.V * small.DIMS.D
   assert sizing.parameters(config).matmul == kernels + head
@@ -200,7 +207,7 @@ def test_flops_by_both_conventions():
   assert flops.causal == 6 * P + 12 * 12 * 12 * 64 * (1024 + 1) / 2
   near = dataclasses.replace(gpt2, window=2)
   assert sizing.flops_per_token(near, 4).causal == (
-      6 * P + 12 * 12 * 12 * 64 * (1 + 2 + 2 + 2) / 4
+    6 * P + 12 * 12 * 12 * 64 * (1 + 2 + 2 + 2) / 4
   )
 
 

@@ -19,24 +19,24 @@ def run(objective, batch, microbatches=1, trainable=lambda p: True, **kwargs):
   model, variables = small.build()
   optimizer = optax.sgd(1.0)
   state = state_lib.create(
-      {"policy": variables}, trainable, optimizer, jax.random.key(3), **kwargs
+    {"policy": variables}, trainable, optimizer, jax.random.key(3), **kwargs
   )
   step = jax.jit(
-      functools.partial(
-          step_lib.train_step,
-          objective=objective,
-          forward={"policy": small.score_fn(model)},
-          optimizer=optimizer,
-          microbatches=microbatches,
-          average_decay=0.9 if kwargs.get("average") else None,
-      )
+    functools.partial(
+      step_lib.train_step,
+      objective=objective,
+      forward={"policy": small.score_fn(model)},
+      optimizer=optimizer,
+      microbatches=microbatches,
+      average_decay=0.9 if kwargs.get("average") else None,
+    )
   )
   return state, *step(state, batch)
 
 
 @pytest.mark.parametrize("microbatches", [2, 4, 8])
 @pytest.mark.parametrize(
-    "objective", [Causal("token", z_loss=1e-2), Causal("sequence")], ids=str
+  "objective", [Causal("token", z_loss=1e-2), Causal("sequence")], ids=str
 )
 def test_microbatches_never_change_the_update(objective, microbatches):
   batch = small.causal_batch()
@@ -46,7 +46,7 @@ def test_microbatches_never_change_the_update(objective, microbatches):
   chex.assert_trees_all_close(one.trainable, many.trainable, atol=1e-12, rtol=0)
   for name in of_one:
     np.testing.assert_allclose(
-        of_one[name].compute(), of_many[name].compute(), rtol=1e-12
+      of_one[name].compute(), of_many[name].compute(), rtol=1e-12
     )
 
 
@@ -69,7 +69,7 @@ def test_causal_loss_is_the_naive_loop():
     state, _, metrics = run(Causal(), batch)
     x_BTD = model.apply(state.trainable["policy"], batch["tokens_BT"])
     logits = np.asarray(
-        x_BTD @ state.trainable["policy"]["params"]["embedding"].T
+      x_BTD @ state.trainable["policy"]["params"]["embedding"].T
     )
   total, count = 0.0, 0
   for b in range(small.DIMS.B):
@@ -89,7 +89,7 @@ def test_frozen_is_frozen_and_has_no_optimizer_state():
   before, after, _ = run(Causal(), batch, 2, only_mlp)
   chex.assert_trees_all_equal(before.frozen, after.frozen)
   moved = jax.tree.map(
-      lambda a, b: bool((a != b).any()), before.trainable, after.trainable
+    lambda a, b: bool((a != b).any()), before.trainable, after.trainable
   )
   assert jax.tree.leaves(moved) and all(jax.tree.leaves(moved))
   adam = optax.adam(1e-3).init(before.trainable)
@@ -103,17 +103,17 @@ def test_a_non_finite_step_changes_nothing_but_the_count():
   model, variables = small.build()
   variables["params"]["final_norm"]["scale"] *= jnp.nan
   state = state_lib.create(
-      {"policy": variables},
-      lambda p: True,
-      optax.adam(1.0),
-      jax.random.key(0),
-      count_skipped=True,
+    {"policy": variables},
+    lambda p: True,
+    optax.adam(1.0),
+    jax.random.key(0),
+    count_skipped=True,
   )
   step = functools.partial(
-      step_lib.train_step,
-      objective=Causal(),
-      forward={"policy": small.score_fn(model)},
-      optimizer=optax.adam(1.0),
+    step_lib.train_step,
+    objective=Causal(),
+    forward={"policy": small.score_fn(model)},
+    optimizer=optax.adam(1.0),
   )
   new, metrics = jax.jit(step)(state, bad)
   chex.assert_trees_all_equal(new.trainable, state.trainable)
@@ -125,7 +125,7 @@ def test_a_non_finite_step_changes_nothing_but_the_count():
 def test_average_follows_its_formula():
   before, after, _ = run(Causal(), small.causal_batch(), average=True)
   want = jax.tree.map(
-      lambda a, b: 0.9 * a + 0.1 * b, before.trainable, after.trainable
+    lambda a, b: 0.9 * a + 0.1 * b, before.trainable, after.trainable
   )
   chex.assert_trees_all_close(after.average, want, atol=1e-6)
 
@@ -136,7 +136,7 @@ def test_rows_of_a_cut_batch_stay_on_their_device():
   mesh = jax.sharding.Mesh(devices, ("data",))
   rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
   out = jax.sharding.NamedSharding(
-      mesh, jax.sharding.PartitionSpec(None, "data")
+    mesh, jax.sharding.PartitionSpec(None, "data")
   )
   x = jax.device_put(jnp.arange(64.0).reshape(16, 4), rows)
 
