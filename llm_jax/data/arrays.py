@@ -8,9 +8,11 @@ import numpy as np
 
 from llm_jax.config import field
 from llm_jax.contracts import Batch, Source
-from llm_jax.data.batches import Finite, stack
+from llm_jax.data.batches import Finite, of_block, stack
 from llm_jax.data.packing import Cut, InOrder
 from llm_jax.data.tokens import Tokens
+
+_START = 0  # stands before the first id of all, which has no other context
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +59,7 @@ class Loaded:
     self, batch_size: int, seed: int, block: tuple[int, int] = (0, 1)
   ) -> Source:
     """Endless training batches; `block` is this process's (index, count)."""
-    rows = Cut(self.tokens("train"), self._settings.length, seed)
+    rows = Cut(self.tokens("train"), self._settings.length, (seed,))
     return Shuffled(rows, batch_size, block)
 
   def held_out(
@@ -79,7 +81,7 @@ class Loaded:
         f"--validation.split={split}: the split is empty; raise"
         " --data.validation"
       )
-    return Tokens(ids, np.array([0, len(ids)]), int(ids[0]))
+    return Tokens(ids, np.array([0, len(ids)]), _START)
 
 
 class Shuffled:
@@ -92,15 +94,10 @@ class Shuffled:
   def next(self, state: Any = None) -> Batch:
     """The next batch; does not read the training state."""
     del state
-    size = self._batch_size // self._block[1]
-    first = self._done * self._batch_size + self._block[0] * size
+    samples = of_block(self._done, self._batch_size, self._block)
     self._done += 1
-    return stack(
-      [
-        self._rows.row(*divmod(i, len(self._rows)))
-        for i in range(first, first + size)
-      ]
-    )
+    epochs = (divmod(i, len(self._rows)) for i in samples)
+    return stack([self._rows.row(epoch, at) for epoch, at in epochs])
 
   def get_state(self) -> dict[str, Any]:
     return {"batches": self._done}

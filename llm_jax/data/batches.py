@@ -11,14 +11,17 @@ import numpy as np
 from llm_jax.contracts import Batch
 from llm_jax.data.packing import Row, Rows
 
-_MANY = 2**62  # rows of a source that repeats for ever
+_ENDLESS = 2**40  # samples, of a source that repeats for ever
+_AHEAD = 8  # batches made before they are asked for
+_THREADS = 2
 
 
 class Offline:
   """Endless batches of rows, mixed by weight, prefetched by Grain.
 
-  Global batch g holds samples g B .. g B + B - 1 whatever the number of
-  processes; this process makes only its block of them.
+  Sample s is a row of one part of the mixture, by s alone; global batch g
+  holds samples g B .. g B + B - 1 whatever the number of processes, and this
+  process makes only its block of them. The position is g.
 
   Args:
     rows: one for each part of the mixture.
@@ -37,46 +40,45 @@ class Offline:
     import grain  # noqa: PLC0415  (not on every machine)
 
     class Endless(grain.MapDataset):
-      """Sample i of one source is row i mod n of epoch i div n."""
+      """Sample i of one part is row i mod n of epoch i div n."""
 
       def __init__(self, rows: Rows):
         super().__init__()
         self._rows = rows
 
       def __len__(self) -> int:
-        return _MANY
+        return _ENDLESS
 
       def __getitem__(self, index: Any) -> Row:
         epoch, at = divmod(int(index), len(self._rows))
         return self._rows.row(epoch, at)
 
-    class Mine(grain.MapDataset):
-      """The samples of this process's block, batch after batch."""
+    class Blocks(grain.MapDataset):
+      """This process's block of each global batch, from batch `first`."""
 
       def __init__(self, samples: Any, first: int):
         super().__init__(samples)
         self._first = first
 
       def __len__(self) -> int:
-        return 2**40
+        return _ENDLESS // batch_size - self._first
 
-      def __getitem__(self, index: Any) -> Row:
-        batch, at = divmod(int(index) + self._first * size, size)
-        return self._parent[batch * batch_size + block[0] * size + at]
+      def __getitem__(self, index: Any) -> Batch:
+        samples = of_block(int(index) + self._first, batch_size, block)
+        return stack([self._parent[i] for i in samples])
 
-    size = batch_size // block[1]
     parts = [Endless(r) for r in rows]
     samples = (
       parts[0]
       if len(parts) == 1
       else grain.MapDataset.mix(parts, weights=list(weights))
     )
+    options = grain.ReadOptions(
+      num_threads=_THREADS, prefetch_buffer_size=_AHEAD
+    )
+    # Grain can also be told its position; a start there costs no more.
     self._make = lambda first: iter(
-      Mine(samples, first)
-      .to_iter_dataset(
-        grain.ReadOptions(num_threads=4, prefetch_buffer_size=4 * size)
-      )
-      .batch(size)
+      Blocks(samples, first).to_iter_dataset(options)
     )
     self._done = 0
     self._iterator: Any = None
@@ -113,15 +115,25 @@ class Finite:
   def __getitem__(self, index: int) -> Batch:
     if not 0 <= index < len(self):
       raise IndexError(index)
-    size = self._batch_size // self._block[1]
-    first = index * self._batch_size + self._block[0] * size
     rows = []
-    for i in range(first, first + size):
+    for i in of_block(index, self._batch_size, self._block):
       row = self._rows.row(0, min(i, len(self._rows) - 1))
       if i >= len(self._rows):
         row = dict(row, mask_BT=np.zeros_like(row["mask_BT"]))
       rows.append(row)
     return stack(rows)
+
+
+def of_block(batch: int, batch_size: int, block: tuple[int, int]) -> range:
+  """Samples of one process's block of a global batch."""
+  index, count = block
+  if batch_size % count:
+    raise ValueError(
+      f"--batch_size={batch_size}: not divisible by {count} processes"
+    )
+  size = batch_size // count
+  first = batch * batch_size + index * size
+  return range(first, first + size)
 
 
 def stack(rows: Sequence[Row]) -> Batch:

@@ -7,52 +7,67 @@ import gzip
 import hashlib
 import json
 import pathlib
-from typing import Any
+import re
+from typing import Any, Literal
+import zlib
 
 from llm_jax.config import field
+from llm_jax.contracts import Progress
 
 ENDINGS = (".txt", ".jsonl", ".jsonl.gz", ".parquet")
+_CHUNK = 2**24  # bytes read at once
 
 
 @dataclasses.dataclass(frozen=True)
 class Files:
-  """A .txt file is one document; of the others, each row is one."""
+  """Rows of .jsonl and .parquet are documents; so is a .txt, or its parts."""
 
   paths: tuple[str, ...] = field((), "files, folders or globs")
   text_field: str = field("text", "name of the text in a row")
+  split_by: Literal["file", "paragraph", "line"] = field(
+    "file", "what a document of a .txt is; paragraphs end at an empty line"
+  )
 
-  def identity(self) -> str:
-    """Changes with any byte of any file."""
+  def identity(self, progress: Progress) -> str:
+    """Changes with any byte of any file; not with where the files are."""
     digest = hashlib.blake2b(digest_size=16)
-    for path in self.found():
-      with path.open("rb") as f:
-        digest.update(hashlib.file_digest(f, "blake2b").digest())
-    return f"files-1 {self.text_field} {digest.hexdigest()}"
+    for path in progress(self.found(), label="looking at files"):
+      one = hashlib.blake2b("".join(_ending(path)).encode())
+      try:
+        with path.open("rb") as f:
+          while chunk := f.read(_CHUNK):
+            one.update(chunk)
+      except OSError as e:
+        raise ValueError(f"{path}: cannot be read ({e.strerror})") from e
+      digest.update(one.digest())
+    return f"files-2 {self.text_field} {self.split_by} {digest.hexdigest()}"
 
   def found(self) -> list[pathlib.Path]:
     """All files meant, sorted. ValueError where a path finds none."""
     if not self.paths:
       raise ValueError("--data.sources.N.paths: no file, folder or glob given")
-    files: set[pathlib.Path] = set()
+    files: dict[pathlib.Path, pathlib.Path] = {}  # one file may have two names
     for given in self.paths:
       path = pathlib.Path(given).expanduser()
       if path.is_dir():
-        new = {p for p in path.rglob("*") if p.name.endswith(ENDINGS)}
+        new = [p for p in path.rglob("*") if _ending(p) and p.is_file()]
       elif path.exists():
-        new = {path}
+        new = [path]
       else:
-        new = {
-          pathlib.Path(p)
-          for p in glob.glob(str(path), recursive=True)
-          if p.endswith(ENDINGS)
-        }
+        names = glob.glob(str(path), recursive=True)
+        new = [p for p in map(pathlib.Path, names) if _ending(p)]
       if not new:
         raise ValueError(
           f"--data.sources.N.paths={given}: no such file, or a folder or"
           f" glob without {', '.join(ENDINGS)}"
         )
-      files |= new
-    return sorted(files)
+      files |= {p.resolve(): p for p in new}
+    for path in files.values():
+      if not _ending(path):
+        raise ValueError(
+          f"{path}: unknown kind of file; known: {', '.join(ENDINGS)}"
+        )
+    return sorted(files.values())
 
   def documents(self) -> Iterator[str]:
     """Texts, in the order of the sorted paths.
@@ -68,12 +83,16 @@ class Files:
         yield from self._jsonl(path)
       elif path.name.endswith(".parquet"):
         yield from self._parquet(path)
-      elif path.name.endswith(".txt"):
-        yield _decode(path.read_bytes(), str(path))
       else:
-        raise ValueError(
-          f"{path}: unknown kind of file; known: {', '.join(ENDINGS)}"
-        )
+        yield from self._txt(path)
+
+  def _txt(self, path: pathlib.Path) -> Iterator[str]:
+    text = _decode(path.read_bytes(), str(path))
+    if self.split_by == "file":
+      yield text
+      return
+    border = r"\r?\n" if self.split_by == "line" else r"\n\s*\n"
+    yield from (part for part in re.split(border, text) if part.strip())
 
   def _jsonl(self, path: pathlib.Path) -> Iterator[str]:
     opened: Any = gzip.open if path.name.endswith(".gz") else open
@@ -83,7 +102,7 @@ class Files:
         for number, line in enumerate(f, 1):
           if line.strip():
             yield self._row(line, f"{path}:{number}")
-    except (gzip.BadGzipFile, EOFError) as e:
+    except (gzip.BadGzipFile, EOFError, zlib.error) as e:
       raise ValueError(f"{path}:{number + 1}: broken gzip file ({e})") from e
 
   def _row(self, line: bytes, where: str) -> str:
@@ -96,34 +115,47 @@ class Files:
   def _parquet(self, path: pathlib.Path) -> Iterator[str]:
     from pyarrow import lib, parquet  # noqa: PLC0415  (slow to import)
 
+    number = 0
     try:
       file = parquet.ParquetFile(path)
+      names = file.schema_arrow.names
+      if self.text_field not in names:
+        self._text(dict.fromkeys(names), str(path))
+      for batch in file.iter_batches(columns=[self.text_field]):
+        for value in batch.column(0).to_pylist():
+          number += 1
+          yield self._text({self.text_field: value}, f"{path}: row {number}")
     except (lib.ArrowException, OSError) as e:
-      raise ValueError(f"{path}: not a parquet file ({e})") from e
-    names = file.schema_arrow.names
-    if self.text_field not in names:
-      self._text({n: None for n in names}, str(path))
-    number = 0
-    for batch in file.iter_batches(columns=[self.text_field]):
-      for value in batch.column(0).to_pylist():
-        number += 1
-        yield self._text({self.text_field: value}, f"{path}: row {number}")
+      raise ValueError(
+        f"{path}: not a whole parquet file, after row {number} ({e})"
+      ) from e
 
   def _text(self, row: Any, where: str) -> str:
-    names = ", ".join(map(str, row)) if isinstance(row, dict) else None
-    if names is None:
+    if not isinstance(row, dict):
       raise ValueError(f"{where}: expected an object, got {row!r:.60}")
     if self.text_field not in row:
       raise ValueError(
         f"{where}: no field --data.sources.N.text_field={self.text_field};"
-        f" fields here: {names}"
+        f" fields here: {', '.join(map(str, row))}"
       )
-    if not isinstance(row[self.text_field], str):
+    value = row[self.text_field]
+    if not isinstance(value, str):
       raise ValueError(
-        f"{where}: field {self.text_field!r} is not text but"
-        f" {row[self.text_field]!r:.60}"
+        f"{where}: field {self.text_field!r} is not text but {value!r:.60}"
       )
-    return row[self.text_field]
+    try:
+      value.encode()
+    except UnicodeEncodeError as e:  # JSON can spell half a pair
+      raise ValueError(
+        f"{where}: character {e.start} of field {self.text_field!r} is"
+        f" {value[e.start]!r}, half of a surrogate pair"
+      ) from e
+    return value
+
+
+def _ending(path: pathlib.Path) -> list[str]:
+  """The ending we know of a path, or nothing."""
+  return [ending for ending in ENDINGS if path.name.endswith(ending)]
 
 
 def _decode(data: bytes, where: str) -> str:

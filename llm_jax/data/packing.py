@@ -8,7 +8,9 @@ Dimension key: T positions of a row.
 """
 
 import bisect
+from collections.abc import Sequence
 import functools
+import itertools
 from typing import Protocol
 
 import numpy as np
@@ -37,17 +39,22 @@ class Cut:
   Each epoch has its own order of documents, its own first token (so that rows
   end elsewhere) and its own order of rows. A token is a target at most once
   an epoch; fewer than 2 T of all tokens are left out.
+
+  Args:
+    tokens: of all documents.
+    length: T.
+    seed: numbers that the order of each epoch is drawn from.
   """
 
-  def __init__(self, tokens: Tokens, length: int, seed: int):
-    self._tokens, self._length, self._seed = tokens, length, seed
+  def __init__(self, tokens: Tokens, length: int, seed: Sequence[int]):
+    self._tokens, self._length, self._seed = tokens, length, tuple(seed)
     whole = len(tokens) // length
     self._moves = whole > 1
     self._rows = whole - 1 if self._moves else whole
     if not self._rows:
       raise ValueError(
-        f"--data.length={length}: longer than all {len(tokens)} tokens of"
-        " the split"
+        f"--data.length={length}: longer than all {len(tokens)} tokens to"
+        " train on"
       )
     # Plans are made again when needed: two, as epochs overlap in a prefetch.
     self._plan = functools.lru_cache(maxsize=2)(self._make_plan)
@@ -66,7 +73,7 @@ class Cut:
     }
 
   def _make_plan(self, epoch: int) -> tuple:
-    r = np.random.default_rng((self._seed, epoch))
+    r = np.random.default_rng((*self._seed, epoch))
     offsets = self._tokens.offsets
     order = r.permutation(len(offsets) - 1)
     ends = np.cumsum(np.diff(offsets)[order])
@@ -103,8 +110,9 @@ class BestFit:
   token is a target once an epoch; `start_id` comes before each document.
   """
 
-  def __init__(self, tokens: Tokens, length: int, seed: int | None):
-    self._tokens, self._length, self._seed = tokens, length, seed
+  def __init__(self, tokens: Tokens, length: int, seed: Sequence[int] | None):
+    self._tokens, self._length = tokens, length
+    self._seed = None if seed is None else tuple(seed)
     sizes = np.diff(tokens.offsets)
     counts = -(-sizes // length)
     document = np.repeat(np.arange(len(sizes)), counts)
@@ -116,17 +124,21 @@ class BestFit:
     self._is_first = nth == 0
     if not len(document):
       raise ValueError("the split holds no documents")
-    if seed is None:
-      order = np.arange(len(document))
-    else:
-      order = np.random.default_rng(seed).permutation(len(document))
-    self._bins: list[list[int]] = []
-    for at in range(0, len(order), _WINDOW):
-      self._bins += _best_fit(order[at : at + _WINDOW], self._size, length)
+    order = np.arange(len(document))
+    if self._seed is not None:
+      order = np.random.default_rng(self._seed).permutation(order)
+    windows = [
+      _best_fit(order[at : at + _WINDOW], self._size, length)
+      for at in range(0, len(order), _WINDOW)
+    ]
+    # Row r holds pieces[ends[r]:ends[r + 1]].
+    self._pieces = np.concatenate([pieces for pieces, _ in windows])
+    counts = np.concatenate([counts for _, counts in windows])
+    self._ends = np.concatenate([[0], np.cumsum(counts)])
     self._order = functools.lru_cache(maxsize=2)(self._make_order)
 
   def __len__(self) -> int:
-    return len(self._bins)
+    return len(self._ends) - 1
 
   def row(self, epoch: int, index: int) -> Row:
     T = self._length
@@ -137,8 +149,9 @@ class BestFit:
       "segment_BT": np.zeros(T, np.int32),
       "position_BT": np.zeros(T, np.int32),
     }
-    at = 0
-    for segment, p in enumerate(self._bins[self._order(epoch)[index]], 1):
+    at, r = 0, self._order(epoch)[index]
+    pieces = self._pieces[self._ends[r] : self._ends[r + 1]]
+    for segment, p in enumerate(pieces.tolist(), 1):
       start, n = int(self._start[p]), int(self._size[p])
       here = slice(at, at + n)
       ids = self._tokens.ids
@@ -155,15 +168,18 @@ class BestFit:
 
   def _make_order(self, epoch: int) -> np.ndarray:
     if self._seed is None:
-      return np.arange(len(self._bins))
-    r = np.random.default_rng((self._seed, epoch))
-    return r.permutation(len(self._bins))
+      return np.arange(len(self))
+    return np.random.default_rng((*self._seed, epoch)).permutation(len(self))
 
 
 def _best_fit(
   pieces: np.ndarray, size: np.ndarray, length: int
-) -> list[list[int]]:
-  """Best-fit decreasing: each piece into the fullest row with room for it."""
+) -> tuple[np.ndarray, np.ndarray]:
+  """Best-fit decreasing: each piece into the fullest row with room for it.
+
+  Returns:
+    Pieces, row after row, and how many each row has.
+  """
   by_size = pieces[np.argsort(-size[pieces], kind="stable")]
   rows: list[list[int]] = []
   with_room: dict[int, list[int]] = {}  # room left -> rows
@@ -185,7 +201,8 @@ def _best_fit(
         with_room[left] = []
         bisect.insort(rooms, left)
       with_room[left].append(row)
-  return rows
+  pieces = np.fromiter(itertools.chain.from_iterable(rows), np.int64)
+  return pieces, np.array([len(row) for row in rows])
 
 
 class InOrder:

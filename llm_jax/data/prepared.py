@@ -3,38 +3,23 @@
 from collections.abc import Iterator
 import contextlib
 import functools
-import hashlib
 import io
 import logging
-import os
 import pathlib
-import shutil
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 from llm_jax.contracts import Progress
+from llm_jax.data import cache
+
+_NAME, _SPLIT = "corpus", "documents"
 
 
-@runtime_checkable
 class Documents(Protocol):
   """A source of texts; `identity` changes whenever they do."""
 
-  def identity(self) -> str: ...
+  def identity(self, progress: Progress) -> str: ...
 
   def documents(self) -> Iterator[str]: ...
-
-
-def cache_folder(given: str | None) -> pathlib.Path:
-  """Where prepared data is kept between runs."""
-  if given:
-    return pathlib.Path(given).expanduser()
-  base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-  return pathlib.Path(base).expanduser() / "llm_jax"
-
-
-def fingerprint(*parts: str) -> str:
-  """A short name for some content."""
-  joined = "\x00".join(parts).encode()
-  return hashlib.blake2b(joined, digest_size=10).hexdigest()
 
 
 @functools.cache
@@ -48,50 +33,46 @@ def tfds() -> Any:
   return tensorflow_datasets
 
 
+def first_line(error: Exception) -> str:
+  """What an error of TFDS says, without its pages of advice."""
+  return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def prepare(
-  source: Documents, cache: pathlib.Path, progress: Progress
+  source: Documents, folder: pathlib.Path, progress: Progress
 ) -> "Prepared":
-  """The prepared form of a source, made now if it is not in the cache."""
-  identity = source.identity()
-  folder = cache / "documents" / fingerprint(identity)
-  if not folder.exists():
-    partial = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    texts = progress(source.documents(), label="preparing text")
+  """The prepared form of a source, made in the cache if it is not there.
+
+  Raises:
+    ValueError: what the source says of its input, or that it holds nothing.
+  """
+  identity = source.identity(progress)
+  final = folder / "documents" / cache.fingerprint("prepared-2", identity)
+
+  def make(partial: pathlib.Path) -> None:
+    texts = _Watched(progress(source.documents(), label="preparing text"))
     builder = _builder_class()(texts, data_dir=str(partial))
     config = tfds().download.DownloadConfig(try_download_gcs=False)
     try:
       with contextlib.redirect_stdout(io.StringIO()):  # TFDS talks
         builder.download_and_prepare(download_config=config)
-    except BaseException as e:
-      shutil.rmtree(partial, ignore_errors=True)
-      # TFDS wraps what the source raised.
-      if isinstance(e.__cause__, ValueError):
-        raise e.__cause__ from None
+    except Exception:
+      if texts.error is not None:  # TFDS wraps what the source raised
+        raise texts.error from None
       raise
-    publish(pathlib.Path(builder.data_path), folder)
-    shutil.rmtree(partial, ignore_errors=True)
-  return Prepared(folder, identity)
 
-
-def publish(partial: pathlib.Path, final: pathlib.Path) -> None:
-  """Renames a whole folder into place; another process may have been first."""
-  final.parent.mkdir(parents=True, exist_ok=True)
-  try:
-    os.replace(partial, final)
-  except OSError:
-    if not final.exists():
-      raise
-    shutil.rmtree(partial, ignore_errors=True)
+  cache.once(final, make)
+  return Prepared(final, identity)
 
 
 class Prepared:
-  """Documents at random access, read without TensorFlow."""
+  """Documents at random access, read without TensorFlow.
+
+  TFDS is loaded at the first use: a start that finds tokens needs none of it.
+  """
 
   def __init__(self, folder: pathlib.Path, identity: str):
-    self.identity = identity
-    builder = tfds().builder_from_directory(str(folder))
-    self._examples = builder.as_data_source(split="documents")
+    self.identity, self._folder = identity, folder
 
   def __len__(self) -> int:
     return len(self._examples)
@@ -102,6 +83,32 @@ class Prepared:
 
   def __iter__(self) -> Iterator[str]:
     return (self[i] for i in range(len(self)))
+
+  @functools.cached_property
+  def _examples(self) -> Any:
+    (folder,) = (self._folder / _NAME).iterdir()  # the version's
+    builder = tfds().builder_from_directory(str(folder))
+    return builder.as_data_source(split=_SPLIT)
+
+
+class _Watched:
+  """Texts, at least one, and the error that ended them."""
+
+  def __init__(self, texts: Iterator[str]):
+    self._texts = texts
+    self.error: Exception | None = None
+
+  def __iter__(self) -> Iterator[str]:
+    is_empty = True
+    try:
+      for text in self._texts:
+        is_empty = False
+        yield text
+      if is_empty:
+        raise ValueError("--data.sources.N: holds no document")
+    except Exception as e:
+      self.error = e
+      raise
 
 
 @functools.cache
@@ -114,8 +121,9 @@ def _builder_class() -> Any:
     """One text an example, in the order given."""
 
     VERSION = lib.core.Version("1.0.0")
+    name = _NAME
 
-    def __init__(self, texts: Iterator[str], **kwargs: Any):
+    def __init__(self, texts: _Watched, **kwargs: Any):
       self._texts = texts
       super().__init__(file_format="array_record", **kwargs)
 
@@ -128,7 +136,7 @@ def _builder_class() -> Any:
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
       del dl_manager
-      return {"documents": self._generate_examples()}
+      return {_SPLIT: self._generate_examples()}
 
     def _generate_examples(self) -> Iterator[tuple[int, dict[str, str]]]:
       yield from ((i, {"text": text}) for i, text in enumerate(self._texts))

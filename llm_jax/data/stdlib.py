@@ -4,29 +4,45 @@ import ast
 from collections.abc import Iterator
 import dataclasses
 import inspect
+import os
 import pathlib
 import sys
 import sysconfig
 import tokenize
 from typing import Literal
+import warnings
 
 from llm_jax.config import field
+from llm_jax.contracts import Progress
 
 # Not the library's own text: its tests, other people's packages, caches.
-_SKIPPED = {"test", "tests", "site-packages", "__pycache__", "idle_test"}
+_SKIPPED = {
+  "test",
+  "tests",
+  "idle_test",
+  "site-packages",
+  "dist-packages",
+  "__pycache__",
+  "pydoc_data",  # read as topics
+}
+_DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 @dataclasses.dataclass(frozen=True)
 class Stdlib:
-  """Docstrings and the language reference (2 MB), or the source (11 MB)."""
+  """Docstrings and the language reference (2 MB), or the source (11 MB).
+
+  The modules are read, never imported.
+  """
 
   variant: Literal["docs", "code"] = field(
     "docs", "docstrings and language reference, or source code"
   )
 
-  def identity(self) -> str:
+  def identity(self, progress: Progress) -> str:
     """Changes with the interpreter's version."""
-    return f"stdlib-2 {self.variant} {sys.version}"
+    del progress  # nothing to wait for
+    return f"stdlib-3 {self.variant} {sys.version}"
 
   def documents(self) -> Iterator[str]:
     """One document a module, then one a topic of the reference."""
@@ -36,38 +52,34 @@ class Stdlib:
           source = f.read()
       except (SyntaxError, UnicodeDecodeError):
         continue  # the library holds a few files broken on purpose
-      if self.variant == "code":
-        if source.strip():
-          yield source
-        continue
-      text = _docstrings(source)
-      if text:
+      text = source if self.variant == "code" else _docstrings(source)
+      if text.strip():
         yield text
     if self.variant == "docs":
       yield from _topics()
 
 
 def _modules() -> list[pathlib.Path]:
+  """Paths of modules, in an order that no file system decides."""
   root = pathlib.Path(sysconfig.get_path("stdlib"))
-  found = (p.relative_to(root) for p in root.rglob("*.py"))
-  kept = (
-    p
-    for p in found
-    if not _SKIPPED.intersection(p.parts) and p.parts[0] != "pydoc_data"
-  )
-  return [root / p for p in sorted(kept, key=lambda p: p.as_posix())]
+  found = []
+  for folder, folders, names in os.walk(root):
+    folders[:] = [name for name in folders if name not in _SKIPPED]
+    found += [pathlib.Path(folder, n) for n in names if n.endswith(".py")]
+  return sorted(found, key=lambda p: p.relative_to(root).as_posix())
 
 
 def _docstrings(source: str) -> str:
   """Every signature with its docstring, in the order of the file."""
   try:
-    tree = ast.parse(source)
+    with warnings.catch_warnings():
+      warnings.simplefilter("ignore")  # about the library's own escapes
+      tree = ast.parse(source)
   except SyntaxError:
     return ""
-  kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
   parts = []
-  for node in ast.walk(tree):
-    if not isinstance(node, kinds):
+  for node in _statements(tree):
+    if not isinstance(node, _DOCUMENTED):
       continue
     text = ast.get_docstring(node, clean=True)
     if not text:
@@ -76,16 +88,25 @@ def _docstrings(source: str) -> str:
       text = f"class {node.name}:\n{text}"
     elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
       text = f"def {node.name}({ast.unparse(node.args)}):\n{text}"
-    parts.append((getattr(node, "lineno", 0), text))
-  return "\n\n".join(text for _, text in sorted(parts, key=lambda p: p[0]))
+    parts.append(text)
+  return "\n\n".join(parts)
+
+
+def _statements(node: ast.AST) -> Iterator[ast.AST]:
+  """A node and the statements in it; expressions hold no docstring."""
+  yield node
+  for name in ("body", "handlers", "orelse", "finalbody", "cases"):
+    for child in getattr(node, name, ()):
+      yield from _statements(child)
 
 
 def _topics() -> Iterator[str]:
+  """The language reference: a dict of texts, in `pydoc_data/topics.py`."""
   path = pathlib.Path(sysconfig.get_path("stdlib")) / "pydoc_data/topics.py"
   if not path.exists():
     return
-  tree = ast.parse(path.read_text(encoding="utf-8"))
-  for node in tree.body:
-    if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict):
-      for _, text in sorted(ast.literal_eval(node.value).items()):
+  for node in ast.parse(path.read_text(encoding="utf-8")).body:
+    value = getattr(node, "value", None)
+    if isinstance(value, ast.Dict):
+      for _, text in sorted(ast.literal_eval(value).items()):
         yield inspect.cleandoc(text)

@@ -1,13 +1,15 @@
 """Text as training data: sources, splits, packing."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import dataclasses
-import heapq
-from typing import Literal
+import pathlib
+from typing import Any, Literal
+
+import numpy as np
 
 from llm_jax.config import field
 from llm_jax.contracts import Progress, Source, Tokenizer
-from llm_jax.data import batches, packing, prepared, tokens
+from llm_jax.data import batches, cache, packing, prepared, splits, tokens
 from llm_jax.data.files import Files
 from llm_jax.data.stdlib import Stdlib
 from llm_jax.data.tfds_source import TFDS
@@ -38,7 +40,8 @@ class Text:
     if not self.sources:
       raise ValueError("data needs at least one source")
     if self.weights and (
-      len(self.weights) != len(self.sources) or min(self.weights) <= 0
+      len(self.weights) != len(self.sources)
+      or not all(0 < w < np.inf for w in self.weights)
     ):
       raise ValueError(
         f"--data.weights={','.join(map(str, self.weights))}: one positive"
@@ -50,41 +53,75 @@ class Text:
         " nothing is left to train on"
       )
 
+  def shares(self) -> tuple[float, ...]:
+    """Weight of each source."""
+    return self.weights or (1.0,) * len(self.sources)
+
   def prepare(self, progress: Progress) -> "Corpus":
     """Reads every source once, or finds it in the cache."""
-    cache = prepared.cache_folder(self.cache)
-    documents = [prepared.prepare(s, cache, progress) for s in self.sources]
-    return Corpus(self, documents)
+    folder = cache.folder(self.cache)
+    documents = [
+      _of_source(i, prepared.prepare, s, folder, progress)
+      for i, s in enumerate(self.sources)
+    ]
+    return Corpus(self, folder, documents)
 
 
 class Corpus:
   """Prepared documents, and what is made of them."""
 
-  def __init__(self, settings: Text, documents: list[prepared.Prepared]):
-    self._settings, self._documents = settings, documents
-    self._shares = tokens.Shares(
+  def __init__(
+    self,
+    settings: Text,
+    folder: pathlib.Path,
+    documents: list[prepared.Prepared],
+  ):
+    self._settings, self._folder = settings, folder
+    self._documents = documents
+    self._shares = splits.Shares(
       settings.split, settings.validation, settings.test
     )
 
   def texts(self, split: str) -> Iterator[str]:
-    """Texts of a split, in an order by hash: a beginning is a fair sample."""
-    for documents in self._documents:
-      total = sum(map(len, documents)) if self._shares.by == "position" else 0
-      parts = self._shares.part(documents, total)
-      wanted = [text for s, text in parts if s == split]
-      keyed = [(prepared.fingerprint(text), text) for text in wanted]
-      heapq.heapify(keyed)
-      while keyed:
-        yield heapq.heappop(keyed)[1]
+    """Texts of a split; any beginning of them is a fair sample.
+
+    Sources take turns, so that characters given follow their weights; within
+    a source documents come in an order by hash.
+    """
+    sources = [self._by_hash(d, split) for d in self._documents]
+    given = [0.0] * len(sources)
+    left = set(range(len(sources)))
+    while left:
+      i = min(left, key=lambda i: (given[i], i))
+      text = next(sources[i], None)
+      if text is None:
+        left.remove(i)
+        continue
+      given[i] += (len(text) + 1) / self._settings.shares()[i]
+      yield text
 
   def tokenise(self, tokenizer: Tokenizer, progress: Progress) -> "Tokenised":
     """Token ids of every split, or those in the cache."""
-    cache = prepared.cache_folder(self._settings.cache)
     by_source = [
-      tokens.tokenise(d, self._shares, tokenizer, cache, progress)
+      tokens.tokenise(d, self._shares, tokenizer, self._folder, progress)
       for d in self._documents
     ]
     return Tokenised(self._settings, by_source)
+
+  def _by_hash(self, documents: prepared.Prepared, split: str) -> Iterator[str]:
+    if self._shares.by == "position":
+      total = sum(map(len, documents))
+      parts = self._shares.part(documents, total)
+      texts = [text for s, text in parts if s == split]
+      yield from sorted(texts, key=splits.place)
+      return
+    # Two passes hold numbers, not texts, in memory.
+    found = [
+      (splits.place(text), i)
+      for i, text in enumerate(documents)
+      if self._shares.of(text) == split
+    ]
+    yield from (documents[i] for _, i in sorted(found))
 
 
 class Tokenised:
@@ -100,11 +137,10 @@ class Tokenised:
     s = self._settings
     pack = packing.Cut if s.packing == "cut" else packing.BestFit
     rows = [
-      pack(part["train"], s.length, seed + i)
-      for i, part in enumerate(self._by_source)
+      _of_source(i, pack, p["train"], s.length, (seed, i))
+      for i, p in enumerate(self._by_source)
     ]
-    weights = s.weights or (1.0,) * len(rows)
-    return batches.Offline(rows, weights, batch_size, block)
+    return batches.Offline(rows, s.shares(), batch_size, block)
 
   def held_out(
     self, split: str, batch_size: int, block: tuple[int, int] = (0, 1)
@@ -121,14 +157,25 @@ class Tokenised:
 
   def tokens(self, split: str) -> tokens.Tokens:
     """The token ids of a split of all sources."""
-    if split not in tokens.SPLITS:
+    if split not in splits.SPLITS:
       raise ValueError(
-        f"--validation.split={split}: one of {', '.join(tokens.SPLITS)}"
+        f"--validation.split={split}: one of {', '.join(splits.SPLITS)}"
       )
     joined = tokens.join([part[split] for part in self._by_source])
     if not len(joined):
       raise ValueError(
         f"--validation.split={split}: the split is empty; raise"
-        " --data.validation or --data.test, or give more documents"
+        " --data.validation or --data.test, give more documents, or"
+        " --data.split=position"
       )
     return joined
+
+
+def _of_source(index: int, make: Callable[..., Any], *args: Any) -> Any:
+  """What `make` makes; an error names the source's place in the flags."""
+  flag = f"--data.sources.{index}"
+  try:
+    return make(*args)
+  except ValueError as e:
+    said = str(e).replace("--data.sources.N", flag)
+    raise ValueError(said if flag in said else f"{said} ({flag})") from e

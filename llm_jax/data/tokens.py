@@ -2,20 +2,18 @@
 
 from collections.abc import Iterable, Iterator
 import dataclasses
-import hashlib
-import itertools
-import os
 import pathlib
-import shutil
-from typing import Literal
+from typing import NamedTuple
 
 import numpy as np
 
 from llm_jax.contracts import Progress, Tokenizer
-from llm_jax.data import prepared
+from llm_jax.data import cache
+from llm_jax.data.prepared import Prepared
+from llm_jax.data.splits import Shares, SPLITS
 
-SPLITS = ("train", "validation", "test")
-_AT_ONCE = 64  # documents given to the tokenizer together
+_PIECE = 2**20  # characters of one document given to the tokenizer at once
+_BATCH = 2**18  # characters given to it together, about
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,115 +34,35 @@ class Tokens:
     return len(self.ids)
 
 
-@dataclasses.dataclass(frozen=True)
-class Shares:
-  """How documents are parted."""
-
-  by: Literal["hash", "position"]
-  validation: float
-  test: float
-
-  def of(self, text: str) -> str:
-    """The split of a document, by a hash of its text: the same for ever."""
-    digest = hashlib.blake2b(text.encode("utf-8"), digest_size=8).digest()
-    at = int.from_bytes(digest, "big") / 2**64
-    if at < self.test:
-      return "test"
-    return "validation" if at < self.test + self.validation else "train"
-
-  def part(self, texts: Iterable[str], total: int) -> Iterator[tuple[str, str]]:
-    """Yields (split, text).
-
-    By position, the first characters of all `total` train, the next validate
-    and the last test; a document across a border is cut there.
-    """
-    if self.by == "hash":
-      yield from ((self.of(text), text) for text in texts)
-      return
-    borders = [
-      round(total * (1 - self.validation - self.test)),
-      round(total * (1 - self.test)),
-      total,
-    ]
-    seen = 0
-    for text in texts:
-      start = seen
-      for split, border in zip(SPLITS, borders, strict=True):
-        end = min(start + len(text), border)
-        if end > seen:
-          yield split, text[seen - start : end - start]
-          seen = end
-
-
 def tokenise(
-  documents: prepared.Prepared,
-  shares: Shares,
-  tokenizer: Tokenizer,
-  cache: pathlib.Path,
-  progress: Progress,
-) -> dict[str, Tokens]:
-  """Token ids by split, made now if they are not in the cache."""
-  name = prepared.fingerprint(
-    "tokens-1", documents.identity, tokenizer.fingerprint, repr(shares)
-  )
-  folder = cache / "tokens" / name
-  if not folder.exists():
-    partial = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-      _write(documents, shares, tokenizer, partial, progress)
-    except BaseException:
-      shutil.rmtree(partial, ignore_errors=True)
-      raise
-    prepared.publish(partial, folder)
-  return {
-    split: Tokens(
-      np.load(folder / f"{split}.ids.npy", mmap_mode="r"),
-      np.load(folder / f"{split}.offsets.npy"),
-      tokenizer.eos_id,
-    )
-    for split in SPLITS
-  }
-
-
-def _write(
-  documents: prepared.Prepared,
+  documents: Prepared,
   shares: Shares,
   tokenizer: Tokenizer,
   folder: pathlib.Path,
   progress: Progress,
-) -> None:
-  dtype = np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32
-  total = 0
-  if shares.by == "position":
-    total = sum(len(text) for text in documents)
-  files = {s: (folder / f"{s}.raw").open("wb") for s in SPLITS}
-  lengths: dict[str, list[int]] = {s: [] for s in SPLITS}
-  texts = progress(documents, total=len(documents), label="tokenising")
-  parts = shares.part(texts, total)
-  while batch := list(itertools.islice(parts, _AT_ONCE)):
-    encoded = tokenizer.encode_batch([text for _, text in batch])
-    for (split, _), ids in zip(batch, encoded, strict=True):
-      ids.append(tokenizer.eos_id)
-      np.array(ids, dtype).tofile(files[split])
-      lengths[split].append(len(ids))
-  for split, file in files.items():
-    file.close()
-    offsets = np.concatenate([[0], np.cumsum(lengths[split], dtype=np.int64)])
-    np.save(folder / f"{split}.offsets.npy", offsets.astype(np.int64))
-    raw = folder / f"{split}.raw"
-    _as_npy(raw, folder / f"{split}.ids.npy", dtype, int(offsets[-1]))
-    raw.unlink()
+) -> dict[str, Tokens]:
+  """Token ids by split, made in the cache if they are not there."""
+  name = cache.fingerprint(
+    "tokens-2", documents.identity, tokenizer.fingerprint, repr(shares)
+  )
+  dtype = np.dtype("<u2" if tokenizer.vocab_size <= 2**16 else "<u4")
+  final = folder / "tokens" / name
 
+  def make(partial: pathlib.Path) -> None:
+    total = len(documents)
+    texts = progress(documents, total=total, label="tokenising")
+    size = sum(map(len, documents)) if shares.by == "position" else 0
+    _write(shares.part(texts, size), tokenizer, dtype, partial)
 
-def _as_npy(
-  raw: pathlib.Path, target: pathlib.Path, dtype: type, size: int
-) -> None:
-  out = np.lib.format.open_memmap(target, "w+", dtype, (size,))
-  if size:
-    out[:] = np.memmap(raw, dtype, "r", shape=(size,))
-  out.flush()
+  cache.once(final, make)
+  out = {}
+  for split in SPLITS:
+    offsets = np.load(final / f"{split}.offsets.npy")
+    ids = np.zeros(0, dtype)
+    if offsets[-1]:  # nothing cannot be mapped
+      ids = np.memmap(final / f"{split}.ids", dtype, "r")
+    out[split] = Tokens(ids, offsets, tokenizer.eos_id)
+  return out
 
 
 def join(parts: list[Tokens]) -> Tokens:
@@ -158,3 +76,58 @@ def join(parts: list[Tokens]) -> Tokens:
     np.concatenate([*offsets, starts[-1:]]),
     parts[0].start_id,
   )
+
+
+class _Piece(NamedTuple):
+  split: str
+  text: str
+  ends: bool  # its document
+
+
+def _pieces(parts: Iterable[tuple[str, str]]) -> Iterator[_Piece]:
+  """Documents, the very long ones cut after a line, where they have lines."""
+  for split, text in parts:
+    at = 0
+    while len(text) - at > _PIECE:
+      end = text.rfind("\n", at, at + _PIECE) + 1 or at + _PIECE
+      yield _Piece(split, text[at:end], False)
+      at = end
+    yield _Piece(split, text[at:], True)
+
+
+def _batches(pieces: Iterable[_Piece]) -> Iterator[list[_Piece]]:
+  batch, size = [], 0
+  for piece in pieces:
+    batch.append(piece)
+    size += len(piece.text)
+    if size >= _BATCH:
+      yield batch
+      batch, size = [], 0
+  if batch:
+    yield batch
+
+
+def _write(
+  parts: Iterable[tuple[str, str]],
+  tokenizer: Tokenizer,
+  dtype: np.dtype,
+  folder: pathlib.Path,
+) -> None:
+  """Ids as they come, then the offsets of documents."""
+  files = {s: (folder / f"{s}.ids").open("wb") for s in SPLITS}
+  offsets: dict[str, list[int]] = {s: [0] for s in SPLITS}
+  written = dict.fromkeys(SPLITS, 0)
+  try:
+    for batch in _batches(_pieces(parts)):
+      encoded = tokenizer.encode_batch([piece.text for piece in batch])
+      for (split, _, ends), ids in zip(batch, encoded, strict=True):
+        if ends:
+          ids.append(tokenizer.eos_id)
+          offsets[split].append(written[split] + len(ids))
+        written[split] += len(ids)
+        files[split].write(np.array(ids, dtype).tobytes())
+  finally:
+    for file in files.values():
+      file.close()
+  for split in SPLITS:
+    np.save(folder / f"{split}.offsets.npy", np.array(offsets[split], np.int64))

@@ -28,8 +28,10 @@ class ByteTokenizer:
     return [self.encode(text) for text in texts]
 
   def decode(self, ids: Sequence[int]) -> str:
+    """The text of ids; ids that stand for no text, or none of ours, are out."""
     kept = (int(i) - special.COUNT for i in ids)
-    return bytes(b for b in kept if b >= 0).decode("utf-8", errors="replace")
+    data = bytes(b for b in kept if 0 <= b < 256)
+    return data.decode("utf-8", errors="replace")
 
   def token_bytes(self) -> np.ndarray:
     return np.array([0] * special.COUNT + [1] * 256, np.int32)

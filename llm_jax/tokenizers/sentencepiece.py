@@ -1,9 +1,11 @@
 """SentencePiece (arXiv:1808.06226), trained here and made lossless.
 
-The library reads a space as "▁" (U+2581) and so cannot tell the two apart,
-and has ids for what it does not know. Here text is cut at such characters,
-which are written as their UTF-8 bytes; ids are turned back into bytes by a
-table, never by the library.
+The library reads a space as "▁" (U+2581) and so cannot tell the two apart.
+Here text is cut at that mark, which is written as its three bytes; ids are
+turned back into bytes by a table, never by the library, and what the library
+gives is checked against the text. Every other character, NUL included, passes
+through the library whole (normalisation "identity", spaces as they are), and
+names of special ids ("<eos>", "<0x0A>") in a text are plain text to it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,9 +21,12 @@ import sentencepiece
 from llm_jax.config import field
 from llm_jax.tokenizers import special
 from llm_jax.tokenizers.bytes import utf8
+from llm_jax.tokenizers.characters import join
 
 SPACE = "\u2581"
-PART = 2000  # characters given to the trainer at once
+_UNKNOWN_MARK = "\u2585"  # text that holds it is passed over by the trainer
+_PART = 2000  # characters given to the trainer at once
+_THREADS = 4  # fixed: sums of the trainer are made thread by thread
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,22 +40,31 @@ class SentencePiece:
     4096, "ids, special and byte ids included; char: not read", low=1
   )
   byte_fallback: bool = field(
-    True, "write unseen characters as bytes; off: such text is an error"
+    True, "ids for 256 bytes, for unseen characters; only char can be without"
   )
   train_bytes: int = field(
-    4_000_000, "text to learn from, bytes of UTF-8", low=1
+    4_000_000, "text to learn from, bytes of UTF-8; char: all of it", low=1
   )
+
+  def __post_init__(self) -> None:
+    if self.kind != "char" and not self.byte_fallback:
+      raise ValueError(
+        "--tokenizer.byte_fallback=false: only --tokenizer.kind=char can do"
+        f" without bytes, not {self.kind}"
+      )
 
 
 def train(settings: SentencePiece, texts: Iterator[str]) -> bytes:
   """The library's model, learned from the first `train_bytes` of the texts.
 
+  The same texts make the same model.
+
   Raises:
-    ValueError: no text, or a vocabulary larger than the text supports.
+    ValueError: no text, or a vocabulary larger than the text supports, or
+      one too small for the bytes and the text's common characters.
   """
-  is_char = settings.kind == "char"
-  fixed = special.COUNT + (0 if is_char else 256)
-  if not is_char and settings.vocab_size <= fixed:
+  fixed = special.COUNT + 256
+  if settings.vocab_size <= fixed:
     raise ValueError(
       f"--tokenizer.vocab_size={settings.vocab_size}: {fixed} ids are"
       " special or bytes; give more"
@@ -61,16 +75,16 @@ def train(settings: SentencePiece, texts: Iterator[str]) -> bytes:
       sentence_iterator=_parts(texts, settings.train_bytes),
       model_writer=out,
       model_type=settings.kind,
-      vocab_size=2**20 if is_char else settings.vocab_size,
-      hard_vocab_limit=not is_char,
-      byte_fallback=not is_char,
-      character_coverage=1.0 if is_char else 0.9995,
+      vocab_size=settings.vocab_size,
+      hard_vocab_limit=True,
+      byte_fallback=True,
+      character_coverage=0.9995,
       normalization_rule_name="identity",
       add_dummy_prefix=False,
       remove_extra_whitespaces=False,
       allow_whitespace_only_pieces=True,
       split_digits=True,
-      max_sentence_length=8 * PART,
+      max_sentence_length=8 * _PART,
       pad_id=special.PAD,
       bos_id=special.BOS,
       eos_id=special.EOS,
@@ -80,16 +94,11 @@ def train(settings: SentencePiece, texts: Iterator[str]) -> bytes:
       eos_piece=special.NAMES[special.EOS],
       unk_piece=special.NAMES[special.UNKNOWN],
       control_symbols=list(special.NAMES[special.UNKNOWN + 1 :]),
-      num_threads=4,
+      num_threads=_THREADS,
       minloglevel=3,
     )
   except (RuntimeError, OSError) as e:
-    found = re.search(r"value\s*<=\s*(\d+)", str(e))
-    most = f"at most {found.group(1)}" if found else "fewer"
-    raise ValueError(
-      f"--tokenizer.vocab_size={settings.vocab_size}: the corpus supports"
-      f" {most}" + ("" if found else f" ({str(e).strip().splitlines()[-1]})")
-    ) from e
+    raise ValueError(_explain(settings, str(e))) from e
   return out.getvalue()
 
 
@@ -99,29 +108,21 @@ class SentencePieceTokenizer:
   pad_id, bos_id, eos_id = special.PAD, special.BOS, special.EOS
   role_ids = special.ROLE_IDS
 
-  def __init__(self, settings: SentencePiece, model: bytes):
-    self._settings, self.model = settings, model
-    self._library = sentencepiece.SentencePieceProcessor(model_proto=model)
-    library: Any = self._library
-    size = library.vocab_size()
-    self._bytes: list[bytes] = [b""] * size
-    byte_ids = {}
-    for i in range(size):
+  def __init__(self, model: bytes):
+    library: Any = sentencepiece.SentencePieceProcessor(model_proto=model)
+    self._library = library
+    self.vocab_size = library.vocab_size()
+    self._bytes: list[bytes] = [b""] * self.vocab_size
+    self._byte_ids = [0] * 256
+    for i in range(self.vocab_size):
       piece = library.id_to_piece(i)
       if library.is_byte(i):
-        self._bytes[i] = bytes([int(piece[3:5], 16)])
-        byte_ids[self._bytes[i][0]] = i
+        byte = int(piece[3:5], 16)
+        self._bytes[i], self._byte_ids[byte] = bytes([byte]), i
       elif not (library.is_control(i) or library.is_unknown(i)):
         self._bytes[i] = piece.replace(SPACE, " ").encode()
-    if settings.kind == "char":
-      self._characters = {b.decode(): i for i, b in enumerate(self._bytes) if b}
-      if settings.byte_fallback:
-        byte_ids = {b: size + b for b in range(256)}
-        self._bytes += [bytes([b]) for b in range(256)]
-    self._byte_ids = byte_ids
-    self.vocab_size = len(self._bytes)
     self.fingerprint = hashlib.blake2b(
-      model + repr(settings).encode(), digest_size=16
+      b"sentencepiece-2" + model, digest_size=16
     ).hexdigest()
 
   def encode(self, text: str) -> list[int]:
@@ -130,59 +131,56 @@ class SentencePieceTokenizer:
   def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
     for text in texts:
       utf8(text)
-    if self._settings.kind == "char":
-      return [self._encode_characters(text) for text in texts]
     parts = [text.split(SPACE) for text in texts]
-    found = iter(
-      self._library.encode([p for ps in parts for p in ps], num_threads=4)
-    )
-    mark = [self._byte_ids[b] for b in SPACE.encode()]
-    out = []
-    for text, ps in zip(texts, parts, strict=True):
-      ids = list(next(found))
-      for _ in ps[1:]:
+    flat = [part for of_text in parts for part in of_text]
+    encoded = self._library.encode(flat, num_threads=_THREADS)
+    found = map(self._checked, flat, encoded)
+    mark, out = self._as_bytes(SPACE), []
+    for of_text in parts:
+      ids = next(found)
+      for _ in of_text[1:]:
         ids += mark
         ids += next(found)
-      if special.UNKNOWN in ids or self._join(ids) != text.encode():
-        ids = [self._byte_ids[b] for b in text.encode()]
       out.append(ids)
     return out
 
   def decode(self, ids: Sequence[int]) -> str:
-    return self._join(ids).decode("utf-8", errors="replace")
+    return join(self._bytes, ids).decode("utf-8", errors="replace")
 
   def token_bytes(self) -> np.ndarray:
     return np.array([len(b) for b in self._bytes], np.int32)
 
-  def _join(self, ids: Sequence[int]) -> bytes:
-    # Rows of the model beyond the vocabulary stand for no text.
-    return b"".join(
-      self._bytes[i] for i in map(int, ids) if i < self.vocab_size
-    )
+  def _as_bytes(self, text: str) -> list[int]:
+    return [self._byte_ids[b] for b in text.encode()]
 
-  def _encode_characters(self, text: str) -> list[int]:
-    ids = []
-    for character in text:
-      known = self._characters.get(character)
-      if known is not None:
-        ids.append(known)
-      elif self._byte_ids:
-        ids += [self._byte_ids[b] for b in character.encode()]
-      else:
-        raise ValueError(
-          f"character {character!r} is not in the vocabulary; train on text"
-          " that has it, or set --tokenizer.byte_fallback"
-        )
-    return ids
+  def _checked(self, text: str, ids: Sequence[int]) -> list[int]:
+    # No text is known for which they differ; a library may change.
+    same = join(self._bytes, ids) == text.encode()
+    return list(ids) if same else self._as_bytes(text)
 
 
 def _parts(texts: Iterator[str], limit: int) -> Iterator[str]:
-  """Parts of the texts, at most `limit` bytes in all."""
+  """Parts of the texts that the trainer can read, at most `limit` bytes."""
   for text in texts:
-    for at in range(0, len(text), PART):
-      part = text[at : at + PART]
+    for at in range(0, len(text), _PART):
+      part = text[at : at + _PART]
       limit -= len(utf8(part))
       if limit < 0:
         return
-      # The library reads it as a space, so it would learn a wrong count.
-      yield part.replace(SPACE, " ")
+      # Read as a space, so a wrong count would be learned; or not read.
+      yield from filter(None, re.split(f"[{SPACE}{_UNKNOWN_MARK}]", part))
+
+
+def _explain(settings: SentencePiece, error: str) -> str:
+  """The library's message as one line about our flags."""
+  if "!sentences_.empty()" in error:
+    return (
+      f"--tokenizer.train_bytes={settings.train_bytes}: the corpus holds no"
+      " text to learn from within as many bytes"
+    )
+  flag = f"--tokenizer.vocab_size={settings.vocab_size}: "
+  if found := re.search(r"value\s*<=\s*(\d+)", error):
+    return f"{flag}the corpus supports at most {found.group(1)}"
+  if found := re.search(r"required_chars\D*\d+ vs (\d+)", error):
+    return f"{flag}the corpus's characters and bytes need {found.group(1)}"
+  return f"{flag}the corpus does not support it ({' '.join(error.split())})"

@@ -2,20 +2,22 @@
 
 from collections.abc import Callable, Iterator
 import dataclasses
+import hashlib
 import json
 import os
 import pathlib
 from typing import Any
+import uuid
 
 from llm_jax.contracts import Tokenizer
+from llm_jax.tokenizers import characters
+from llm_jax.tokenizers import sentencepiece as pieces
 from llm_jax.tokenizers.bytes import Bytes, ByteTokenizer
-from llm_jax.tokenizers.sentencepiece import (
-  SentencePiece,
-  SentencePieceTokenizer,
-  train,
-)
+from llm_jax.tokenizers.sentencepiece import SentencePiece
 
-_NAME, _MODEL = "tokenizer.json", "sentencepiece.model"
+# Written last, and names the digest of the rest.
+_NAME = "tokenizer.json"
+_MODELS = {"char": "characters.txt", "other": "sentencepiece.model"}
 
 
 def obtain(
@@ -26,24 +28,36 @@ def obtain(
   """The tokenizer of `folder`; trained on `texts()` and saved if none is."""
   folder = pathlib.Path(folder)
   if not (folder / _NAME).exists():
-    model = (
-      train(settings, texts()) if isinstance(settings, SentencePiece) else b""
-    )
+    model = b""
+    if isinstance(settings, SentencePiece):
+      if settings.kind == "char":
+        model = characters.learn(texts()).encode()
+      else:
+        model = pieces.train(settings, texts())
     save(settings, model, folder)
   return load(folder)
 
 
 def load(folder: str | os.PathLike[str]) -> Tokenizer:
-  """The tokenizer saved in a folder."""
+  """The tokenizer saved in a folder; ValueError where it is not whole."""
   folder = pathlib.Path(folder)
   try:
     about = json.loads((folder / _NAME).read_text(encoding="utf-8"))
-  except (OSError, json.JSONDecodeError) as e:
-    raise ValueError(f"{folder}: holds no tokenizer ({e})") from e
-  if about["kind"] == "bytes":
-    return ByteTokenizer()
-  settings = SentencePiece(**about["settings"])
-  return SentencePieceTokenizer(settings, (folder / _MODEL).read_bytes())
+    if about["kind"] == "bytes":
+      return ByteTokenizer()
+    settings = SentencePiece(**about["settings"])
+    model = (folder / _model_name(settings)).read_bytes()
+    if _digest(model) != about["digest"]:
+      raise ValueError(f"{_model_name(settings)} is not the file once written")
+  except (OSError, ValueError, KeyError, TypeError) as e:
+    raise ValueError(
+      f"{folder}: holds no whole tokenizer ({type(e).__name__}: {e})"
+    ) from e
+  if settings.kind == "char":
+    return characters.CharacterTokenizer(
+      model.decode("utf-8"), settings.byte_fallback
+    )
+  return pieces.SentencePieceTokenizer(model)
 
 
 def save(
@@ -56,25 +70,37 @@ def save(
     about = {
       "kind": "sentencepiece",
       "settings": dataclasses.asdict(settings),
+      "digest": _digest(model),
     }
-    _write(folder / _MODEL, model)
+    _write(folder / _model_name(settings), model)
   _write(folder / _NAME, json.dumps(about, indent=1).encode())
 
 
 def copy(source: str | os.PathLike[str], target: pathlib.Path) -> None:
-  """Takes the tokenizer of one folder over into another."""
+  """Takes the tokenizer of one folder over into another that has none."""
   if (target / _NAME).exists():
     return
-  target.mkdir(parents=True, exist_ok=True)
   source = pathlib.Path(source)
-  if not (source / _NAME).exists():
-    raise ValueError(f"{source}: holds no tokenizer")
-  for name in (_MODEL, _NAME):
+  load(source)
+  target.mkdir(parents=True, exist_ok=True)
+  for name in (*_MODELS.values(), _NAME):
     if (source / name).exists():
       _write(target / name, (source / name).read_bytes())
 
 
+def _model_name(settings: SentencePiece) -> str:
+  return _MODELS["char" if settings.kind == "char" else "other"]
+
+
+def _digest(data: bytes) -> str:
+  return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
 def _write(path: pathlib.Path, data: bytes) -> None:
-  partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-  partial.write_bytes(data)
-  os.replace(partial, path)
+  # Several machines may share the folder, and their process ids.
+  partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
+  try:
+    partial.write_bytes(data)
+    os.replace(partial, path)
+  finally:
+    partial.unlink(missing_ok=True)
