@@ -50,6 +50,7 @@ class CharacterTokenizer:
     ids = list(map(self._ids.get, text))
     if None not in ids:
       return ids  # type: ignore[return-value]
+    utf8(text)
     pairs = zip(text, ids, strict=True)
     return [i for c, known in pairs for i in self._of(c, known)]
 
@@ -70,7 +71,7 @@ class CharacterTokenizer:
         f"character {character!r} is not in the vocabulary; train on text"
         " that has it, or set --tokenizer.byte_fallback"
       )
-    return [self._first_byte + b for b in utf8(character)]
+    return [self._first_byte + b for b in character.encode()]
 
 
 def join(table: Sequence[bytes], ids: Iterable[int]) -> bytes:

@@ -1,0 +1,70 @@
+"""A tokenizer's folder: trained once, whole or not there."""
+
+import pytest
+
+from llm_jax.tokenizers import store
+from llm_jax.tokenizers.bytes import Bytes
+from llm_jax.tokenizers.sentencepiece import SentencePiece
+
+TEXT = "to be or not to be, that is\tthe question\n" * 20
+SETTINGS = [
+  Bytes(),
+  SentencePiece(kind="bpe", vocab_size=290),
+  SentencePiece(kind="unigram", vocab_size=284),
+  SentencePiece(kind="char"),
+  SentencePiece(kind="char", byte_fallback=False),
+]
+
+
+def never():
+  raise AssertionError("trained again")
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_made_once_then_found(settings, tmp_path):
+  first = store.obtain(settings, lambda: iter([TEXT]), tmp_path)
+  again = store.obtain(settings, never, tmp_path)
+  assert again.fingerprint == first.fingerprint
+  assert again.encode(TEXT) == first.encode(TEXT)
+  assert again.decode(again.encode(TEXT)) == TEXT
+  assert not list(tmp_path.glob("*.partial"))
+
+
+def test_fingerprints_differ(tmp_path):
+  made = [
+    store.obtain(s, lambda: iter([TEXT]), tmp_path / str(i)).fingerprint
+    for i, s in enumerate(SETTINGS)
+  ]
+  assert len(set(made)) == len(made)
+
+
+def test_killed_before_the_last_file_is_trained_anew(tmp_path):
+  settings = SETTINGS[1]
+  store.obtain(settings, lambda: iter([TEXT]), tmp_path)
+  (tmp_path / "tokenizer.json").unlink()
+  (tmp_path / "sentencepiece.model").write_bytes(b"half")
+  assert store.obtain(settings, lambda: iter([TEXT]), tmp_path).encode(TEXT)
+
+
+@pytest.mark.parametrize("index", [1, 3])
+def test_a_damaged_folder_is_refused(index, tmp_path):
+  store.obtain(SETTINGS[index], lambda: iter([TEXT]), tmp_path)
+  (model,) = (p for p in tmp_path.iterdir() if p.name != "tokenizer.json")
+  model.write_bytes(model.read_bytes()[:-1])
+  with pytest.raises(ValueError, match="no whole tokenizer"):
+    store.load(tmp_path)
+  (tmp_path / "tokenizer.json").write_text("{")
+  with pytest.raises(ValueError, match="no whole tokenizer"):
+    store.load(tmp_path)
+
+
+def test_copy_takes_over_once(tmp_path):
+  a, b = tmp_path / "a", tmp_path / "b"
+  with pytest.raises(ValueError, match="no whole tokenizer"):
+    store.copy(a, b)
+  made = store.obtain(SETTINGS[1], lambda: iter([TEXT]), a)
+  store.copy(a, b)
+  assert store.load(b).fingerprint == made.fingerprint
+  other = store.obtain(SETTINGS[0], never, tmp_path / "c")
+  store.copy(tmp_path / "c", b)  # b keeps its own
+  assert store.load(b).fingerprint == made.fingerprint != other.fingerprint
