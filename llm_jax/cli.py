@@ -8,7 +8,7 @@ import traceback
 
 from absl import flags
 
-from llm_jax import config
+from llm_jax import config, host
 from llm_jax.experiment import Experiment
 from llm_jax.training.hooks import NonFiniteError
 
@@ -78,6 +78,7 @@ def _parse(experiment: Experiment, argv: list[str]) -> tuple[str, Experiment]:
 
 def _run_verb(verb: str, experiment: Experiment, name: str) -> int:
   """Joins the processes, sets the compile cache, and runs the verb."""
+  host.keep_memory()
   import jax  # noqa: PLC0415  (a bad flag is told before JAX is loaded)
 
   if FLAGS.coordinator:
@@ -85,9 +86,8 @@ def _run_verb(verb: str, experiment: Experiment, name: str) -> int:
       FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id
     )
   if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    cache = pathlib.Path(base).expanduser() / "llm_jax" / "compiled"
-    jax.config.update("jax_compilation_cache_dir", str(cache))
+    compiled = host.cache_folder() / "compiled"
+    jax.config.update("jax_compilation_cache_dir", str(compiled))
   from llm_jax import verbs  # noqa: PLC0415
 
   folder = pathlib.Path(experiment.workdir or f"runs/{name}")

@@ -1,10 +1,13 @@
 """A dense map whose kernel remembers the letters of its dims."""
 
+import math
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from llm_jax import axes
+from llm_jax.ops.matmul import matmul
 
 
 class Linear(nn.Module):
@@ -28,12 +31,10 @@ class Linear(nn.Module):
       axes.init(nn.initializers.normal(self.std), self.shape),
       (*x.shape[-self.inputs :], *self.features),
     ).astype(self.dtype)
-    contract = tuple(range(self.inputs))
-    y = jax.lax.dot_general(
-      x,
-      kernel,
-      ((tuple(x.ndim - self.inputs + i for i in contract), contract), ((), ())),
-    )
+    rows = x.shape[: -self.inputs]
+    size = math.prod(x.shape[-self.inputs :])
+    y = matmul(x.reshape(*rows, size), kernel.reshape(size, -1))
+    y = y.reshape(*rows, *self.features)
     if self.bias:
       zeros = axes.init(nn.initializers.zeros, self.shape[self.inputs :])
       y += self.param("bias", zeros, self.features).astype(self.dtype)

@@ -34,7 +34,12 @@ _LLAMA3 = TransformerConfig(
 def tiny() -> TransformerConfig:
   """The demo's decoder: minutes on a laptop."""
   return TransformerConfig(
-    num_layers=4, embed_dim=192, mlp_dim=512, num_heads=6, max_length=512
+    num_layers=4,
+    embed_dim=192,
+    mlp_dim=512,
+    num_heads=6,
+    max_length=512,
+    unroll=0,
   )
 
 
