@@ -46,7 +46,12 @@ def tiny() -> TransformerConfig:
 def nano_shakespeare(size: Literal["cpu", "gpu"] = "cpu") -> TransformerConfig:
   """NanoGPT's character models: 4 layers of 128, or 6 of 384."""
   shape = dataclasses.replace(
-    _GPT2, norm_bias=False, qkv_bias=False, out_bias=False, mlp_bias=False
+    _GPT2,
+    norm_bias=False,
+    qkv_bias=False,
+    out_bias=False,
+    mlp_bias=False,
+    unroll=0,
   )
   if size == "cpu":
     return dataclasses.replace(
