@@ -42,13 +42,15 @@ def filtered(logits_BV: jax.Array, sampler: Sampler) -> jax.Array:
   """
   wide = jnp.promote_types(logits_BV.dtype, jnp.float32)
   logits_BV = logits_BV.astype(wide)
-  if sampler.temperature == 0:
-    top_B1 = logits_BV.max(-1, keepdims=True)
+  top_B1 = logits_BV.max(-1, keepdims=True)
+  # Dividing by a subnormal number is dividing by 0.
+  if sampler.temperature < float(jnp.finfo(wide).tiny):
     # Of several most likely tokens, the first.
     first_B1 = jnp.argmax(logits_BV == top_B1, -1, keepdims=True)
     v_V = jnp.arange(logits_BV.shape[-1])
     return jnp.where(v_V == first_B1, 0.0, -jnp.inf).astype(wide)
-  logits_BV = logits_BV / sampler.temperature
+  # With 0 at the top, a low temperature may overflow to -inf alone.
+  logits_BV = (logits_BV - top_B1) / sampler.temperature
 
   def keep(bound_B1: jax.Array) -> jax.Array:
     return jnp.where(logits_BV >= bound_B1, logits_BV, -jnp.inf)
@@ -64,8 +66,7 @@ def filtered(logits_BV: jax.Array, sampler: Sampler) -> jax.Array:
     last_BV = jnp.where(inside_BV, sorted_BV, jnp.inf)
     logits_BV = keep(last_BV.min(-1, keepdims=True))
   if sampler.min_p > 0:
-    top_B1 = logits_BV.max(-1, keepdims=True)
-    logits_BV = keep(top_B1 + jnp.log(sampler.min_p))
+    logits_BV = keep(jnp.log(sampler.min_p).astype(wide))
   return logits_BV
 
 

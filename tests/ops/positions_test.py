@@ -1,0 +1,92 @@
+"""Rotary embeddings against complex numbers and Llama 3's released rule."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from llm_jax.ops import positions
+
+H = 8
+
+
+def turned(x, at, frequencies):
+  """The pair (i, i + H/2) as a complex number, turned by at * frequency."""
+  z = x[..., : H // 2] + 1j * x[..., H // 2 :]
+  z = z * np.exp(1j * np.asarray(at)[..., None, None] * np.array(frequencies))
+  return np.concatenate([z.real, z.imag], -1)
+
+
+def rotated(x, at, frequencies):
+  cos, sin = positions.rope_tables(jnp.asarray(at), frequencies, x.dtype)
+  return positions.rotate(x, cos, sin)
+
+
+def test_rotation_is_complex_multiplication():
+  x = np.random.default_rng(0).normal(size=(2, 3, 4, H))
+  at = np.array([[0, 1, 7], [3, 3, 100_000]])
+  f = positions.rope_frequencies(H, 10_000.0)
+  assert f == [10_000.0 ** (-2 * i / H) for i in range(H // 2)]
+  with jax.enable_x64(True):
+    got = rotated(x, at, f)
+    np.testing.assert_allclose(got, turned(x, at, f), atol=1e-9)
+    np.testing.assert_array_equal(got[0, 0], x[0, 0])  # place 0 turns nothing
+    # Mutants: neighbours as pairs; the other way round.
+    pairs = np.arange(H).reshape(2, -1).T.ravel()
+    wrong = turned(x[..., np.argsort(pairs)], at, f)[..., pairs]
+    assert np.abs(got - wrong).max() > 0.1
+    assert np.abs(got - turned(x, -at, f)).max() > 0.1
+
+
+def test_products_depend_on_distance_alone():
+  q, k = np.random.default_rng(0).normal(size=(2, 1, 1, 1, H))
+  f = positions.rope_frequencies(H, 10_000.0)
+  with jax.enable_x64(True):
+    dot = lambda t, s: (
+      rotated(q, np.array([[t]]), f) * rotated(k, np.array([[s]]), f)
+    ).sum()
+    np.testing.assert_allclose(dot(5, 2), dot(1005, 1002), atol=1e-10)
+    assert abs(dot(5, 2) - dot(5, 3)) > 1e-3
+
+
+@pytest.mark.parametrize("factor", [8.0, 32.0])
+def test_llama_3_scaling_is_the_released_rule(factor):
+  """The three branches of the released reference code, on Llama 3's sizes."""
+  low, high, original, theta, width = 1.0, 4.0, 8192, 500_000.0, 128
+  want = []
+  for i in range(width // 2):
+    f = theta ** (-2 * i / width)
+    wavelength = 2 * math.pi / f
+    if wavelength < original / high:
+      want.append(f)
+    elif wavelength > original / low:
+      want.append(f / factor)
+    else:
+      smooth = (original / wavelength - low) / (high - low)
+      want.append((1 - smooth) * f / factor + smooth * f)
+  got = positions.rope_frequencies(
+    width,
+    theta,
+    factor=factor,
+    low_factor=low,
+    high_factor=high,
+    original_length=original,
+  )
+  np.testing.assert_allclose(got, want, rtol=1e-13)
+  plain = np.array(positions.rope_frequencies(width, theta))
+  ratio = plain / got
+  assert (ratio == 1).any() and np.isclose(ratio, factor).any()
+  assert ((ratio > 1.01) & (ratio < factor - 0.01)).any()
+  assert np.abs(got / (plain / factor) - 1).max() > 1  # mutant: all stretched
+
+
+def test_far_places_keep_their_angle_in_bfloat16():
+  f = positions.rope_frequencies(H, 10_000.0)
+  cos, sin = positions.rope_tables(jnp.array([[1001]]), f, jnp.bfloat16)
+  assert cos.dtype == jnp.bfloat16
+  np.testing.assert_allclose(cos[0, 0, 0, 0], math.cos(1001), atol=0.01)
+  np.testing.assert_allclose(sin[0, 0, 0, 0], math.sin(1001), atol=0.01)
+  # Mutant: the place itself in bfloat16 is 1000.
+  assert abs(math.cos(float(jnp.bfloat16(1001))) - math.cos(1001)) > 0.1
