@@ -6,23 +6,24 @@ checksum. Without that list, or with a file that differs from it, a checkpoint
 is damaged, and the one before it is used.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent import futures
 import dataclasses
 import json
+import math
 import os
 import pathlib
 import shutil
 from typing import Any
-import zlib
 
 import jax
 import orbax.checkpoint as ocp
 
 from llm_jax import trees
+from llm_jax.checkpoints import listing
 from llm_jax.config import field
 
-_LIST, _POSITION, _ARRAYS = "files.json", "position.json", "arrays"
+_POSITION, _ARRAYS = "position.json", "arrays"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +63,7 @@ class Store:
     return sorted(
       int(p.name)
       for p in self._folder.iterdir()
-      if p.name.isdigit() and (p / _LIST).exists()
+      if p.name.isdigit() and listing.exists(p)
     )
 
   def save(
@@ -81,9 +82,8 @@ class Store:
     self.wait()
     if self._orbax is None:
       self._orbax = ocp.AsyncCheckpointer(ocp.StandardCheckpointHandler())
-    folder = self._folder / f"{step:08d}"
-    if jax.process_index() == 0:
-      shutil.rmtree(folder, ignore_errors=True)
+    folder = self._at(step)
+    self._remove([folder, *self._unlisted()])
     try:
       self._orbax.save(
         folder / _ARRAYS, args=ocp.args.StandardSave(_flat(state))
@@ -127,8 +127,8 @@ class Store:
       ValueError: no such checkpoint, or none that is whole.
     """
     if step is not None:
-      folder = self._folder / f"{step:08d}"
-      if damage := _damage(folder):
+      folder = self._at(step)
+      if damage := listing.damage(folder):
         raise ValueError(f"--step={step}: {folder}: {damage}")
     else:
       newest = self._newest()
@@ -140,7 +140,7 @@ class Store:
   def best(self) -> int | None:
     """Step of the lowest validation loss among those kept."""
     losses = {s: self._loss(s) for s in self.steps()}
-    known = {s: x for s, x in losses.items() if x is not None}
+    known = {s: x for s, x in losses.items() if math.isfinite(x)}
     return min(known, key=lambda s: known[s]) if known else None
 
   def _newest(self) -> tuple[int, pathlib.Path] | None:
@@ -149,11 +149,11 @@ class Store:
     folders = [p for p in self._folder.iterdir() if p.name.isdigit()]
     found = sorted(folders, key=lambda p: int(p.name), reverse=True)
     for folder in found:
-      damage = _damage(folder)
+      damage = listing.damage(folder)
       if not damage:
         return int(folder.name), folder
       self._warn(f"passing over damaged checkpoint {folder}: {damage}")
-    if any((folder / _LIST).exists() for folder in found):
+    if any(listing.exists(folder) for folder in found):
       raise ValueError(
         f"{self._folder}: every checkpoint is damaged; remove the folder to"
         " start again, or take weights from another run with --init_from"
@@ -197,31 +197,46 @@ class Store:
       self._orbax.wait_until_finished()
       if jax.process_index() == 0:
         about = {"position": position, "loss": loss}
-        _write(folder / _POSITION, about)
-        _write(folder / _LIST, _checksums(folder))
-        self._rotate()
+        listing.write_json(folder / _POSITION, about)
+        listing.write(folder)
+        self._rotate(step)
     except Exception as e:
       raise self._failed(step, e) from e
 
-  def _rotate(self) -> None:
+  def _rotate(self, newest: int) -> None:
+    # Later ones were passed over for damage; they would count as kept.
+    self._remove(self._at(s) for s in self.steps() if s > newest)
     steps = self.steps()
     kept = set(steps[-self._settings.keep :])
-    if self._settings.best:
-      kept.add(self.best() or steps[-1])
-    for step in steps:
-      if step not in kept:
-        folder = self._folder / f"{step:08d}"
-        (folder / _LIST).unlink()  # from here on it is no checkpoint
+    if self._settings.best and (best := self.best()) is not None:
+      kept.add(best)
+    self._remove(self._at(s) for s in steps if s not in kept)
+
+  def _at(self, step: int) -> pathlib.Path:
+    return self._folder / f"{step:08d}"
+
+  def _unlisted(self) -> list[pathlib.Path]:
+    """What a killed or failed save left behind."""
+    if not self._folder.is_dir():
+      return []
+    folders = [p for p in self._folder.iterdir() if p.name.isdigit()]
+    return [p for p in folders if not listing.exists(p)]
+
+  def _remove(self, folders: Iterable[pathlib.Path]) -> None:
+    if jax.process_index() == 0:
+      for folder in folders:
+        listing.remove(folder)  # from here on it is no checkpoint
         shutil.rmtree(folder, ignore_errors=True)
 
-  def _loss(self, step: int) -> float | None:
+  def _loss(self, step: int) -> float:
     try:
-      text = (self._folder / f"{step:08d}" / _POSITION).read_text()
-      return json.loads(text)["loss"]
-    except (OSError, ValueError, KeyError):
-      return None
+      loss = json.loads((self._at(step) / _POSITION).read_text())["loss"]
+    except (OSError, ValueError, KeyError, TypeError):
+      return math.nan
+    return math.nan if loss is None else float(loss)
 
   def _failed(self, step: int, error: Exception) -> OSError:
+    self._remove([self._at(step)])  # gives its space back
     first = str(error).strip().splitlines()
     return OSError(
       f"could not save step {step} in {self._folder}: "
@@ -252,51 +267,3 @@ def _unflat(flat: dict[str, Any], like: Any) -> Any:
     return x
 
   return jax.tree_util.tree_map_with_path(one, like)
-
-
-def _checksums(folder: pathlib.Path) -> dict[str, list[int]]:
-  """File -> [size, CRC-32], several files at a time."""
-  files = sorted(p for p in folder.rglob("*") if p.is_file())
-  files = [p for p in files if p.name != _LIST]
-  with futures.ThreadPoolExecutor(4) as pool:
-    sums = list(pool.map(_checksum, files))
-  return {
-    p.relative_to(folder).as_posix(): s
-    for p, s in zip(files, sums, strict=True)
-  }
-
-
-def _checksum(path: pathlib.Path) -> list[int]:
-  size = crc = 0
-  with path.open("rb") as f:
-    while part := f.read(2**22):
-      size, crc = size + len(part), zlib.crc32(part, crc)
-  return [size, crc]
-
-
-def _damage(folder: pathlib.Path) -> str | None:
-  """What is wrong with a checkpoint, in words; None if nothing is."""
-  try:
-    wanted = json.loads((folder / _LIST).read_text())
-  except FileNotFoundError:
-    return "it was not written to its end"
-  except ValueError:
-    return f"{_LIST} is broken"
-  found = _checksums(folder)
-  for name, (size, crc) in wanted.items():
-    if name not in found:
-      return f"{name} is missing"
-    if found[name][0] != size:
-      return f"{name} has {found[name][0]} bytes instead of {size}"
-    if found[name][1] != crc:
-      return f"{name} has changed"
-  return None
-
-
-def _write(path: pathlib.Path, value: Any) -> None:
-  partial = path.with_name(path.name + ".partial")
-  with partial.open("w") as f:
-    json.dump(value, f)
-    f.flush()
-    os.fsync(f.fileno())
-  os.replace(partial, path)
