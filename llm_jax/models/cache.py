@@ -55,7 +55,7 @@ def store(
   cache: Cache, layer: jax.Array, key_BTKH: jax.Array, value_BTKH: jax.Array
 ) -> tuple[Cache, jax.Array, jax.Array]:
   """Puts one layer's new keys and values in place, and returns all of them."""
-  zero = jnp.zeros((), jnp.int32)
+  zero, layer = jnp.zeros((), jnp.int32), layer.astype(jnp.int32)
   at = (layer, zero, cache.length, zero, zero)
 
   def put(whole: jax.Array, new: jax.Array) -> tuple[jax.Array, jax.Array]:
