@@ -146,8 +146,12 @@ def test_a_wrong_cache_is_caught(monkeypatch, mutant):
       )
       monkeypatch.setattr(cache_lib, "note", wrong)
     else:
-      at = lambda cache: dataclasses.replace(cache, length=cache.length * 0)
-      wrong = lambda cache, *args: whole(at(cache), *args)
+
+      def wrong(cache, *args):
+        first = dataclasses.replace(cache, length=cache.length * 0)
+        new, *rest = whole(first, *args)
+        return dataclasses.replace(new, length=cache.length), *rest
+
       monkeypatch.setattr(cache_lib, "store", wrong)
     got = cached(model, decoder(model), variables)
   assert np.abs(got - want).max() > 1e-3
