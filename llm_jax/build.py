@@ -10,19 +10,19 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from llm_jax import axes, config, trees
+from llm_jax import axes, claim, trees
 from llm_jax.checkpoints.store import Store
 from llm_jax.contracts import Batch, Hook, Score, Source, Tokenizer
 from llm_jax.data.arrays import Arrays, Loaded
 from llm_jax.data.text import Tokenised
 from llm_jax.evaluation import likelihood
-from llm_jax.experiment import Experiment, MAY_CHANGE
+from llm_jax.experiment import Experiment
 from llm_jax.generation.text import Generator
 from llm_jax.models import cache as cache_lib
 from llm_jax.models import sizing, transformer
 from llm_jax.models.config import TransformerConfig
-from llm_jax.reporting import environment, files, progress
 from llm_jax.reporting import hooks as reporting
+from llm_jax.reporting import progress
 from llm_jax.sharding import mesh as mesh_lib
 from llm_jax.tokenizers import store as tokenizers
 from llm_jax.tokenizers.bytes import ByteTokenizer
@@ -71,9 +71,8 @@ class Run:
 def data(experiment: Experiment, folder: pathlib.Path) -> Data:
   """Prepares text and tokenizer; finds both again on the next start."""
   where, home = experiment.data, folder / "tokenizer"
-  if experiment.init_from:
-    source = pathlib.Path(experiment.init_from)
-    tokenizers.copy(source / "tokenizer", home)
+  if experiment.init_from and not Store(folder / "checkpoints").steps():
+    tokenizers.copy(_origin(experiment.init_from) / "tokenizer", home)
   if isinstance(where, Arrays):
     tokenizer = tokenizers.obtain(experiment.tokenizer, lambda: iter(()), home)
     return Data(tokenizer, where.load())
@@ -94,11 +93,6 @@ def model(experiment: Experiment, tokenizer: Tokenizer) -> Model:
     raise ValueError(
       f"--model.vocab_size={shape.vocab_size}: the tokenizer has"
       f" {tokenizer.vocab_size} ids; 0 takes as many"
-    )
-  if experiment.data.length > shape.max_length:
-    raise ValueError(
-      f"--data.length={experiment.data.length}: longer than"
-      f" --model.max_length={shape.max_length}"
     )
   return of_shape(shape)
 
@@ -141,6 +135,32 @@ def of_shape(shape: TransformerConfig) -> Model:
     empty_cache=functools.partial(cache_lib.empty, shape),
     init=lambda key: module.init(key, jnp.zeros((1, 1), jnp.int32)),
   )
+
+
+def check(experiment: Experiment) -> None:
+  """ValueError where settings contradict each other; looks at nothing else."""
+  longest, samples = experiment.model.max_length, experiment.samples
+  if experiment.data.length > longest:
+    raise ValueError(
+      f"--data.length={experiment.data.length}: longer than"
+      f" --model.max_length={longest}"
+    )
+  if samples.every and samples.prompts and samples.max_new_tokens >= longest:
+    raise ValueError(
+      f"--samples.max_new_tokens={samples.max_new_tokens}: leaves no place for"
+      f" a prompt in --model.max_length={longest}; --samples.every=0 = none"
+    )
+
+
+def check_step(folder: pathlib.Path, step: int | None) -> None:
+  """ValueError where a run has no checkpoint, or not the one of `step`."""
+  steps = Store(folder / "checkpoints").steps()
+  if not steps:
+    raise ValueError(f"--workdir={folder}: holds no checkpoint; train first")
+  if step is not None and step not in steps:
+    raise ValueError(
+      f"--checkpoint_step={step}: {folder} holds {', '.join(map(str, steps))}"
+    )
 
 
 def check_batch(experiment: Experiment, mesh: Mesh) -> tuple[int, int]:
@@ -269,6 +289,7 @@ def run(experiment: Experiment, folder: pathlib.Path, mesh: Mesh) -> Run:
   share = check_batch(experiment, mesh)
   made = data(experiment, folder)
   the_model = model(experiment, made.tokenizer)
+  _check_samples(experiment, the_model, made.tokenizer)
   plan = plan_state(experiment, the_model, mesh)
   store = Store(folder / "checkpoints", experiment.checkpoints, progress.say)
   source = _Placed(
@@ -324,9 +345,10 @@ def _hooks(
 ) -> list[Hook]:
   evaluate = evaluator(the_model, made.tokenizer, mesh)
   validation, samples = experiment.validation, experiment.samples
+  if validation.every:  # an empty split is told now, not at the first time
+    batches = made.tokens.held_out("validation", experiment.batch_size, share)
 
   def validate(variables: Any) -> dict[str, float]:
-    batches = made.tokens.held_out("validation", experiment.batch_size, share)
     count = min(len(batches), validation.batches or len(batches))
     return evaluate(variables, (batches[i] for i in range(count)))
 
@@ -371,10 +393,7 @@ def warm_start(
   state: TrainState, abstract: TrainState, init_from: str
 ) -> TrainState:
   """The state with the weights of another run, trained last or averaged."""
-  origin = pathlib.Path(init_from)
-  if not (origin / "experiment.json").exists():
-    raise ValueError(f"--init_from={init_from}: holds no run")
-  _, weights = load_weights(origin, abstract)
+  _, weights = load_weights(_origin(init_from), abstract)
   trainable = jax.tree.map(lambda old, new: new, state.trainable, weights)
   average = None
   if state.average is not None:
@@ -382,53 +401,36 @@ def warm_start(
   return dataclasses.replace(state, trainable=trainable, average=average)
 
 
+def _origin(init_from: str) -> pathlib.Path:
+  """The run to start from; ValueError where there is none."""
+  origin = pathlib.Path(init_from).expanduser()
+  if not Store(origin / "checkpoints").steps():
+    raise ValueError(f"--init_from={init_from}: holds no trained run")
+  return origin
+
+
 def load_weights(
   folder: pathlib.Path, abstract: TrainState, step: int | None = None
 ) -> tuple[int, Any]:
   """Step and roles of a checkpoint; its moving average where it keeps one."""
   store = Store(folder / "checkpoints", warn=progress.say)
-  part = "average" if settings(folder).average is not None else "trainable"
+  part = (
+    "average" if claim.settings(folder).average is not None else "trainable"
+  )
   at, found = store.restore_part({part: abstract.trainable}, step)
   return at, trees.join(found[part], abstract.frozen)
 
 
-def settings(folder: pathlib.Path) -> Experiment:
-  """The resolved settings that a run folder was made with."""
-  about = files.read_json(folder / "experiment.json")
-  if about is None:
-    raise ValueError(f"--workdir={folder}: holds no run; train one first")
-  return config.from_json(about["settings"])
-
-
-def claim(folder: pathlib.Path, name: str, experiment: Experiment) -> None:
-  """Makes the run folder, or refuses one that holds another experiment."""
-  wanted = config.to_json(experiment)
-  about = files.read_json(folder / "experiment.json")
-  if about is not None:
-    changed = {
-      k: v
-      for k, v in config.differences(about["settings"], wanted).items()
-      if not k.startswith(MAY_CHANGE)
-    }
-    if about["name"] != name:
-      changed["name"] = (about["name"], name)
-    if changed:
-      listed = "; ".join(
-        f"{k}: {old!r} there, {new!r} here" for k, (old, new) in changed.items()
-      )
+def _check_samples(
+  experiment: Experiment, the_model: Model, tokenizer: Tokenizer
+) -> None:
+  """ValueError where a sample would not fit; now, not at the first one."""
+  samples, longest = experiment.samples, the_model.shape.max_length
+  for prompt in samples.prompts if samples.every else ():
+    size = len(tokenizer.encode(prompt)) + 1
+    if size + samples.max_new_tokens > longest:
       raise ValueError(
-        f"--workdir={folder}: holds another experiment ({listed})"
+        f"--samples.prompts: {prompt[:30]!r} has {size} tokens, which with"
+        f" --samples.max_new_tokens={samples.max_new_tokens} is longer than"
+        f" --model.max_length={longest}"
       )
-  elif folder.exists() and any(folder.iterdir()):
-    raise ValueError(
-      f"--workdir={folder}: holds files, but no run; name an empty folder"
-    )
-  if jax.process_index() == 0:
-    files.write_json(
-      folder / "experiment.json",
-      {
-        "name": name,
-        "settings": wanted,
-        "environment": environment.describe(),
-      },
-    )

@@ -1,10 +1,12 @@
 """The verbs: `python -m experiments.NAME VERB [--flag=value ...]`."""
 
+from collections.abc import Callable
 import difflib
 import os
 import pathlib
 import sys
 import traceback
+from typing import Any
 
 from absl import flags
 
@@ -12,7 +14,6 @@ from llm_jax import config, host
 from llm_jax.experiment import Experiment
 from llm_jax.training.hooks import NonFiniteError
 
-FLAGS = flags.FLAGS
 VERBS = {
   "train": "runs, or resumes what --workdir holds",
   "plan": "parameters, flops, bytes a device, expected time",
@@ -20,22 +21,38 @@ VERBS = {
   "generate": "text from --prompt, --prompts_file or the terminal",
   "show": "resolved settings, and each parameter's shape and placement",
 }
+# Flags that are no settings of an experiment, and the verbs that read them.
+READ_BY = {
+  "prompt": ("generate",),
+  "prompts_file": ("generate",),
+  "checkpoint_step": ("evaluate", "generate"),
+  "coordinator": tuple(VERBS),
+  "num_processes": tuple(VERBS),
+  "process_id": tuple(VERBS),
+}
 
 
 def run(experiment: Experiment) -> None:
   """The main program of an experiment file. Does not return."""
+  flags.FLAGS.mark_as_parsed()  # libraries may read their own; ours are apart
   sys.exit(main(experiment, sys.argv, _module_name()))
 
 
 def main(experiment: Experiment, argv: list[str], name: str) -> int:
   """Runs one verb; returns the exit code of the contract."""
-  _define(experiment)
-  if {"--help", "-h", "help"} & set(argv[1:]) or len(argv) == 1:
-    print(_manual(experiment, name))
-    return 0 if len(argv) > 1 else 2
   try:
-    verb, settings = _parse(experiment, argv)
-    return _run_verb(verb, settings, name)
+    given = _define(experiment)
+    if {"--help", "-h"} & set(argv[1:]) or argv[1:2] == ["help"]:
+      print(_manual(experiment, given, name), flush=True)
+      return 0
+    verb = _parse(given, argv)
+    resolved = config.resolve(experiment, given)
+    code = _run_verb(verb, resolved, given, name)
+    sys.stdout.flush()
+    return code
+  except BrokenPipeError:  # `show | head` has read enough
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 1
   except (ValueError, OSError) as e:
     if os.environ.get("LLM_JAX_TRACEBACK"):
       traceback.print_exc()
@@ -50,40 +67,90 @@ def main(experiment: Experiment, argv: list[str], name: str) -> int:
     return 130
 
 
-def _define(experiment: Experiment) -> None:
-  config.define(experiment)
-  flags.DEFINE_multi_string("prompt", [], "generate: continue this text")
-  flags.DEFINE_string("prompts_file", None, "generate: a prompt a line")
-  flags.DEFINE_integer("step", None, "evaluate, generate: checkpoint's step")
-  flags.DEFINE_string("coordinator", None, "several processes: host:port")
-  flags.DEFINE_integer("num_processes", None, "several processes: how many")
-  flags.DEFINE_integer("process_id", None, "several processes: which is this")
+def _define(experiment: Experiment) -> flags.FlagValues:
+  given = flags.FlagValues()
+  config.define(experiment, given)
+
+  def define(make: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+    make(*args, flag_values=given, **kwargs)
+
+  define(
+    flags.DEFINE_multi_string, "prompt", [], "continue this text; repeatable"
+  )
+  define(flags.DEFINE_string, "prompts_file", None, "a prompt a line")
+  define(
+    flags.DEFINE_integer, "checkpoint_step", None, "which one; none = the last"
+  )
+  define(
+    flags.DEFINE_string, "coordinator", None, "several processes: host:port"
+  )
+  define(
+    flags.DEFINE_integer, "num_processes", None, "several processes: how many"
+  )
+  define(
+    flags.DEFINE_integer, "process_id", None, "several processes: this one"
+  )
+  return given
 
 
-def _parse(experiment: Experiment, argv: list[str]) -> tuple[str, Experiment]:
+def _parse(given: flags.FlagValues, argv: list[str]) -> str:
+  """Reads the flags into `given`; returns the verb."""
   try:
-    rest = FLAGS(argv)[1:]
+    rest = given(argv)[1:]
   except flags.UnrecognizedFlagError as e:
-    near = difflib.get_close_matches(e.flagname, list(FLAGS), 1, 0.5)
-    hint = f"; did you mean --{near[0]}?" if near else "; --help lists all"
-    raise ValueError(f"unknown flag --{e.flagname}{hint}") from e
-  except flags.Error as e:
-    raise ValueError(str(e).replace("flag --", "--", 1)) from e
-  if len(rest) != 1 or rest[0] not in VERBS:
     raise ValueError(
-      f"got {' '.join(rest) or 'no verb'}; expected one of {', '.join(VERBS)}"
+      f"unknown flag --{e.flagname}{_near(e.flagname, given)}"
+    ) from e
+  except flags.Error as e:
+    said = str(e).replace("flag --", "--", 1)
+    if ": already defined as " in said:
+      flag = said.split("=")[0]
+      said = f"{flag}: given twice; give it once"
+    raise ValueError(said) from e
+  verbs = f"expected one of {', '.join(VERBS)}; --help lists every setting"
+  if not rest:
+    raise ValueError(f"no verb; {verbs}")
+  if rest[0] not in VERBS:
+    near = difflib.get_close_matches(rest[0], VERBS, 1, 0.5)
+    hint = f"did you mean {near[0]}? " if near else ""
+    raise ValueError(f"unknown verb {rest[0]!r}; {hint}{verbs}")
+  if rest[1:]:
+    name = rest[1].split("=")[0]
+    hint = f"; did you mean --{rest[1]}?" if name in given else ""
+    raise ValueError(
+      f"unexpected {rest[1]!r} after {rest[0]}; settings are given as"
+      f" --flag=value{hint}"
     )
-  return rest[0], config.resolve(experiment)
+  for name, verbs_that_read in READ_BY.items():
+    if given[name].present and rest[0] not in verbs_that_read:
+      raise ValueError(
+        f"--{name}: only {' and '.join(verbs_that_read)} reads it, not"
+        f" {rest[0]}"
+      )
+  return rest[0]
 
 
-def _run_verb(verb: str, experiment: Experiment, name: str) -> int:
+def _near(name: str, given: flags.FlagValues) -> str:
+  """The flag that was meant, maybe."""
+  # Best by the last part alone: --peak for --optimizer.peak.
+  ends = [f for f in given if f.split(".")[-1] == name]
+  near = ends or difflib.get_close_matches(name, list(given), 1, 0.5)
+  if not near:
+    return "; --help lists all"
+  return f"; did you mean {' or '.join(f'--{n}' for n in near)}?"
+
+
+def _run_verb(
+  verb: str, experiment: Experiment, given: flags.FlagValues, name: str
+) -> int:
   """Joins the processes, sets the compile cache, and runs the verb."""
+  _check_processes(given)
   host.keep_memory()
   import jax  # noqa: PLC0415  (a bad flag is told before JAX is loaded)
 
-  if FLAGS.coordinator:
+  if given.coordinator:
     jax.distributed.initialize(
-      FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id
+      given.coordinator, given.num_processes, given.process_id
     )
   if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
     compiled = host.cache_folder() / "compiled"
@@ -91,21 +158,52 @@ def _run_verb(verb: str, experiment: Experiment, name: str) -> int:
   from llm_jax import verbs  # noqa: PLC0415
 
   folder = pathlib.Path(experiment.workdir or f"runs/{name}")
+  step = given.checkpoint_step
   if verb in ("evaluate", "generate"):
     # A run is used with the settings it was trained with, but for the flags
     # given now.
-    experiment = config.resolve(verbs.settings(folder))
+    experiment = _resolve_run(verbs.settings(folder), given, folder)
   if verb == "train":
     return verbs.train(experiment, folder, name)
   if verb == "plan":
     return verbs.plan(experiment)
   if verb == "evaluate":
-    return verbs.evaluate(experiment, folder, FLAGS.step)
+    return verbs.evaluate(experiment, folder, step)
   if verb == "generate":
     return verbs.generate(
-      experiment, folder, FLAGS.step, FLAGS.prompt, FLAGS.prompts_file
+      experiment, folder, step, given.prompt, given.prompts_file
     )
   return verbs.show(experiment, name)
+
+
+def _check_processes(given: flags.FlagValues) -> None:
+  """ValueError where the flags of several processes do not fit together."""
+  names = ("coordinator", "num_processes", "process_id")
+  missing = [f"--{n}" for n in names if given[n].value is None]
+  if len(missing) == len(names):
+    return
+  if missing:
+    raise ValueError(f"{' and '.join(missing)}: must be given with the others")
+  if not 0 <= given.process_id < given.num_processes:
+    raise ValueError(
+      f"--process_id={given.process_id}: must be from 0 to"
+      f" --num_processes={given.num_processes} - 1"
+    )
+
+
+def _resolve_run(
+  trained: Experiment, given: flags.FlagValues, folder: pathlib.Path
+) -> Experiment:
+  """The settings of a run with the flags given now; none may go unread."""
+  known = {leaf.name for leaf in config.leaves(trained)}
+  for name in given:
+    if not given[name].present or name in READ_BY:
+      continue
+    if name not in known:
+      raise ValueError(f"--{name}: the run in {folder} has no such setting")
+    if name.startswith("tokenizer."):
+      raise ValueError(f"--{name}: the run in {folder} has its tokenizer")
+  return config.resolve(trained, given)
 
 
 def _module_name() -> str:
@@ -114,20 +212,18 @@ def _module_name() -> str:
   return path.split(".")[-1]
 
 
-def _manual(experiment: Experiment, name: str) -> str:
+def _manual(experiment: Experiment, given: flags.FlagValues, name: str) -> str:
+  """What --help prints."""
   verbs = "\n".join(f"  {v:<10} {text}" for v, text in VERBS.items())
   lines = []
   for leaf in config.leaves(experiment):
-    lines.append(f"  --{leaf.name}={leaf.value!r}\n      {leaf.help}")
-  for flag in (
-    "prompt",
-    "prompts_file",
-    "step",
-    "coordinator",
-    "num_processes",
-    "process_id",
-  ):
-    lines.append(f"  --{flag}\n      {FLAGS[flag].help}")
+    may_be = config.allowed(leaf)
+    lines.append(
+      f"  --{leaf.name}={leaf.value!r}\n      {leaf.help} ({may_be})"
+    )
+  for flag, readers in READ_BY.items():
+    who = "every verb" if len(readers) == len(VERBS) else ", ".join(readers)
+    lines.append(f"  --{flag}\n      {who}: {given[flag].help}")
   about = (sys.modules["__main__"].__doc__ or "").strip()
   return (
     f"{about}\n\npython -m experiments.{name} VERB [--flag=value ...]\n\n"

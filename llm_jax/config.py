@@ -4,9 +4,12 @@ A setting is a leaf of a frozen dataclass, made with `field`. Its dotted path
 is its flag: `--objective.z_loss=1e-4`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+import csv
 import dataclasses
 import importlib
+import io
+import math
 import types
 import typing
 from typing import Any, Literal, NamedTuple, TypeVar
@@ -67,33 +70,38 @@ def leaves(config: Any, prefix: str = "") -> Iterator[Leaf]:
 def define(config: Any, flag_values: flags.FlagValues = flags.FLAGS) -> None:
   """Registers one absl flag per leaf, named by its path."""
   for leaf in leaves(config):
-    hint, optional = _without_none(leaf.hint)
-    kwargs: dict[str, Any] = {
-      "name": leaf.name,
-      "default": leaf.value,
-      "help": leaf.help + (" ('none' = off)" if optional else ""),
-      "flag_values": flag_values,
-    }
-    if optional:
-      flags.DEFINE(parser=_Optional(hint, leaf), **kwargs)
-    elif typing.get_origin(hint) is Literal:
-      choices = [str(c) for c in typing.get_args(hint)]
-      flags.DEFINE_enum(enum_values=choices, **kwargs)
-    elif typing.get_origin(hint) is tuple:
-      kwargs["default"] = [str(v) for v in leaf.value]
-      flags.DEFINE_list(**kwargs)
-    elif hint is bool:
-      flags.DEFINE_bool(**kwargs)
-    elif hint is int:
-      flags.DEFINE_integer(
-        lower_bound=_int(leaf.low), upper_bound=_int(leaf.high), **kwargs
-      )
-    elif hint is float:
-      flags.DEFINE_float(lower_bound=leaf.low, upper_bound=leaf.high, **kwargs)
-    elif hint is str:
-      flags.DEFINE_string(**kwargs)
-    else:
-      raise TypeError(f"--{leaf.name}: no flag for a setting of type {hint}")
+    # A setting given twice is an error: one of the two would not be read.
+    flag: flags.Flag = flags.Flag(
+      _Parser(leaf),
+      None,
+      leaf.name,
+      leaf.value,
+      leaf.help,
+      boolean=leaf.hint is bool,
+      allow_overwrite=False,
+    )
+    flags.DEFINE_flag(flag, flag_values)
+
+
+def allowed(leaf: Leaf) -> str:
+  """What a leaf may be, in words: "a whole number, at least 1"."""
+  hint, optional = _without_none(leaf.hint)
+  origin = typing.get_origin(hint)
+  if origin is Literal:
+    words = f"one of {', '.join(map(str, typing.get_args(hint)))}"
+  elif origin is tuple:
+    kind = typing.get_args(hint)[0]
+    words = f"{_MANY[kind]}, between commas"
+  else:
+    words = _ONE[hint]
+  low, high = leaf.low, leaf.high
+  if low is not None and high is not None:
+    words += f", from {low:g} to {high:g}"
+  elif low is not None:
+    words += f", at least {low:g}"
+  elif high is not None:
+    words += f", at most {high:g}"
+  return f"{words}, or none (= off)" if optional else words
 
 
 def resolve(
@@ -102,7 +110,7 @@ def resolve(
   prefix: str = "",
 ) -> T:
   """`config` with every leaf whose flag was given replaced by its value."""
-  hints, new = typing.get_type_hints(type(config)), {}
+  new = {}
   for f in dataclasses.fields(config):  # type: ignore[arg-type]
     value, name = getattr(config, f.name), f"{prefix}{f.name}"
     if dataclasses.is_dataclass(value):
@@ -113,7 +121,7 @@ def resolve(
         for i, part in enumerate(value)
       )
     elif name in flag_values and flag_values[name].present:
-      value = _convert(hints[f.name], flag_values[name].value, name)
+      value = flag_values[name].value
     new[f.name] = value
   return type(config)(**new)
 
@@ -132,17 +140,25 @@ def to_json(config: Any) -> Any:
 
 
 def from_json(value: Any) -> Any:
-  """The inverse of `to_json`. Only classes of this package are made."""
+  """The inverse of `to_json`. Only classes of this package are made.
+
+  A setting that is gone is dropped; one that is new takes its default.
+
+  Raises:
+    ValueError: a class that is not, or no longer, of this package.
+  """
   if isinstance(value, list):
     return tuple(from_json(v) for v in value)
   if not isinstance(value, dict):
     return value
-  module, _, name = value["class"].partition(":")
+  module, _, name = value.get("class", "").partition(":")
   if not module.startswith("llm_jax."):
     raise ValueError(f"settings name a class outside llm_jax: {module}:{name}")
-  kind = getattr(importlib.import_module(module), name)
-  known = {f.name for f in dataclasses.fields(kind)}
-  # A setting that is gone is dropped; one that is new takes its default.
+  try:
+    kind = getattr(importlib.import_module(module), name)
+    known = {f.name for f in dataclasses.fields(kind)}
+  except (ImportError, AttributeError, TypeError) as e:
+    raise ValueError(f"settings name {module}:{name}, which is gone") from e
   return kind(**{k: from_json(v) for k, v in value.items() if k in known})
 
 
@@ -158,7 +174,8 @@ def differences(old: Any, new: Any, prefix: str = "") -> dict[str, tuple]:
     for i, (a, b) in enumerate(zip(old, new, strict=True)):
       out |= differences(a, b, f"{prefix}{i}.")
     return out
-  same = old == new and type(old) is type(new)
+  # 1 is 1.0, but not True.
+  same = old == new and isinstance(old, bool) == isinstance(new, bool)
   return {} if same else {prefix[:-1]: (old, new)}
 
 
@@ -179,44 +196,80 @@ def _without_none(hint: Any) -> tuple[Any, bool]:
   return hint, False
 
 
-def _convert(hint: Any, value: Any, name: str) -> Any:
-  hint, _ = _without_none(hint)
-  if value is not None and typing.get_origin(hint) is tuple:
-    kind = typing.get_args(hint)[0]
-    try:
-      return tuple(kind(v) for v in value)
-    except ValueError as e:
-      raise ValueError(
-        f"--{name}={','.join(map(str, value))}: each part must be"
-        f" {kind.__name__}"
-      ) from e
-  return value
+_ONE = {
+  bool: "true or false",
+  int: "a whole number",
+  float: "a finite number",
+  str: "text",
+}
+_MANY = {int: "whole numbers", float: "finite numbers", str: "texts"}
+_BOOLS = {"true": True, "t": True, "1": True}
+_BOOLS |= {"false": False, "f": False, "0": False}
 
 
-def _int(x: float | None) -> int | None:
-  return None if x is None else int(x)
+class _Parser(flags.ArgumentParser):
+  """The text of a flag -> the value of a leaf."""
 
-
-class _Optional(flags.ArgumentParser):
-  """Parses a leaf of type `X | None`; "none" is None."""
-
-  def __init__(self, hint: Any, leaf: Leaf):
-    self.hint, self.leaf = hint, leaf
-    self.syntactic_help = f"{getattr(hint, '__name__', hint)} or none"
+  def __init__(self, leaf: Leaf):
+    self._leaf = leaf
+    self._hint, self._optional = _without_none(leaf.hint)
+    if self._of(self._hint) is None:
+      raise TypeError(
+        f"--{leaf.name}: no flag for a setting of type {leaf.hint}"
+      )
+    self.syntactic_help = allowed(leaf)
 
   def parse(self, argument: Any) -> Any:
-    if argument is None or str(argument).lower() == "none":
+    if not isinstance(argument, str):
+      return argument  # the default
+    if self._optional and argument.lower() == "none":
       return None
-    if typing.get_origin(self.hint) is Literal:
-      choices = [str(c) for c in typing.get_args(self.hint)]
-      if argument not in choices:
-        raise ValueError(f"value should be one of {'|'.join(choices)} or none")
-      return argument
-    value = self.hint(argument)
-    low, high = self.leaf.low, self.leaf.high
-    if (low is not None and value < low) or (high is not None and value > high):
-      raise ValueError(f"must be in [{low}, {high}]")
-    return value
+    read = self._of(self._hint)
+    try:
+      assert read is not None
+      return read(argument)
+    except (ValueError, KeyError, OverflowError) as e:
+      raise ValueError(f"must be {allowed(self._leaf)}") from e
 
   def flag_type(self) -> str:
     return self.syntactic_help
+
+  def _of(self, hint: Any) -> Callable[[str], Any] | None:
+    """What reads a value of this type; None where nothing does."""
+    origin = typing.get_origin(hint)
+    if origin is Literal:
+      return {str(c): c for c in typing.get_args(hint)}.__getitem__
+    if origin is tuple:
+      kinds = typing.get_args(hint)
+      if len(kinds) != 2 or kinds[0] not in _MANY or kinds[1] is not ...:
+        return None
+      one = self._of(kinds[0])
+      assert one is not None
+      return lambda text: tuple(map(one, _parts(text)))
+    readers: dict[Any, Callable[[str], Any]] = {
+      bool: lambda text: _BOOLS[text.lower()],
+      int: lambda text: self._bounded(int(text)),
+      float: lambda text: self._bounded(float(text)),
+      str: lambda text: text,
+    }
+    return readers.get(hint)
+
+  def _bounded(self, value: float) -> float:
+    low, high = self._leaf.low, self._leaf.high
+    is_inside = (low is None or value >= low) and (
+      high is None or value <= high
+    )
+    if not (math.isfinite(value) and is_inside):
+      raise ValueError(value)
+    return value
+
+
+def _parts(text: str) -> list[str]:
+  """Parts between commas; a part in double quotes may hold commas."""
+  try:
+    rows = list(csv.reader(io.StringIO(text, newline=""), strict=True))
+  except csv.Error as e:
+    raise ValueError(text) from e
+  if len(rows) > 1:
+    raise ValueError(text)
+  return rows[0] if rows else []

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from llm_jax import build, config, planning
+from llm_jax import build, claim, config, planning
 from llm_jax.evaluation import ngrams
 from llm_jax.experiment import Experiment
 from llm_jax.reporting import files, report
@@ -17,7 +17,7 @@ from llm_jax.reporting.progress import progress, say, waiting
 from llm_jax.sharding import mesh as mesh_lib
 from llm_jax.training import loop
 
-settings = build.settings
+settings = claim.settings
 
 # Tokens that the n-gram baselines learn from, at most.
 BASELINE_TOKENS = 5_000_000
@@ -47,11 +47,12 @@ class _Stop:
 def train(experiment: Experiment, folder: pathlib.Path, name: str) -> int:
   """Trains, or goes on training; 143 where it was told to stop."""
   stop = _Stop()
+  build.check(experiment)
   mesh = mesh_lib.make(experiment.mesh)
   build.check_batch(experiment, mesh)
-  build.claim(folder, name, experiment)
   with jax.set_mesh(mesh):
-    run = build.run(experiment, folder, mesh)
+    with claim.claim(folder, name, experiment):
+      run = build.run(experiment, folder, mesh)
     stop.training = True
     try:
       state = loop.train(
@@ -69,6 +70,7 @@ def train(experiment: Experiment, folder: pathlib.Path, name: str) -> int:
 
 def plan(experiment: Experiment) -> int:
   """Prints what the run costs; 3 where it does not fit."""
+  build.check(experiment)
   mesh = mesh_lib.make(experiment.mesh)
   build.check_batch(experiment, mesh)
   model = build.of_shape(build.expected_shape(experiment))
@@ -107,6 +109,7 @@ def evaluate(
   experiment: Experiment, folder: pathlib.Path, step: int | None
 ) -> int:
   """Measures a checkpoint on a split, beside n-gram models."""
+  build.check_step(folder, step)
   mesh = mesh_lib.make(experiment.mesh)
   share = build.check_batch(experiment, mesh)
   split = experiment.validation.split
@@ -156,12 +159,10 @@ def generate(
   prompts_file: str | None,
 ) -> int:
   """Continues prompts; without any, asks for them at the terminal."""
-  prompts = list(prompts)
-  if prompts_file:
-    text = pathlib.Path(prompts_file).read_text(encoding="utf-8")
-    prompts += text.splitlines()
+  prompts = [*prompts, *_lines(prompts_file)]
   if not prompts and not sys.stdin.isatty():
     raise ValueError("nothing to continue: give --prompt or --prompts_file")
+  build.check_step(folder, step)
   mesh = mesh_lib.make(experiment.mesh)
   with jax.set_mesh(mesh):
     tokenizer = build.tokenizers.load(folder / "tokenizer")
@@ -194,6 +195,34 @@ def generate(
     if prompts:
       speak(prompts)
       return 0
-    while prompt := input("> "):
-      speak([prompt])
+    while prompt := _ask():
+      try:
+        speak([prompt])
+      except ValueError as e:  # too long: the next one need not be
+        say(f"error: {e}")
   return 0
+
+
+def _lines(prompts_file: str | None) -> list[str]:
+  """A prompt a line; ValueError where the file holds none."""
+  if prompts_file is None:
+    return []
+  given = f"--prompts_file={prompts_file}"
+  try:
+    text = pathlib.Path(prompts_file).expanduser().read_text(encoding="utf-8")
+  except OSError as e:
+    raise ValueError(f"{given}: cannot be read ({e.strerror})") from e
+  except UnicodeDecodeError as e:
+    raise ValueError(f"{given}: not UTF-8 at byte {e.start}") from e
+  if not text:
+    raise ValueError(f"{given}: the file is empty")
+  return text.removesuffix("\n").split("\n")
+
+
+def _ask() -> str:
+  """A line of the terminal; nothing at its end."""
+  try:
+    return input("> ")
+  except EOFError:
+    print()
+    return ""

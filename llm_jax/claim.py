@@ -1,0 +1,112 @@
+"""A run folder holds one experiment: claimed before anything is made in it."""
+
+from collections.abc import Iterator
+import contextlib
+import pathlib
+import re
+import shutil
+
+import jax
+
+from llm_jax import config
+from llm_jax.experiment import Experiment, MAY_CHANGE
+from llm_jax.reporting import environment, files
+
+# What a run makes in its folder before its first step.
+_MADE_FIRST = ("tokenizer", "tensorboard")
+
+
+def settings(folder: pathlib.Path) -> Experiment:
+  """The resolved settings that a run folder was made with."""
+  about = _about(folder)
+  if about is None:
+    raise ValueError(f"--workdir={folder}: holds no run; train one first")
+  return about[1]
+
+
+def _about(folder: pathlib.Path) -> tuple[str, Experiment] | None:
+  """Name and settings of the run in a folder; None where there is none."""
+  path = folder / "experiment.json"
+  try:
+    about = files.read_json(path)
+    if about is None:
+      return None
+    return about["name"], config.from_json(about["settings"])
+  except OSError as e:
+    raise ValueError(f"--workdir={folder}: {e.strerror or e}") from e
+  except (KeyError, TypeError, AttributeError) as e:
+    raise ValueError(f"{path}: not the settings of a run ({e!r})") from e
+
+
+@contextlib.contextmanager
+def claim(
+  folder: pathlib.Path, name: str, experiment: Experiment
+) -> Iterator[None]:
+  """Makes the run folder; if what follows fails, leaves it as it was.
+
+  Raises:
+    ValueError: the folder holds another experiment or other files, or cannot
+      be written.
+  """
+  found = _about(folder)
+  if found is not None:
+    _check_same(folder, found, (name, experiment))
+  if jax.process_index():  # the first process makes the folder
+    yield
+    return
+  if found is None and _holds_files(folder):
+    raise ValueError(
+      f"--workdir={folder}: holds files, but no run; name an empty folder"
+    )
+  path = folder / "experiment.json"
+  before = path.read_text(encoding="utf-8") if found is not None else None
+  new_folders = [p for p in (folder, *folder.parents) if not p.exists()]
+  about = {
+    "name": name,
+    "settings": config.to_json(experiment),
+    "environment": environment.describe(),
+  }
+  try:
+    files.write_json(path, about)
+  except OSError as e:
+    raise ValueError(
+      f"--workdir={folder}: cannot be written ({e.strerror or e})"
+    ) from e
+  try:
+    yield
+  except BaseException:
+    if before is not None:
+      files.write_text(path, before)
+      raise
+    for made in _MADE_FIRST:
+      shutil.rmtree(folder / made, ignore_errors=True)
+    path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # someone else's file is in it
+      for empty in new_folders:
+        empty.rmdir()
+    raise
+
+
+def _holds_files(folder: pathlib.Path) -> bool:
+  """Whether it holds more than what a process killed here was writing."""
+  left = re.compile(r"experiment\.json\.\d+\.partial")
+  return folder.exists() and not all(
+    left.fullmatch(p.name) for p in folder.iterdir()
+  )
+
+
+def _check_same(
+  folder: pathlib.Path,
+  there: tuple[str, Experiment],
+  here: tuple[str, Experiment],
+) -> None:
+  """ValueError where a run cannot go on as another experiment."""
+  changed = config.differences(*(config.to_json(e) for _, e in (there, here)))
+  changed = {k: v for k, v in changed.items() if not k.startswith(MAY_CHANGE)}
+  if there[0] != here[0]:
+    changed["name"] = (there[0], here[0])
+  if changed:
+    listed = "; ".join(
+      f"{k}: {old!r} there, {new!r} here" for k, (old, new) in changed.items()
+    )
+    raise ValueError(f"--workdir={folder}: holds another experiment ({listed})")
