@@ -30,7 +30,7 @@ class MeshShape:
     asked = " ".join(
       f"--mesh.{n}={s}" for n, s in zip(NAMES, given, strict=True)
     )
-    if 0 in given or given.count(-1) > 1:
+    if 0 in given or min(given) < -1 or given.count(-1) > 1:
       raise ValueError(f"{asked}: sizes are 1 or more, and -1 at most once")
     rest = math.prod(s for s in given if s != -1)
     if rest > num_devices:
@@ -75,6 +75,11 @@ def share(mesh: Mesh, batch_size: int) -> tuple[int, int]:
     )
   mine = batch_sharding(mesh).addressable_devices_indices_map((batch_size,))
   starts = sorted({index[0].start or 0 for index in mine.values() if index})
+  if not starts:
+    raise ValueError(
+      f"--mesh: process {jax.process_index()} has no device in a mesh of"
+      f" {mesh.size}; use all devices of all processes"
+    )
   rows = batch_size // cuts * len(starts)
   if starts[-1] - starts[0] + batch_size // cuts != rows or starts[0] % rows:
     raise ValueError("this process's devices do not hold one block of rows")

@@ -16,7 +16,9 @@ def train(
   until: int,
   stop: Callable[[int], bool] = lambda done: False,
 ) -> Any:
-  """Steps until `until` are done, or `stop(steps done)` says so.
+  """Steps until `until` are done, `stop(steps done)` says so, or data ends.
+
+  A source ends by raising StopIteration; the state then tells how far it came.
 
   The numbers of step i are read after step i + 1 is dispatched, so that the
   device never waits for the host; but before any hook acts on the state of
@@ -34,7 +36,10 @@ def train(
         hook.read(at, numbers)
 
   while done < until and not stop(done):
-    batch = source.next(state)
+    try:
+      batch = source.next(state)
+    except StopIteration:
+      break
     state, metrics = step(state, batch)
     done += 1
     read()

@@ -1,13 +1,15 @@
 """Settings of an optimiser, and the optax chain they stand for."""
 
 import dataclasses
+import operator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
-from optax import contrib
 
 from llm_jax.config import field
+from llm_jax.training import muon
 from llm_jax.training.schedules import Schedule
 
 
@@ -23,7 +25,17 @@ class Optimizer:
   )
 
   def make(self, steps: int, suffixes: Any) -> optax.GradientTransformation:
-    """The optax chain for parameters of these suffixes ("LDF", "D", ...)."""
+    """The optax chain for parameters of these suffixes ("LDF", "D", ...).
+
+    Raises:
+      ValueError: a setting that would leave no update, or a division by zero.
+    """
+    for name in ("clip", "update_clip"):
+      if getattr(self, name, None) == 0:
+        raise ValueError(f"--optimizer.{name}=0: nothing would ever move")
+    for name in ("b1", "b2"):
+      if getattr(self, name, 0) == 1:
+        raise ValueError(f"--optimizer.{name}=1: must be less than 1")
     clip = [] if self.clip is None else [optax.clip_by_global_norm(self.clip)]
     return optax.chain(*clip, *self._scale(self.learning_rate(steps), suffixes))
 
@@ -35,18 +47,13 @@ class Optimizer:
     raise NotImplementedError
 
   def _decayed(self, rate: optax.Schedule, suffixes: Any) -> list:
-    mask = jax.tree.map(is_matrix, suffixes)
+    mask = jax.tree.map(muon.is_matrix, suffixes)
     decay = (
       [optax.add_decayed_weights(self.weight_decay, mask)]
       if self.weight_decay
       else []
     )
     return [*decay, optax.scale_by_learning_rate(rate)]
-
-
-def is_matrix(suffix: str) -> bool:
-  """Whether a parameter, seen in one layer, has two dims or more."""
-  return len(suffix.replace("L", "")) >= 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +86,8 @@ class Adafactor(Optimizer):
   """Factored second moments, update clipping. arXiv:1804.04235, algorithm 4.
 
   Differs from the paper: the learning rate is the schedule's, not relative to
-  the parameter's size, and there is no first moment.
+  the parameter's size, and there is no first moment. Second moments are
+  factored where two dims are 128 or more.
   """
 
   decay_power: float = field(0.8, "second moments decay at 1 - t^-power", low=0)
@@ -90,18 +98,34 @@ class Adafactor(Optimizer):
   def _scale(self, rate: optax.Schedule, suffixes: Any) -> list:
     return [
       optax.scale_by_factored_rms(decay_rate=self.decay_power),
-      optax.clip_by_block_rms(self.update_clip),
+      _clip_each_layer(self.update_clip, suffixes),
       *self._decayed(rate, suffixes),
     ]
+
+
+def _clip_each_layer(
+  limit: float, suffixes: Any
+) -> optax.GradientTransformation:
+  """Scales an update down to a root mean square, each stacked layer apart."""
+
+  def one(suffix: str, u: Any) -> Any:
+    if u is None:
+      return None
+    dims = tuple(range(1 if suffix.startswith("L") else 0, u.ndim))
+    rms = jnp.sqrt((u * u).mean(dims, keepdims=True))
+    return u / jnp.maximum(rms / limit, 1.0)
+
+  return optax.stateless(
+    lambda updates, params: jax.tree.map(one, suffixes, updates)
+  )
 
 
 @dataclasses.dataclass(frozen=True)
 class Muon(Optimizer):
   """Orthogonalised momentum for the blocks' matrices, Adam for the rest.
 
-  Jordan et al. 2024 (kellerjordan.github.io/posts/muon), with updates scaled
-  to Adam's size, 0.2 sqrt(max(in, out)) (arXiv:2502.16982, eq. 4), so that
-  one learning rate serves both.
+  Nesterov momentum; see `muon.orthogonalise`. One learning rate and one decay
+  serve both. Each layer's matrix is its own.
   """
 
   momentum: float = field(0.95, "decay of the momentum", low=0, high=1)
@@ -110,31 +134,13 @@ class Muon(Optimizer):
   eps: float = field(1e-8, "of Adam", low=0)
 
   def _scale(self, rate: optax.Schedule, suffixes: Any) -> list:
+    hidden = jax.tree.map(muon.is_hidden, suffixes)
+    momentum = optax.chain(
+      optax.trace(self.momentum, nesterov=True), muon.orthogonalise(suffixes)
+    )
+    adam = optax.scale_by_adam(self.b1, self.b2, self.eps)
     return [
-      contrib.muon(
-        rate,
-        beta=self.momentum,
-        eps=self.eps,
-        adam_b1=self.b1,
-        adam_b2=self.b2,
-        weight_decay=self.weight_decay,
-        adam_weight_decay=self.weight_decay,
-        weight_decay_mask=jax.tree.map(is_matrix, suffixes),
-        muon_weight_dimension_numbers=jax.tree.map(_dims, suffixes),
-        consistent_rms=0.2,
-      )
+      optax.masked(momentum, hidden),
+      optax.masked(adam, jax.tree.map(operator.not_, hidden)),
+      *self._decayed(rate, suffixes),
     ]
-
-
-def _dims(suffix: str) -> contrib.MuonDimensionNumbers | None:
-  """Which dims a block's matrix contracts, and which it makes; None = Adam.
-
-  The residual width D is one side of every matrix: first in "LDNH", last in
-  "LNHD".
-  """
-  if not suffix.startswith("L") or not is_matrix(suffix):
-    return None
-  last = len(suffix) - 1
-  if suffix[1] == "D":
-    return contrib.MuonDimensionNumbers((1,), tuple(range(2, last + 1)))
-  return contrib.MuonDimensionNumbers(tuple(range(1, last)), (last,))

@@ -12,6 +12,11 @@ from llm_jax.config import field
 class Schedule:
   """Warm-up from 0 to the peak, then a decay to a share of it.
 
+  Step i (from 0) of the warm-up w is taken at peak (i + 1) / w. The floor is
+  where the decay would be after the last step: the last of n cosine steps is
+  taken at 1 - 1 / (n - w) of the way. A run no longer than the warm-up ends
+  within it.
+
   wsd (warmup, stable, decay): constant, then linear over the last part of the
   run; arXiv:2404.06395, section 4.2, with a linear tail (arXiv:2405.18392).
   """
