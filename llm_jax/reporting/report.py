@@ -1,7 +1,22 @@
 """A run folder as one page that needs no network."""
 
+from collections.abc import Callable
 import pathlib
+import re
+import shlex
 from typing import Any
+
+from llm_jax.reporting import files, pictures, results, settings
+from llm_jax.reporting.progress import waiting
+from llm_jax.reporting.results import number
+
+_STEPS = 6  # steps whose samples are shown, at most
+_PROMPTS = 8  # samples of one step that are shown, at most
+
+# What HTML cannot hold: controls, and halves of surrogate pairs.
+_CONTROLS = re.compile(
+  "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]"
+)
 
 
 def evaluation_table(found: dict[str, Any]) -> str:
@@ -18,5 +33,132 @@ def evaluation_table(found: dict[str, Any]) -> str:
 
 
 def write(folder: pathlib.Path) -> pathlib.Path:
-  """Writes report.html and returns its path."""
-  return folder / "report.html"
+  """Writes report.html of what the run folder holds, and returns its path.
+
+  A file that is missing leaves its part out; one that cannot be read is named
+  on the page. OSError where the page cannot be written.
+  """
+  import jinja2  # noqa: PLC0415  (only a report needs it)
+
+  with waiting("report"):
+    page = jinja2.Environment(
+      loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
+      autoescape=True,
+      undefined=jinja2.StrictUndefined,
+      trim_blocks=True,
+      lstrip_blocks=True,
+    ).get_template("report.html.jinja")
+    path = folder / "report.html"
+    files.write_text(
+      path, _CONTROLS.sub("\ufffd", page.render(**_read(folder)))
+    )
+  return path
+
+
+def _read(folder: pathlib.Path) -> dict[str, Any]:
+  """All that the template names."""
+  notes: list[str] = []
+  about = _whole(folder / "experiment.json", notes)
+  found = _whole(folder / "evaluation.json", notes)
+  try:
+    rows = results.Rows(files.Rows(folder / "metrics.jsonl").read())
+  except ValueError as e:
+    notes.append(f"metrics.jsonl could not be read ({e})")
+    rows = results.Rows([])
+  given = about.get("settings")
+  given = given if isinstance(given, dict) else {}
+  name = str(about.get("name") or folder.resolve().name)
+  where = given.get("workdir")
+  command = f"python -m experiments.{name} evaluate"
+  if where:
+    command += f" --workdir={shlex.quote(str(where))}"
+  evaluation = results.evaluation(found)
+  return {
+    "name": name,
+    "about": _sentence(given, rows, about),
+    "notes": notes + pictures.gaps(rows),
+    "figures": results.figures(rows, evaluation, about),
+    "pictures": pictures.pictures(rows, evaluation),
+    "evaluation": evaluation,
+    "command": command,
+    "samples": _samples(folder / "samples", notes),
+    "groups": settings.groups(given),
+    "environment": _environment(about.get("environment")),
+    "rows": rows.count,
+  }
+
+
+def _whole(path: pathlib.Path, notes: list[str]) -> dict[str, Any]:
+  """A JSON object, {} where there is none."""
+  try:
+    value = files.read_json(path)
+  except ValueError as e:
+    notes.append(f"{path.name} could not be read ({e.__cause__ or e})")
+    return {}
+  return value if isinstance(value, dict) else {}
+
+
+def _sentence(given: dict, rows: results.Rows, about: dict) -> str:
+  """What was trained, on what, how far and where."""
+  get: Callable[[str], dict] = lambda k: (
+    given[k] if isinstance(given.get(k), dict) else {}
+  )
+  model, data, parts = get("model"), get("data"), []
+  if model:
+    parts.append(
+      f"A decoder of {model.get('num_layers', '?')} layers,"
+      f" {model.get('embed_dim', '?')} wide"
+    )
+  if data:
+    sources = data.get("sources") or [data]
+    parts.append(f"on {' and '.join(_source(s) for s in sources)}")
+  if get("objective"):
+    parts.append(f"objective {settings.kind(get('objective'))}")
+  if rows.last:
+    of = number(given.get("steps"))
+    parts.append(f"{rows.last:,} of {of:,.0f} steps" if of else "")
+  place = about.get("environment")
+  if isinstance(place, dict) and place.get("device"):
+    parts.append(f"{place.get('devices', '?')} x {place['device']}")
+  return ", ".join(p for p in parts if p)
+
+
+def _source(source: Any) -> str:
+  """A source of text by its class and the first setting that says which."""
+  first = [v for k, v in source.items() if k != "class" and v][:1]
+  which = f" ({settings.shown(first[0])})" if first else ""
+  return f"{settings.kind(source)}{which}"
+
+
+def _samples(folder: pathlib.Path, notes: list[str]) -> dict[str, Any]:
+  """{"shown": [(prompt, [(step, text)])], "steps", "kept"}, evenly spread."""
+  paths = sorted(folder.glob("step_*.json"))
+  most = max(len(paths) - 1, 1)
+  wanted = {round(i * most / (_STEPS - 1)) for i in range(_STEPS)}
+  if len(paths) <= _STEPS:
+    wanted = set(range(len(paths)))
+  prompts: dict[str, list[tuple[int, str]]] = {}
+  for i in sorted(wanted):
+    found = _whole(paths[i], notes)
+    texts = found.get("samples")
+    for one in (texts if isinstance(texts, list) else [])[:_PROMPTS]:
+      prompt, text = str(one.get("prompt", "")), str(one.get("text", ""))
+      prompts.setdefault(prompt, []).append((int(found.get("step", 0)), text))
+  return {
+    "shown": list(prompts.items()),
+    "steps": len(wanted),
+    "kept": len(paths),
+  }
+
+
+def _environment(found: Any) -> list[tuple[str, str]]:
+  """Rows of name and value; packages follow the machine."""
+  if not isinstance(found, dict):
+    return []
+  packages = found.get("packages")
+  rest = {k: v for k, v in found.items() if k != "packages"}
+  rest |= packages if isinstance(packages, dict) else {}
+  return [
+    (k, "not installed" if v is None else settings.shown(v))
+    for k, v in rest.items()
+  ]

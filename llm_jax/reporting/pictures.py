@@ -1,0 +1,84 @@
+"""Which curves a report shows, from the rows of a run."""
+
+import math
+from typing import Any
+
+from llm_jax.reporting import curves, results
+from llm_jax.reporting.curves import Line
+
+_SMOOTHED = 100  # curves of more rows are smoothed
+
+
+def pictures(
+  rows: results.Rows, evaluated: results.Evaluation | None
+) -> list[dict]:
+  """Title, legend and SVG of each curve that the rows hold."""
+  out = []
+
+  def add(title: str, unit: str, lines: list[Line], *, zero: bool = False):
+    lines = [x for x in lines if any(map(math.isfinite, x.values))]
+    if any(len(x.steps) for x in lines):
+      svg = curves.draw(title, lines, zero=zero)
+      legend = [x for x in lines if not x.faint]
+      out.append({"title": title, "unit": unit, "legend": legend, "svg": svg})
+
+  add("Loss", "nats/token", _losses(rows, evaluated))
+  steps, rate = rows.curve("train", "learning_rate")
+  line = Line("last", steps, rate, "first", _last(rate, "{:.3g}"))
+  add("Learning rate", "", [line], zero=True)
+  steps, speed = rows.curve("train", "tokens_per_second")
+  known = [(s, v) for s, v in zip(steps, speed, strict=True) if v]
+  steps, speed = [s for s, _ in known], [v for _, v in known]
+  _, shares = rows.curve("train", "mfu")
+  last = results.quantity(speed[-1]) if speed else ""
+  last += _last(shares, ", MFU {:.1%}")
+  line = Line("last", steps, speed, "first", last)
+  add("Throughput", "tokens/s", [line], zero=True)
+  steps, norm = rows.curve("train", "grad_norm")
+  add("Gradient norm", "", _noisy("gradient norm", steps, norm))
+  return out
+
+
+def gaps(rows: results.Rows) -> list[str]:
+  """A line of warning for each split whose loss was not always finite."""
+  out = []
+  for split in ("train", "validation"):
+    steps, loss = rows.curve(split, "loss")
+    bad = [s for s, v in zip(steps, loss, strict=True) if not math.isfinite(v)]
+    if bad:
+      out.append(
+        f"The {split} loss was not finite in {len(bad):,} of {len(loss):,}"
+        f" rows, first at step {bad[0]:,}; the curve has gaps there."
+      )
+  return out
+
+
+def _losses(
+  rows: results.Rows, evaluated: results.Evaluation | None
+) -> list[Line]:
+  lines = _noisy("train", *rows.curve("train", "loss"))
+  steps, loss = rows.curve("validation", "loss")
+  last = _last(loss, "{:.3f}")
+  lines.append(Line("validation", steps, loss, "second", last))
+  colours = iter(("third", "fourth"))
+  for key, result in (evaluated.results if evaluated else {}).items():
+    level = result.measures["loss"]
+    if key != "model" and results.finite(level):
+      colour = next(colours, "fourth")
+      lines.append(Line(result.name, [], [level], colour, f"{level:.3f}"))
+  return lines
+
+
+def _noisy(name: str, steps: list[int], values: list[float]) -> list[Line]:
+  """A curve; a long one behind its own mean."""
+  if len(values) <= _SMOOTHED:
+    return [Line(name, steps, values, "first", _last(values, "{:.3f}"))]
+  mean = curves.smooth(values).tolist()
+  return [
+    Line(name, steps, values, "first", faint=True),
+    Line(f"{name}, smoothed", steps, mean, "first", _last(mean, "{:.3f}")),
+  ]
+
+
+def _last(values: Any, form: str) -> str:
+  return form.format(values[-1]) if len(values) else ""

@@ -1,0 +1,200 @@
+"""What a run reached: its rows, its evaluation, its headline figures."""
+
+import dataclasses
+import math
+from typing import Any, TypeGuard
+
+MEASURES = ("loss", "perplexity", "bits_per_byte", "accuracy")
+_NAMES = {"kneser_ney_5": "Kneser-Ney 5-gram", "bits_per_byte": "bits/byte"}
+
+
+def number(value: Any) -> float | None:
+  """A number, or its name in JSON ("nan", "inf", "-inf"); None of another."""
+  if isinstance(value, bool) or not isinstance(value, int | float | str):
+    return None
+  try:
+    return float(value)
+  except ValueError:
+    return None
+
+
+def named(name: str) -> str:
+  """A name of a file's as people read it."""
+  return _NAMES.get(name, name.replace("_", " "))
+
+
+class Rows:
+  """The rows of metrics.jsonl by split, each step once and in order."""
+
+  def __init__(self, rows: list[Any]):
+    self._splits: dict[str, dict[int, dict]] = {}
+    for row in rows:
+      if isinstance(row, dict) and isinstance(row.get("step"), int):
+        split = self._splits.setdefault(str(row.get("split")), {})
+        split[row["step"]] = row
+    self.count = sum(map(len, self._splits.values()))
+    self.last = max((max(s) for s in self._splits.values()), default=0)
+
+  def curve(self, split: str, name: str) -> tuple[list[int], list[float]]:
+    """Steps and values where the rows of a split hold this name."""
+    rows = sorted(self._splits.get(split, {}).items())
+    found = [(step, number(row.get(name))) for step, row in rows]
+    steps = [step for step, value in found if value is not None]
+    return steps, [value for _, value in found if value is not None]
+
+  def latest(self, split: str) -> tuple[int, dict]:
+    """The last row of a split, and its step; 0 and {} without one."""
+    rows = self._splits.get(split, {})
+    return (max(rows), rows[max(rows)]) if rows else (0, {})
+
+  def seen(self) -> tuple[float, float]:
+    """Tokens trained on, and the seconds that took; 0 where not known.
+
+    Steps between two rows are taken to be like the later one.
+    """
+    tokens = seconds = 0.0
+    waiting, before = 0.0, 0  # tokens whose speed is not known yet
+    for step, row in sorted(self._splits.get("train", {}).items()):
+      new = (step - before) * (number(row.get("tokens")) or 0.0)
+      speed = number(row.get("tokens_per_second"))
+      tokens, waiting, before = tokens + new, waiting + new, step
+      if speed:
+        seconds, waiting = seconds + waiting / speed, 0.0
+    return tokens, seconds
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+  """The model's or a baseline's line of the evaluation."""
+
+  name: str
+  measures: dict[str, float | None]
+  bar: float | None  # per cent of the longest
+
+  @property
+  def shown(self) -> dict[str, str]:
+    """The measures as text."""
+    return {m: measure(m, v) for m, v in self.measures.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+  """evaluation.json with bars and a verdict."""
+
+  split: str
+  step: int
+  by: str  # what the bars and the verdict compare
+  results: dict[str, Result]
+  verdict: str
+
+
+def evaluation(found: dict[str, Any]) -> Evaluation | None:
+  """What evaluation.json says; None where it says nothing."""
+  given = found.get("results")
+  if not isinstance(given, dict):
+    return None
+  rows = {
+    name: {m: number(row.get(m)) for m in MEASURES}
+    for name, row in given.items()
+    if isinstance(row, dict)
+  }
+  by = "bits_per_byte"
+  if not any(finite(row[by]) for row in rows.values()):
+    by = "loss"
+  compared = {k: v for k, row in rows.items() if finite(v := row[by])}
+  most = max(compared.values(), default=0.0)
+  return Evaluation(
+    split=str(found.get("split", "")),
+    step=int(number(found.get("checkpoint_step")) or 0),
+    by=named(by),
+    results={
+      name: Result(
+        named(name),
+        row,
+        100 * compared[name] / most if name in compared and most > 0 else None,
+      )
+      for name, row in rows.items()
+    },
+    verdict=_verdict(compared, by),
+  )
+
+
+def _verdict(compared: dict[str, float], by: str) -> str:
+  others = {name: v for name, v in compared.items() if name != "model"}
+  if "model" not in compared or not others:
+    return ""
+  best = min(others, key=lambda k: others[k])
+  gap = compared["model"] - others[best]
+  unit = "nats a token" if by == "loss" else "bits a byte"
+  way = "more than" if gap > 0 else "less than"
+  share = f" ({abs(gap) / others[best]:.0%})" if others[best] > 0 else ""
+  return (
+    f"The model spends {abs(gap):.3f} {unit}{share} {way} the best"
+    f" baseline, {named(best)}."
+  )
+
+
+def figures(
+  rows: Rows, evaluated: Evaluation | None, about: dict[str, Any]
+) -> list[dict[str, str]]:
+  """The headline: value, name and note of each figure that is known."""
+  step, best = rows.latest("validation")
+  note = f"step {step:,}"
+  split = "validation"
+  if evaluated and "model" in evaluated.results and evaluated.step >= step:
+    best, note = evaluated.results["model"].measures, f"step {evaluated.step:,}"
+    split = evaluated.split
+  tokens, seconds = rows.seen()
+  found = [
+    (f"{split} loss", measure("loss", best.get("loss")), "nats/token"),
+    ("perplexity", measure("perplexity", best.get("perplexity")), note),
+    ("bits/byte", measure("bits_per_byte", best.get("bits_per_byte")), note),
+    ("tokens seen", quantity(tokens), f"{rows.last:,} steps"),
+    ("parameters", quantity(number(about.get("parameters"))), ""),
+    ("training time", duration(seconds), "without waits"),
+  ]
+  return [
+    {"name": name, "value": value, "note": about_it}
+    for name, value, about_it in found
+    if value
+  ]
+
+
+def finite(value: float | None) -> TypeGuard[float]:
+  """Whether there is a number, and it is finite."""
+  return value is not None and math.isfinite(value)
+
+
+def measure(name: str, value: Any) -> str:
+  """A measure with the digits that mean something; "" where there is none."""
+  value = number(value)
+  if value is None:
+    return ""
+  if not math.isfinite(value):
+    return str(value)
+  if name == "accuracy":
+    return f"{value:.1%}"
+  if name == "perplexity":
+    return f"{value:,.2f}" if value < 1e6 else f"{value:.2e}"
+  return f"{value:.3f}"
+
+
+def quantity(value: float | None) -> str:
+  """A count in three digits or so; "" of none."""
+  if not finite(value) or not value:
+    return ""
+  for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M")):
+    if value >= size:
+      return f"{value / size:.3g} {letter}"
+  return f"{value:,.0f}"
+
+
+def duration(seconds: float) -> str:
+  """The two largest units; "" of none."""
+  left = round(seconds)
+  parts: list[str] = []
+  for size, unit in ((86400, "d"), (3600, "h"), (60, "min"), (1, "s")):
+    if left >= size and len(parts) < 2:
+      parts.append(f"{left // size} {unit}")
+      left %= size
+  return " ".join(parts) or ("< 1 s" if seconds > 0 else "")
