@@ -62,7 +62,8 @@ def prefill(
     keys_B: a key a row.
   """
   P = prompt_BP.shape[1]
-  position_BP = jnp.arange(P)[None] - (P - length_B[:, None])
+  places_P = jnp.arange(P, dtype=jnp.int32)
+  position_BP = places_P[None] - (P - length_B[:, None])
   segment_BP = (position_BP >= 0).astype(jnp.int32)
   logits_BV, cache = decode(
     variables, prompt_BP, jnp.maximum(position_BP, 0), segment_BP, cache

@@ -43,11 +43,14 @@ def empty(config: TransformerConfig, batch_size: int, slots: int) -> Cache:
 def note(cache: Cache, position_BT: jax.Array, segment_BT: jax.Array) -> Cache:
   """Writes down what the next T slots will hold; their keys come by layer."""
   at = (jnp.zeros((), jnp.int32), cache.length)
-  write = jax.lax.dynamic_update_slice
+
+  def write(whole: jax.Array, new: jax.Array) -> jax.Array:
+    return jax.lax.dynamic_update_slice(whole, new.astype(whole.dtype), at)
+
   return dataclasses.replace(
     cache,
-    position_BS=write(cache.position_BS, position_BT, at),
-    segment_BS=write(cache.segment_BS, segment_BT, at),
+    position_BS=write(cache.position_BS, position_BT),
+    segment_BS=write(cache.segment_BS, segment_BT),
   )
 
 
