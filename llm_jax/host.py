@@ -6,7 +6,7 @@ import pathlib
 import sys
 
 # glibc's mallopt parameters, malloc.h.
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8
 
 
 def keep_memory() -> None:
@@ -22,6 +22,7 @@ def keep_memory() -> None:
     mallopt = ctypes.CDLL("libc.so.6").mallopt
   except (OSError, AttributeError):
     return
+  mallopt(_M_ARENA_MAX, 1)  # the other arenas unmap whatever is free
   mallopt(_M_MMAP_MAX, 0)
   mallopt(_M_TRIM_THRESHOLD, -1)
   mallopt(_M_TOP_PAD, 64 * 2**20)

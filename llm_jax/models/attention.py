@@ -93,7 +93,7 @@ def attend(
   )
   if not fused:
     if mask_B1TS is None:
-      mask_B1TS = ops.causal_mask(q_BTNH.shape[1], config.window)
+      return ops.causal_attention(q_BTNH, k_BSKH, v_BSKH, config.window)
     return ops.attention(q_BTNH, k_BSKH, v_BSKH, mask_B1TS)
   plain = mask_B1TS is None
   window = (config.window - 1, 0) if plain and config.window else None
