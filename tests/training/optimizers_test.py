@@ -330,6 +330,22 @@ def test_moments_are_placed_and_typed_like_their_parameters(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_parameters_cut_over_devices_move_as_whole_ones(kind):
+  settings = kind(0.1, SCHEDULE, 1.5, 0.3)
+  mesh = mesh_lib.make(mesh_lib.MeshShape(2, 2, 2))
+
+  def place(tree):
+    spec = lambda suffix, x: jax.sharding.NamedSharding(
+      mesh, axes.spec(suffix, "weight", x.shape, dict(mesh.shape))
+    )
+    with jax.enable_x64(True):
+      return jax.device_put(tree, jax.tree.map(spec, SUFFIXES, tree))
+
+  got = ours(settings, place(PARAMS), [place(g) for g in GRADS])
+  chex.assert_trees_all_close(got, ours(settings), rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_frozen_half_has_no_moments_and_no_updates(kind):
   settings = kind(0.1, SCHEDULE, None, 0.3)
   trained = {"query", "query_bias"}

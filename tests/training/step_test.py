@@ -13,6 +13,7 @@ from llm_jax.objectives.causal import Causal
 from llm_jax.training import state as state_lib
 from llm_jax.training import step as step_lib
 from tests import small
+from tests.training import quadratic
 
 
 def run(objective, batch, microbatches=1, trainable=lambda p: True, **kwargs):
@@ -48,6 +49,33 @@ def test_microbatches_never_change_the_update(objective, microbatches):
     np.testing.assert_allclose(
       of_one[name].compute(), of_many[name].compute(), rtol=1e-12
     )
+
+
+def test_the_norm_reported_is_of_the_whole_batch_before_clipping():
+  x_BD = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
+  optimizer = optax.chain(optax.clip_by_global_norm(0.1), optax.sgd(1.0))
+  state = state_lib.create(
+    {"policy": {"w_D": jnp.arange(3.0)}},
+    lambda path: True,
+    optimizer,
+    jax.random.key(0),
+  )
+  step = functools.partial(
+    step_lib.train_step,
+    objective=quadratic.Quadratic(),
+    forward={},
+    optimizer=optimizer,
+    microbatches=2,
+  )
+  after, metrics = jax.jit(step)(state, {"x_BD": x_BD})
+  gradient_BD = 2 * (np.arange(3.0) - x_BD)
+  got = metrics["grad_norm"].compute()
+  np.testing.assert_allclose(got, np.linalg.norm(gradient_BD.mean(0)), 1e-6)
+  moved = np.arange(3.0) - after.trainable["policy"]["w_D"]
+  np.testing.assert_allclose(np.linalg.norm(moved), 0.1, rtol=1e-5)
+  # The mutant: the mean of the norms of two microbatches.
+  halves = [np.linalg.norm(gradient_BD[i::2].mean(0)) for i in range(2)]
+  assert abs(np.mean(halves) / got - 1) > 1e-2
 
 
 def test_a_mean_of_means_is_caught():
