@@ -75,6 +75,8 @@ class Generator:
     Raises:
       ValueError: a prompt and its new tokens are longer than the model allows.
     """
+    if not prompts:
+      return
     ids = [
       [self._tokenizer.eos_id, *self._tokenizer.encode(p)] for p in prompts
     ]
@@ -139,14 +141,14 @@ class _Row:
       return
     self._ids += [int(i) for i in ids]
     text = self._tokenizer.decode(self._ids)
-    found = [at for s in self._stop if (at := text.find(s)) >= 0]
+    if not last:  # the end may be half a character
+      text = text.rstrip("\ufffd")
+    # The first to be whole, as if each character were looked at as it came.
+    found = [(at + len(s), at) for s in self._stop if (at := text.find(s)) >= 0]
     if found:
-      text, last = text[: min(found)], True
+      text, last = text[: min(found)[1]], True
     self.over = last
-    if not last:
-      # What may yet change: half a character, or half a stop string.
-      while text.endswith("\ufffd"):
-        text = text[:-1]
+    if not last:  # the end may be half a stop string
       held = max(
         (
           n
