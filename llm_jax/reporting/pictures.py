@@ -5,6 +5,7 @@ from typing import Any
 
 from llm_jax.reporting import curves, results
 from llm_jax.reporting.curves import Line
+from llm_jax.reporting.numerals import finite, quantity
 
 _SMOOTHED = 100  # curves of more rows are smoothed
 
@@ -30,7 +31,7 @@ def pictures(
   known = [(s, v) for s, v in zip(steps, speed, strict=True) if v]
   steps, speed = [s for s, _ in known], [v for _, v in known]
   _, shares = rows.curve("train", "mfu")
-  last = results.quantity(speed[-1]) if speed else ""
+  last = quantity(speed[-1]) if speed else ""
   last += _last(shares, ", MFU {:.1%}")
   line = Line("last", steps, speed, "first", last)
   add("Throughput", "tokens/s", [line], zero=True)
@@ -63,7 +64,7 @@ def _losses(
   colours = iter(("third", "fourth"))
   for key, result in (evaluated.results if evaluated else {}).items():
     level = result.measures["loss"]
-    if key != "model" and results.finite(level):
+    if key != "model" and finite(level):
       colour = next(colours, "fourth")
       lines.append(Line(result.name, [], [level], colour, f"{level:.3f}"))
   return lines

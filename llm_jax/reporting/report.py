@@ -1,14 +1,13 @@
 """A run folder as one page that needs no network."""
 
-from collections.abc import Callable
 import pathlib
 import re
 import shlex
 from typing import Any
 
 from llm_jax.reporting import files, pictures, results, settings
+from llm_jax.reporting.numerals import count
 from llm_jax.reporting.progress import waiting
-from llm_jax.reporting.results import number
 
 _STEPS = 6  # steps whose samples are shown, at most
 _PROMPTS = 8  # samples of one step that are shown, at most
@@ -65,8 +64,7 @@ def _read(folder: pathlib.Path) -> dict[str, Any]:
   except ValueError as e:
     notes.append(f"metrics.jsonl could not be read ({e})")
     rows = results.Rows([])
-  given = about.get("settings")
-  given = given if isinstance(given, dict) else {}
+  given = _object(about, "settings")
   name = str(about.get("name") or folder.resolve().name)
   where = given.get("workdir")
   command = f"python -m experiments.{name} evaluate"
@@ -83,7 +81,7 @@ def _read(folder: pathlib.Path) -> dict[str, Any]:
     "command": command,
     "samples": _samples(folder / "samples", notes),
     "groups": settings.groups(given),
-    "environment": _environment(about.get("environment")),
+    "environment": _environment(_object(about, "environment")),
     "rows": rows.count,
   }
 
@@ -95,15 +93,19 @@ def _whole(path: pathlib.Path, notes: list[str]) -> dict[str, Any]:
   except ValueError as e:
     notes.append(f"{path.name} could not be read ({e.__cause__ or e})")
     return {}
+  if value is not None and not isinstance(value, dict):
+    notes.append(f"{path.name} holds no JSON object")
+  return value if isinstance(value, dict) else {}
+
+
+def _object(about: dict[str, Any], name: str) -> dict[str, Any]:
+  value = about.get(name)
   return value if isinstance(value, dict) else {}
 
 
 def _sentence(given: dict, rows: results.Rows, about: dict) -> str:
   """What was trained, on what, how far and where."""
-  get: Callable[[str], dict] = lambda k: (
-    given[k] if isinstance(given.get(k), dict) else {}
-  )
-  model, data, parts = get("model"), get("data"), []
+  model, data, parts = _object(given, "model"), _object(given, "data"), []
   if model:
     parts.append(
       f"A decoder of {model.get('num_layers', '?')} layers,"
@@ -111,19 +113,20 @@ def _sentence(given: dict, rows: results.Rows, about: dict) -> str:
     )
   if data:
     sources = data.get("sources") or [data]
-    parts.append(f"on {' and '.join(_source(s) for s in sources)}")
-  if get("objective"):
-    parts.append(f"objective {settings.kind(get('objective'))}")
+    sources = sources if isinstance(sources, list) else []
+    named = [_source(s) for s in sources if isinstance(s, dict)]
+    parts.append(f"on {' and '.join(named)}" if named else "")
+  if objective := settings.kind(given.get("objective")):
+    parts.append(f"objective {objective}")
   if rows.last:
-    of = number(given.get("steps"))
-    parts.append(f"{rows.last:,} of {of:,.0f} steps" if of else "")
-  place = about.get("environment")
-  if isinstance(place, dict) and place.get("device"):
+    parts.append(f"{rows.last:,} of {count(given.get('steps')):,} steps")
+  place = _object(about, "environment")
+  if place.get("device"):
     parts.append(f"{place.get('devices', '?')} x {place['device']}")
   return ", ".join(p for p in parts if p)
 
 
-def _source(source: Any) -> str:
+def _source(source: dict) -> str:
   """A source of text by its class and the first setting that says which."""
   first = [v for k, v in source.items() if k != "class" and v][:1]
   which = f" ({settings.shown(first[0])})" if first else ""
@@ -140,10 +143,11 @@ def _samples(folder: pathlib.Path, notes: list[str]) -> dict[str, Any]:
   prompts: dict[str, list[tuple[int, str]]] = {}
   for i in sorted(wanted):
     found = _whole(paths[i], notes)
-    texts = found.get("samples")
-    for one in (texts if isinstance(texts, list) else [])[:_PROMPTS]:
+    step, texts = count(found.get("step")), found.get("samples")
+    texts = texts if isinstance(texts, list) else []
+    for one in [x for x in texts if isinstance(x, dict)][:_PROMPTS]:
       prompt, text = str(one.get("prompt", "")), str(one.get("text", ""))
-      prompts.setdefault(prompt, []).append((int(found.get("step", 0)), text))
+      prompts.setdefault(prompt, []).append((step, text))
   return {
     "shown": list(prompts.items()),
     "steps": len(wanted),
@@ -151,13 +155,10 @@ def _samples(folder: pathlib.Path, notes: list[str]) -> dict[str, Any]:
   }
 
 
-def _environment(found: Any) -> list[tuple[str, str]]:
+def _environment(found: dict) -> list[tuple[str, str]]:
   """Rows of name and value; packages follow the machine."""
-  if not isinstance(found, dict):
-    return []
-  packages = found.get("packages")
   rest = {k: v for k, v in found.items() if k != "packages"}
-  rest |= packages if isinstance(packages, dict) else {}
+  rest |= _object(found, "packages")
   return [
     (k, "not installed" if v is None else settings.shown(v))
     for k, v in rest.items()

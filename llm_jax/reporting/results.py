@@ -1,26 +1,19 @@
 """What a run reached: its rows, its evaluation, its headline figures."""
 
 import dataclasses
-import math
-from typing import Any, TypeGuard
+from typing import Any
+
+from llm_jax.reporting.numerals import (
+  count,
+  duration,
+  finite,
+  measure,
+  named,
+  number,
+  quantity,
+)
 
 MEASURES = ("loss", "perplexity", "bits_per_byte", "accuracy")
-_NAMES = {"kneser_ney_5": "Kneser-Ney 5-gram", "bits_per_byte": "bits/byte"}
-
-
-def number(value: Any) -> float | None:
-  """A number, or its name in JSON ("nan", "inf", "-inf"); None of another."""
-  if isinstance(value, bool) or not isinstance(value, int | float | str):
-    return None
-  try:
-    return float(value)
-  except ValueError:
-    return None
-
-
-def named(name: str) -> str:
-  """A name of a file's as people read it."""
-  return _NAMES.get(name, name.replace("_", " "))
 
 
 class Rows:
@@ -29,9 +22,9 @@ class Rows:
   def __init__(self, rows: list[Any]):
     self._splits: dict[str, dict[int, dict]] = {}
     for row in rows:
-      if isinstance(row, dict) and isinstance(row.get("step"), int):
+      if isinstance(row, dict) and number(row.get("step")) is not None:
         split = self._splits.setdefault(str(row.get("split")), {})
-        split[row["step"]] = row
+        split[count(row["step"])] = row
     self.count = sum(map(len, self._splits.values()))
     self.last = max((max(s) for s in self._splits.values()), default=0)
 
@@ -55,10 +48,10 @@ class Rows:
     tokens = seconds = 0.0
     waiting, before = 0.0, 0  # tokens whose speed is not known yet
     for step, row in sorted(self._splits.get("train", {}).items()):
-      new = (step - before) * (number(row.get("tokens")) or 0.0)
+      new = (step - before) * count(row.get("tokens"))
       speed = number(row.get("tokens_per_second"))
       tokens, waiting, before = tokens + new, waiting + new, step
-      if speed:
+      if finite(speed) and speed > 0:
         seconds, waiting = seconds + waiting / speed, 0.0
     return tokens, seconds
 
@@ -105,7 +98,7 @@ def evaluation(found: dict[str, Any]) -> Evaluation | None:
   most = max(compared.values(), default=0.0)
   return Evaluation(
     split=str(found.get("split", "")),
-    step=int(number(found.get("checkpoint_step")) or 0),
+    step=count(found.get("checkpoint_step")),
     by=named(by),
     results={
       name: Result(
@@ -158,43 +151,3 @@ def figures(
     for name, value, about_it in found
     if value
   ]
-
-
-def finite(value: float | None) -> TypeGuard[float]:
-  """Whether there is a number, and it is finite."""
-  return value is not None and math.isfinite(value)
-
-
-def measure(name: str, value: Any) -> str:
-  """A measure with the digits that mean something; "" where there is none."""
-  value = number(value)
-  if value is None:
-    return ""
-  if not math.isfinite(value):
-    return str(value)
-  if name == "accuracy":
-    return f"{value:.1%}"
-  if name == "perplexity":
-    return f"{value:,.2f}" if value < 1e6 else f"{value:.2e}"
-  return f"{value:.3f}"
-
-
-def quantity(value: float | None) -> str:
-  """A count in three digits or so; "" of none."""
-  if not finite(value) or not value:
-    return ""
-  for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M")):
-    if value >= size:
-      return f"{value / size:.3g} {letter}"
-  return f"{value:,.0f}"
-
-
-def duration(seconds: float) -> str:
-  """The two largest units; "" of none."""
-  left = round(seconds)
-  parts: list[str] = []
-  for size, unit in ((86400, "d"), (3600, "h"), (60, "min"), (1, "s")):
-    if left >= size and len(parts) < 2:
-      parts.append(f"{left // size} {unit}")
-      left %= size
-  return " ".join(parts) or ("< 1 s" if seconds > 0 else "")

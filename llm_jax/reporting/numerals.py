@@ -1,0 +1,67 @@
+"""Numbers and names of a run's files, as people read them."""
+
+import math
+from typing import Any, TypeGuard
+
+_NAMES = {"kneser_ney_5": "Kneser-Ney 5-gram", "bits_per_byte": "bits/byte"}
+
+
+def number(value: Any) -> float | None:
+  """A number, or its name in JSON ("nan", "inf", "-inf"); None of another."""
+  if isinstance(value, bool) or not isinstance(value, int | float | str):
+    return None
+  try:
+    return float(value)
+  except (ValueError, OverflowError):
+    return None
+
+
+def count(value: Any) -> int:
+  """A whole number; 0 of anything else."""
+  value = number(value)
+  return int(value) if finite(value) else 0
+
+
+def finite(value: float | None) -> TypeGuard[float]:
+  """Whether there is a number, and it is finite."""
+  return value is not None and math.isfinite(value)
+
+
+def named(name: str) -> str:
+  """A name of a file's as people read it."""
+  return _NAMES.get(name, name.replace("_", " "))
+
+
+def measure(name: str, value: Any) -> str:
+  """A measure with the digits that mean something; "" where there is none."""
+  value = number(value)
+  if value is None:
+    return ""
+  if not math.isfinite(value):
+    return str(value)
+  if name == "accuracy":
+    return f"{value:.1%}"
+  if name == "perplexity":
+    return f"{value:,.2f}" if value < 1e6 else f"{value:.2e}"
+  return f"{value:.3f}"
+
+
+def quantity(value: float | None) -> str:
+  """A count in three digits or so; "" of none."""
+  if not finite(value) or not value:
+    return ""
+  for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M")):
+    if value >= size:
+      return f"{value / size:.3g} {letter}"
+  return f"{value:,.0f}"
+
+
+def duration(seconds: float) -> str:
+  """The two largest units; "" of none."""
+  left = round(seconds) if math.isfinite(seconds) else 0
+  parts: list[str] = []
+  for size, unit in ((86400, "d"), (3600, "h"), (60, "min"), (1, "s")):
+    if left >= size and len(parts) < 2:
+      parts.append(f"{left // size} {unit}")
+      left %= size
+  return " ".join(parts) or ("< 1 s" if seconds > 0 else "")
