@@ -21,7 +21,7 @@ def totals(
   mask_BT = batch["mask_BT"]
   bytes_BT = jnp.asarray(token_bytes)[batch["target_BT"]]
   return {
-    "nats": -(scores.logp_BT * mask_BT).sum(),
+    "nats": -jnp.where(mask_BT, scores.logp_BT, 0).sum(),
     "hits": (scores.hit_BT & mask_BT).sum(),
     "tokens": mask_BT.sum(),
     "bytes": (bytes_BT * mask_BT).sum(),

@@ -33,8 +33,9 @@ class KneserNey:
 
   c are counts at the highest order and numbers of distinct left contexts
   below it; N(h .) is how many words follow h; h' drops h's first word. One
-  discount an order, D = n1 / (n1 + 2 n2). The unigram is interpolated with
-  the uniform distribution, so that every token has a probability.
+  discount an order, D = n1 / (n1 + 2 n2), and 1/2 where no k-gram stands once
+  (n1 = 0). The unigram is interpolated with the uniform distribution, so that
+  every token has a probability.
 
   Args:
     ids: [n] the training text.
@@ -72,7 +73,7 @@ class KneserNey:
       total = np.bincount(context, counts, minlength=contexts)
       follow = np.bincount(context, counts > 0, minlength=contexts)
       n1, n2 = (counts == 1).sum(), (counts == 2).sum()
-      discount = n1 / (n1 + 2 * n2) if n1 else 0.0
+      discount = n1 / (n1 + 2 * n2) if n1 else 0.5
       self._levels.append(_Level(counts, total, follow, discount))
 
   def probability(self, ids: np.ndarray) -> np.ndarray:
