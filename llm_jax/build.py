@@ -346,7 +346,10 @@ def _hooks(
   evaluate = evaluator(the_model, made.tokenizer, mesh)
   validation, samples = experiment.validation, experiment.samples
   if validation.every:  # an empty split is told now, not at the first time
-    batches = made.tokens.held_out("validation", experiment.batch_size, share)
+    try:
+      batches = made.tokens.held_out("validation", experiment.batch_size, share)
+    except ValueError as e:
+      raise ValueError(f"{e}; or --validation.every=0") from e
 
   def validate(variables: Any) -> dict[str, float]:
     count = min(len(batches), validation.batches or len(batches))

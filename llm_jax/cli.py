@@ -104,8 +104,9 @@ def _parse(given: flags.FlagValues, argv: list[str]) -> str:
   except flags.Error as e:
     said = str(e).replace("flag --", "--", 1)
     if ": already defined as " in said:
-      flag = said.split("=")[0]
-      said = f"{flag}: given twice; give it once"
+      said = f"{said.split('=')[0]}: given twice; give it once"
+    if said.startswith("Missing value"):
+      said = f"{said.split()[-1]}: no value given"
     raise ValueError(said) from e
   verbs = f"expected one of {', '.join(VERBS)}; --help lists every setting"
   if not rest:

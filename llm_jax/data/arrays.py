@@ -77,10 +77,7 @@ class Loaded:
       )
     ids = self._parts[split]
     if not len(ids):
-      raise ValueError(
-        f"--validation.split={split}: the split is empty; raise"
-        " --data.validation"
-      )
+      raise ValueError(f"the {split} split is empty: see --data.validation")
     return Tokens(ids, np.array([0, len(ids)]), _START)
 
 

@@ -163,10 +163,11 @@ class Tokenised:
       )
     joined = tokens.join([part[split] for part in self._by_source])
     if not len(joined):
+      change = "lower" if split == "train" else "raise"
+      flags = "validation and --data.test" if split == "train" else split
       raise ValueError(
-        f"--validation.split={split}: the split is empty; raise"
-        " --data.validation or --data.test, give more documents, or"
-        " --data.split=position"
+        f"the {split} split is empty: {change} --data.{flags}, give more"
+        " documents, or set --data.split=position"
       )
     return joined
 

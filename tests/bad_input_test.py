@@ -1,0 +1,408 @@
+"""Bad input: exit code 2, one line that names the flag, nothing left behind."""
+
+import dataclasses
+import gzip
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from llm_jax import build, claim, config
+from tests import command
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def refused(folder, *args, experiment=command.EXPERIMENT, **kwargs):
+  """The error of a command that must not leave anything in `folder`/run."""
+  run = folder / "run"
+  before = command.snapshot(run)
+  said = command.call(*args, experiment=experiment, **kwargs)
+  assert said.code == 2, said
+  assert not said.out
+  assert command.snapshot(run) == before
+  assert not list((folder / "cache").rglob("*.partial"))
+  return said.error
+
+
+WRONG = {
+  "--stepz=3": "unknown flag --stepz; did you mean --steps?",
+  "--data.lenght=3": "did you mean --data.length?",
+  "--peak=3": "unknown flag --peak; did you mean --optimizer.peak?",
+  "--batch-size=3": "did you mean --batch_size?",
+  "--every=3": "--checkpoints.every or",
+  "--step=3": "unknown flag --step; did you mean --steps?",
+  "--xyzzy": "unknown flag --xyzzy; --help lists all",
+  "--steps=3.5": "--steps=3.5: must be a whole number, at least 0",
+  "--steps=-1": "--steps=-1: must be a whole number, at least 0",
+  "--steps=": "--steps=: must be a whole number",
+  "--steps": "--steps: no value given",
+  "--batch_size=0": "--batch_size=0: must be a whole number, at least 1",
+  "--microbatches=0": "at least 1",
+  "--seed=-1": "at least 0",
+  "--optimizer.peak=nan": "must be a finite number, at least 0",
+  "--optimizer.peak=fast": "must be a finite number",
+  "--optimizer.b1=1.5": "from 0 to 1",
+  "--optimizer.schedule.kind=cosin": "one of cosine, linear, wsd, constant",
+  "--model.norm=batch": "--model.norm=batch: must be one of rms, layer",
+  "--log.tensorboard=maybe": "must be true or false",
+  "--nolog.tensorboard=1": "does not take an argument",
+  "--data.weights=1,x": "must be finite numbers, between commas",
+  "--data.weights=1,2": "one positive number for each of 1 sources",
+  "--data.validation=0.6 --data.test=0.4": "nothing is left to train on",
+  "--steps=3 --steps=4": "--steps: given twice",
+  "--prompt=x": "--prompt: only generate reads it, not train",
+  "--checkpoint_step=3": "only evaluate and generate reads it, not train",
+  "steps=3": "did you mean --steps=3?",
+  "plan": "unexpected 'plan' after train",
+  "--num_processes=2": "--coordinator and --process_id: must be given",
+  "--coordinator=a:1 --num_processes=2 --process_id=2": "from 0 to",
+  "--model.num_heads=3": "--model.num_heads=3: must divide",
+  "--model.num_heads=4 --model.num_kv_heads=3": "--model.num_kv_heads=3: must",
+  "--data.length=64": "--data.length=64: longer than --model.max_length=32",
+  "--samples.max_new_tokens=32": "--samples.max_new_tokens=32: leaves no place",
+  "--batch_size=12": "--batch_size=12: not divisible by the mesh",
+  "--microbatches=3": "--batch_size=8: not divisible by --microbatches=3",
+  "--mesh.data=16": "needs 16 devices, this machine has 8",
+  "--mesh.fsdp=3": "--mesh.fsdp=3 --mesh.tensor=1: 8 devices are not",
+  "--mesh.fsdp=-1": "-1 at most once",
+  "--mesh.tensor=0": "sizes are 1 or more",
+  "--model.vocab_size=100": "--model.vocab_size=100: the tokenizer has 268",
+  "--samples.prompts=a_long_prompt_of_30_characters": "has 31 tokens",
+  "--init_from=nowhere": "--init_from=nowhere: holds no trained run",
+  "--data.validation=0": "--validation.every=0",
+  "--data.length=32 --data.validation=0.99": "--data.length=32: longer than",
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_a_wrong_setting(wrong, tmp_path):
+  flags = command.train_flags(tmp_path)
+  said = refused(tmp_path, "train", *flags, *wrong.split())
+  assert WRONG[wrong] in said
+
+
+def test_mutant_an_experiment_without_mistakes_gets_further(tmp_path):
+  """`refused` is not blind: without a mistake the claim is held."""
+  flags = command.train_flags(tmp_path)
+  with pytest.raises(AssertionError):
+    refused(tmp_path, "show", *flags)
+
+
+@pytest.mark.parametrize(
+  "args,said",
+  [
+    ([], "no verb; expected one of train, plan,"),
+    (["trian"], "unknown verb 'trian'; did you mean train?"),
+    (["--steps=3"], "no verb"),
+    (["train", "evaluate"], "unexpected 'evaluate' after train"),
+  ],
+)
+def test_verbs(args, said, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  assert said in refused(tmp_path, *args)
+  assert not list(tmp_path.iterdir())
+
+
+def jsonl(path, *lines):
+  path.write_bytes(
+    b"\n".join(x.encode() if isinstance(x, str) else x for x in lines)
+  )
+  return path
+
+
+GOOD = json.dumps({"text": "good"})
+FILES = {
+  "missing": (lambda p: p / "none.txt", "none.txt: no such file"),
+  "empty": (lambda p: jsonl(p / "a.txt", ""), "a.txt: the file is empty"),
+  "empty folder": (lambda p: p / "cache", "without .txt, .jsonl"),
+  "empty jsonl": (
+    lambda p: jsonl(p / "a.jsonl", "", "", ""),
+    "holds no document",
+  ),
+  "only spaces": (lambda p: jsonl(p / "a.txt", "  \n \n"), "holds no document"),
+  "kind": (lambda p: jsonl(p / "a.csv", "a"), "known: .txt, .jsonl"),
+  "broken line": (
+    lambda p: jsonl(p / "a.jsonl", GOOD, '{"text": "cut'),
+    "a.jsonl:2: not JSON",
+  ),
+  "no field": (
+    lambda p: jsonl(p / "a.jsonl", GOOD, '{"body": "b"}'),
+    "a.jsonl:2: no field --data.sources.0.text_field=text; fields here: body",
+  ),
+  "no text": (
+    lambda p: jsonl(p / "a.jsonl", GOOD, '{"text": 3}'),
+    "a.jsonl:2: field 'text' is not text but 3",
+  ),
+  "not an object": (
+    lambda p: jsonl(p / "a.jsonl", "[1]"),
+    "expected an object",
+  ),
+  "not UTF-8": (
+    lambda p: jsonl(p / "a.txt", b"caf\xe9"),
+    "a.txt: not UTF-8: byte 3 is 0xe9",
+  ),
+  "not UTF-8 in a row": (
+    lambda p: jsonl(p / "a.jsonl", GOOD, b'{"text": "caf\xe9"}'),
+    "a.jsonl:2: not UTF-8",
+  ),
+  "not gzip": (
+    lambda p: jsonl(p / "a.jsonl.gz", GOOD),
+    "a.jsonl.gz:1: broken gzip file",
+  ),
+  "half a gzip": (
+    lambda p: jsonl(p / "a.jsonl.gz", gzip.compress(GOOD.encode())[:-9]),
+    "broken gzip file",
+  ),
+  "not parquet": (
+    lambda p: jsonl(p / "a.parquet", "PAR1 no"),
+    "a.parquet: not a whole parquet file",
+  ),
+}
+
+
+@pytest.mark.parametrize("case", FILES)
+def test_a_wrong_file(case, tmp_path):
+  make, want = FILES[case]
+  (tmp_path / "cache").mkdir()
+  flags = command.train_flags(tmp_path, make(tmp_path))
+  assert want in refused(tmp_path, "train", *flags)
+
+
+def test_no_file_named(tmp_path):
+  said = refused(tmp_path, "train", f"--workdir={tmp_path / 'run'}")
+  assert "--data.sources.0.paths: no file, folder or glob given" in said
+
+
+def test_a_vocabulary_larger_than_the_corpus_supports(tmp_path):
+  flags = command.train_flags(tmp_path)
+  for size, want in ((9000, "the corpus supports at most"), (100, "268 ids")):
+    flag = f"--tokenizer.vocab_size={size}"
+    said = refused(tmp_path, "train", *flags, flag, experiment=command.PIECES)
+    assert f"{flag}: " in said and want in said
+
+
+def test_an_unusable_cache(tmp_path):
+  path = command.text_file(tmp_path)
+  flags = command.train_flags(tmp_path, path)
+  flags[1] = f"--data.cache={path}/inside"
+  assert f"--data.cache={path}/inside" in refused(tmp_path, "train", *flags)
+
+
+def workdir(path):
+  return [f"--workdir={path}"]
+
+
+def test_a_work_folder_that_cannot_be_one(tmp_path, monkeypatch):
+  path = command.text_file(tmp_path)
+  flags = command.train_flags(tmp_path, path)[1:]
+  for where in (path, path / "inside", path / "a/b"):
+    said = refused(tmp_path, "train", f"--workdir={where}", *flags)
+    assert f"--workdir={where}: " in said and "Not a directory" in said
+  other = tmp_path / "run"
+  other.mkdir()
+  (other / "thesis.txt").write_text("dear")
+  said = refused(tmp_path, "train", f"--workdir={other}", *flags)
+  assert "holds files, but no run; name an empty folder" in said
+  (other / "thesis.txt").unlink()
+
+  def no(path, value):
+    raise PermissionError(13, "Permission denied", str(path))
+
+  monkeypatch.setattr(claim.files, "write_json", no)
+  said = refused(tmp_path, "train", f"--workdir={other}", *flags)
+  assert f"--workdir={other}: cannot be written (Permission denied)" in said
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "generate"])
+def test_no_run_to_use(verb, tmp_path):
+  run = tmp_path / "run"
+  flags = [verb, f"--workdir={run}"] + ["--prompt=a"] * (verb == "generate")
+  assert "holds no run; train one first" in refused(tmp_path, *flags)
+  run.mkdir()
+  assert "holds no run; train one first" in refused(tmp_path, *flags)
+  for broken, want in (("{", "not JSON"), ("{}", "not the settings of a run")):
+    (run / "experiment.json").write_text(broken)
+    assert want in refused(tmp_path, *flags)
+  about = {"name": "smallest", "settings": config.to_json(command.EXPERIMENT)}
+  (run / "experiment.json").write_text(json.dumps(about))
+  assert "holds no checkpoint; train first" in refused(tmp_path, *flags)
+  # A checkpoint's name and list of files are enough to get past that.
+  (run / "checkpoints/00000004").mkdir(parents=True)
+  (run / "checkpoints/00000004/files.json").write_text("{}")
+  said = refused(tmp_path, *flags, "--checkpoint_step=7")
+  assert f"--checkpoint_step=7: {run} holds 4" in said
+  assert "--checkpoint_step" in refused(
+    tmp_path, *flags, "--checkpoint_step=-4"
+  )
+
+
+def test_flags_that_a_run_cannot_read(tmp_path):
+  run = tmp_path / "run"
+  run.mkdir()
+  about = {"name": "smallest", "settings": config.to_json(command.EXPERIMENT)}
+  (run / "experiment.json").write_text(json.dumps(about))
+  say = lambda flag: refused(
+    tmp_path, "evaluate", f"--workdir={run}", flag, experiment=command.PIECES
+  )
+  flag = "--tokenizer.vocab_size"
+  assert f"{flag}: the run in {run} has no such setting" in say(f"{flag}=300")
+
+
+def test_prompts(tmp_path):
+  path = tmp_path / "prompts.txt"
+  flags = ["generate", f"--workdir={tmp_path / 'run'}"]
+  (tmp_path / "run").mkdir()
+  about = {"name": "smallest", "settings": config.to_json(command.EXPERIMENT)}
+  (tmp_path / "run/experiment.json").write_text(json.dumps(about))
+  assert "give --prompt or --prompts_file" in refused(tmp_path, *flags)
+  flag = f"--prompts_file={path}"
+  said = refused(tmp_path, *flags, flag)
+  assert f"{flag}: cannot be read (No such file" in said
+  path.write_bytes(b"")
+  assert f"{flag}: the file is empty" in refused(tmp_path, *flags, flag)
+  path.write_bytes(b"a\xff")
+  assert f"{flag}: not UTF-8 at byte 1" in refused(tmp_path, *flags, flag)
+
+
+def a_run(folder, experiment=command.EXPERIMENT):
+  """A run folder as it is before the first checkpoint."""
+  run = folder / "run"
+  run.mkdir()
+  experiment = dataclasses.replace(experiment, workdir=str(run))
+  about = {"name": "smallest", "settings": config.to_json(experiment)}
+  (run / "experiment.json").write_text(json.dumps(about))
+
+
+def test_a_folder_that_holds_another_experiment(tmp_path):
+  a_run(tmp_path)
+  (tmp_path / "run/metrics.jsonl").write_text('{"step": 1}\n')
+  flags = [f"--workdir={tmp_path / 'run'}"]
+  said = refused(tmp_path, "train", *flags, "--seed=1", "--model.mlp_dim=16")
+  assert "holds another experiment" in said
+  assert "seed: 0 there, 1 here" in said
+  assert "model.mlp_dim: 8 there, 16 here" in said
+  assert "steps" not in said
+  said = refused(tmp_path, "train", *flags, name="other")
+  assert "name: 'smallest' there, 'other' here" in said
+  # What may change is not refused: the next thing to fail is the data.
+  said = refused(tmp_path, "train", *flags, "--steps=9", "--microbatches=1")
+  assert "--data.sources.0.paths" in said
+
+
+def test_an_older_run_without_a_new_setting_goes_on(tmp_path):
+  """A setting that the run's time did not know had its default then."""
+  a_run(tmp_path)
+  path = tmp_path / "run/experiment.json"
+  about = json.loads(path.read_text())
+  del about["settings"]["optimizer"]["clip"]
+  path.write_text(json.dumps(about))
+  said = refused(tmp_path, "train", f"--workdir={tmp_path / 'run'}")
+  assert "holds another experiment" not in said
+
+
+def test_what_a_killed_start_left_is_no_obstacle(tmp_path):
+  run = tmp_path / "run"
+  run.mkdir()
+  (run / "experiment.json.123.partial").write_text("{")
+  with claim.claim(run, "smallest", command.EXPERIMENT):
+    pass
+  assert claim.settings(run) == command.EXPERIMENT
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
+def test_a_start_that_fails_leaves_the_folder_as_it_was(error, tmp_path):
+  run = tmp_path / "a/b/run"
+
+  def start(experiment, files):
+    with claim.claim(run, "smallest", experiment):
+      (run / "tokenizer").mkdir(exist_ok=True)
+      (run / "tokenizer/model").write_text(files)
+      raise error
+
+  with pytest.raises(error):
+    start(command.EXPERIMENT, "x")
+  assert not (tmp_path / "a").exists()
+  run.mkdir(parents=True)
+  with pytest.raises(error):
+    start(command.EXPERIMENT, "x")
+  assert command.snapshot(run) == {}
+  # Once it is a run, nothing of it is taken away.
+  with claim.claim(run, "smallest", command.EXPERIMENT):
+    (run / "tokenizer").mkdir()
+    (run / "tokenizer/model").write_text("x")
+  before = command.snapshot(run)
+  with pytest.raises(error):
+    start(dataclasses.replace(command.EXPERIMENT, steps=99), "x")
+  assert command.snapshot(run) == before
+
+
+def test_mutant_a_claim_that_is_not_taken_back_is_caught(tmp_path, monkeypatch):
+  """A folder claimed for a misspelt path refuses the right one."""
+  monkeypatch.setattr(pathlib.Path, "unlink", lambda *_, **__: None)
+  flags = command.train_flags(tmp_path)
+  with pytest.raises(AssertionError):
+    refused(
+      tmp_path,
+      "train",
+      *flags,
+      "--data.sources.0.text_field=t",
+      "--init_from=x",
+    )
+
+
+def test_nothing_is_done_before_the_cheap_checks(tmp_path, monkeypatch):
+  """Minutes of preparing must not come before a mistake that can be seen."""
+  monkeypatch.setattr(build, "run", lambda *_: pytest.fail("too late"))
+  flags = command.train_flags(tmp_path)
+  for wrong in ("--data.length=64", "--batch_size=12", "--mesh.data=16"):
+    refused(tmp_path, "train", *flags, wrong)
+
+
+@pytest.mark.parametrize(
+  "args,code,said",
+  [
+    (["train", "--stepz=3"], 2, "unknown flag --stepz; did you mean --steps?"),
+    (["train", "--mesh.data=3"], 2, "needs 3 devices, this machine has 1"),
+    (["evaluate"], 2, "--workdir=runs/pretrain_tiny_stdlib: holds no run"),
+    (["train", "--steps=3", "|head"], 2, "unexpected '|head' after train"),
+  ],
+)
+def test_the_process_does_exactly_this(args, code, said, tmp_path):
+  environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+  environment["PYTHONPATH"] = str(ROOT)
+  done = subprocess.run(
+    [sys.executable, "-m", "experiments.pretrain_tiny_stdlib", *args],
+    cwd=tmp_path,
+    env=environment,
+    capture_output=True,
+    text=True,
+    timeout=60,
+  )
+  assert done.returncode == code
+  assert done.stderr.splitlines()[-1].startswith("error: ")
+  assert len(done.stderr.splitlines()) == 1, done.stderr
+  assert said in done.stderr and not done.stdout
+  assert not list(tmp_path.iterdir())
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(tmp_path):
+  if shutil.which("bash") is None:
+    pytest.skip("no shell")
+  done = subprocess.run(
+    [
+      "bash",
+      "-c",
+      f"{sys.executable} -m experiments.pretrain_tiny_stdlib --help | head -1",
+    ],
+    cwd=tmp_path,
+    env=dict(os.environ, PYTHONPATH=str(ROOT)),
+    capture_output=True,
+    text=True,
+    timeout=60,
+  )
+  assert done.stdout.startswith("A small decoder") and not done.stderr

@@ -1,0 +1,116 @@
+"""The command line, called in this process, on the smallest experiment."""
+
+import contextlib
+import dataclasses
+import fcntl
+import io
+import os
+import pathlib
+import signal
+from typing import NamedTuple
+from unittest import mock
+
+from llm_jax import cli, host
+from llm_jax.data.files import Files
+from llm_jax.data.text import Text
+from llm_jax.experiment import Experiment, Log, Samples, Validation
+from llm_jax.models.config import TransformerConfig
+from llm_jax.tokenizers.bytes import Bytes
+from llm_jax.tokenizers.sentencepiece import SentencePiece
+
+# Rows divide by the eight simulated devices.
+EXPERIMENT = Experiment(
+  model=TransformerConfig(
+    num_layers=1, embed_dim=8, mlp_dim=8, num_heads=2, max_length=32
+  ),
+  tokenizer=Bytes(),
+  data=Text(sources=(Files(split_by="line"),), length=16, validation=0.2),
+  steps=2,
+  batch_size=8,
+  log=Log(every=1, tensorboard=False),
+  validation=Validation(every=2, batches=1),
+  samples=Samples(every=2, max_new_tokens=4),
+)
+PIECES = dataclasses.replace(
+  EXPERIMENT, tokenizer=SentencePiece(vocab_size=280)
+)
+LINES = [f"line {i} of a small text about {i * i}" for i in range(100)]
+
+
+class Said(NamedTuple):
+  """What a command left."""
+
+  code: int
+  out: str
+  err: str
+
+  @property
+  def error(self) -> str:
+    """The one line of an error; fails if there is none, or more."""
+    lines = self.err.splitlines()
+    errors = [i for i, x in enumerate(lines) if x.startswith("error: ")]
+    assert errors == [len(lines) - 1], self.err
+    assert "Traceback" not in self.err
+    return lines[-1]
+
+
+def call(*args, experiment=EXPERIMENT, name="smallest"):
+  """Exit code, stdout and stderr of `python -m experiments.NAME ARGS`."""
+  out, err = io.StringIO(), io.StringIO()
+  on_term = signal.getsignal(signal.SIGTERM)
+  try:
+    with (
+      contextlib.redirect_stdout(out),
+      contextlib.redirect_stderr(err),
+      mock.patch.object(host, "keep_memory"),
+      mock.patch("sys.stdin", io.StringIO("")),
+    ):
+      code = cli.main(experiment, [name, *map(str, args)], name)
+  finally:
+    signal.signal(signal.SIGTERM, on_term)
+  return Said(code, out.getvalue(), err.getvalue())
+
+
+def text_file(folder: pathlib.Path, name="text.txt", lines=LINES):
+  """A small text in a file."""
+  path = folder / name
+  path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+  return path
+
+
+def train_flags(folder: pathlib.Path, path=None):
+  """Flags of a run that keeps to one folder."""
+  path = path or text_file(folder)
+  return [
+    f"--workdir={folder / 'run'}",
+    f"--data.cache={folder / 'cache'}",
+    f"--data.sources.0.paths={path}",
+  ]
+
+
+def trained(tmp_path_factory):
+  """A folder in which a run of two steps has ended; to be copied, not used.
+
+  Made by one of the workers.
+  """
+  base = tmp_path_factory.getbasetemp()
+  shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+  folder = shared / "trained"
+  with (shared / "trained.lock").open("w") as lock:
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    if not (folder / "done").exists():
+      folder.mkdir()
+      said = call("train", *train_flags(folder))
+      assert said.code == 0, said.err
+      (folder / "done").touch()
+  return folder
+
+
+def snapshot(folder: pathlib.Path):
+  """{path: bytes} of all files under a folder; None for a folder."""
+  if not folder.exists():
+    return None
+  return {
+    p.relative_to(folder).as_posix(): p.read_bytes() if p.is_file() else None
+    for p in sorted(folder.rglob("*"))
+  }
