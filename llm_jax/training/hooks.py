@@ -9,21 +9,23 @@ class NonFiniteError(FloatingPointError):
 
 
 class Finite:
-  """Stops at a non-finite loss or gradient norm, or after `limit` skips."""
+  """Stops at a non-finite loss or gradient norm, or after `limit` skips.
+
+  Skips are counted over the whole run, resumes included.
+  """
 
   def __init__(self, limit: int = 0):
     self.limit = limit
 
   def read(self, step: int, numbers: dict[str, float]) -> None:
-    skipped = numbers.get("skipped", 0)
-    if self.limit and skipped <= self.limit:
-      return
     bad = [n for n in ("loss", "grad_norm") if not math.isfinite(numbers[n])]
-    if bad:
+    count = int(numbers.get("skipped", len(bad) > 0))
+    if bad and count > self.limit:
       raise NonFiniteError(
-        f"step {step}: {', '.join(f'{n} is {numbers[n]}' for n in bad)}"
-        f" after {int(skipped)} skipped steps; the last checkpoint is good."
-        " Lower --optimizer.peak, or allow --skip_nonfinite=N steps"
+        f"step {step}: {', '.join(f'{n} is {numbers[n]}' for n in bad)};"
+        f" such steps: {count}, --skip_nonfinite={self.limit} allows"
+        f" {self.limit}. The last checkpoint is good; a lower --optimizer.peak"
+        " may help"
       )
 
   def due(self, step: int) -> bool:

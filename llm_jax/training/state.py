@@ -26,9 +26,7 @@ class TrainState:
   opt_state: Any
   key: jax.Array
   average: Roles | None = None  # moving average of `trainable`, if kept
-  skipped: jax.Array | None = (
-    None  # i32[], steps not taken for being non-finite
-  )
+  skipped: jax.Array | None = None  # i32[], steps left out as not finite
 
   @property
   def roles(self) -> Roles:

@@ -27,8 +27,8 @@ class Keep:
     self.weights[step] = jax.device_get(state.trainable["policy"]["w_D"]).copy()
 
 
-def run(bad, limit, until=8, state=None, source=None):
-  create, step = quadratic.make(skip=limit > 0)
+def run(bad, limit, until=8, state=None, source=None, skip=True):
+  create, step = quadratic.make(skip=skip)
   keep, source = Keep(), source or quadratic.Rows(bad)
   watch = [hooks.Finite(limit), keep]
   try:
@@ -38,9 +38,11 @@ def run(bad, limit, until=8, state=None, source=None):
   return keep, state
 
 
-def test_the_first_bad_step_stops_and_is_named():
-  keep, error = run(bad=(3,), limit=0)
+@pytest.mark.parametrize("skip", [True, False])
+def test_the_first_bad_step_stops_and_is_named(skip):
+  keep, error = run(bad=(3,), limit=0, skip=skip)
   assert error.startswith("step 3: loss is ")
+  assert "such steps: 1, --skip_nonfinite=0 allows 0" in error
   assert list(keep.weights) == [1, 2]  # nothing is done with a bad state
   assert np.isfinite(keep.weights[2]).all()
 
@@ -65,7 +67,8 @@ def test_skipped_steps_leave_the_weights_and_are_counted():
 
 def test_one_more_than_the_limit_stops_and_is_named():
   keep, error = run(bad=(3, 5, 6), limit=2)
-  assert error.startswith("step 6: ") and "3 skipped steps" in error
+  assert error.startswith("step 6: ")
+  assert "such steps: 3, --skip_nonfinite=2 allows 2" in error
   assert list(keep.weights) == [1, 2, 3, 4, 5]
 
 
