@@ -1,5 +1,6 @@
 """A run folder as one page that needs no network."""
 
+import functools
 import pathlib
 import re
 import shlex
@@ -37,21 +38,24 @@ def write(folder: pathlib.Path) -> pathlib.Path:
   A file that is missing leaves its part out; one that cannot be read is named
   on the page. OSError where the page cannot be written.
   """
+  path = folder / "report.html"
+  with waiting("report"):
+    page = _template().render(**_read(folder))
+    files.write_text(path, _CONTROLS.sub("\ufffd", page))
+  return path
+
+
+@functools.cache
+def _template() -> Any:
   import jinja2  # noqa: PLC0415  (only a report needs it)
 
-  with waiting("report"):
-    page = jinja2.Environment(
-      loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
-      autoescape=True,
-      undefined=jinja2.StrictUndefined,
-      trim_blocks=True,
-      lstrip_blocks=True,
-    ).get_template("report.html.jinja")
-    path = folder / "report.html"
-    files.write_text(
-      path, _CONTROLS.sub("\ufffd", page.render(**_read(folder)))
-    )
-  return path
+  return jinja2.Environment(
+    loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+  ).get_template("report.html.jinja")
 
 
 def _read(folder: pathlib.Path) -> dict[str, Any]:
