@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from llm_jax import axes
 from llm_jax.contracts import Scores
+from llm_jax.ops.matmul import matmul
 
 LOGIT_BYTES = 128 * 2**20  # of one chunk of float32 logits, by default
 
@@ -20,12 +21,10 @@ def logits(
 ) -> jax.Array:
   """Logits in float32 or wider. Soft-cap: arXiv:2408.00118, eq. 1."""
   wide = jnp.promote_types(x_BTD.dtype, jnp.float32)
-  logits_BTV = jax.lax.dot_general(
-    x_BTD,
-    kernel_DV,
-    (((x_BTD.ndim - 1,), (0,)), ((), ())),
-    preferred_element_type=wide,
-  )
+  if x_BTD.dtype == wide:
+    logits_BTV = matmul(x_BTD, kernel_DV)
+  else:
+    logits_BTV = jnp.matmul(x_BTD, kernel_DV, preferred_element_type=wide)
   if softcap:
     logits_BTV = softcap * jnp.tanh(logits_BTV / softcap)
   return logits_BTV

@@ -7,7 +7,7 @@ import jax
 
 
 def matmul(x: jax.Array, kernel_IO: jax.Array) -> jax.Array:
-  """The product x @ kernel over the last dim of x.
+  """The product x @ kernel over the last dim of x, in their dtype.
 
   On a CPU the weights' gradient x^T g is computed from row-major operands, the
   transpose made first: XLA's fast CPU kernel takes no others, and left alone
@@ -38,7 +38,7 @@ def _backward(saved: tuple, g: jax.Array) -> tuple[jax.Array, jax.Array]:
   barrier = jax.lax.optimization_barrier
   # Whichever has fewer columns is transposed: that costs least.
   if x_MI.shape[1] <= g_MO.shape[1]:
-    return dx, barrier(x_MI.T) @ g_MO
+    return dx, barrier(barrier(x_MI.T) @ g_MO)
   return dx, barrier(barrier(g_MO.T) @ x_MI).T
 
 
