@@ -54,7 +54,7 @@ def some_ids(seed=0, n=60, V=5):
 @pytest.mark.parametrize("order", [1, 2, 3, 5])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_kneser_ney_is_the_slow_one(order, seed):
-  V, train, test = 6, some_ids(seed), some_ids(seed + 9, 40)
+  V, train, test = 6, some_ids(seed, 300), some_ids(seed + 9, 40)
   test[7] = 5  # never seen
   test[20:32] = train[5:17]  # long n-grams seen
   grams = [

@@ -1,0 +1,197 @@
+"""Token scores: any chunks give the same, and full logits never exist."""
+
+import dataclasses
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from llm_jax import axes
+from llm_jax.models import heads, transformer
+from llm_jax.models.config import TransformerConfig
+from llm_jax.objectives.causal import Causal
+from llm_jax.training import state as state_lib
+from llm_jax.training import step as step_lib
+from tests import small
+
+B, T, D, V = 3, 7, 5, 11
+
+
+def furniture():
+  r = np.random.default_rng(0)
+  x, w = r.normal(size=(B, T, D)), 2 * r.normal(size=(D, V))
+  return x, w, r.integers(0, V, (B, T), np.int32), r.normal(size=(3, B, T))
+
+
+def naive(x, w, target, softcap):
+  l = x @ w
+  l = softcap * jnp.tanh(l / softcap) if softcap else l
+  logp = jax.nn.log_softmax(l)
+  return (
+    jnp.take_along_axis(logp, target[..., None], -1)[..., 0],
+    jax.nn.logsumexp(l, -1),
+    -(jnp.exp(logp) * logp).sum(-1),
+  )
+
+
+def with_gradients(f):
+  """Values, and gradients of a random sum of all three, under jit."""
+  x, w, target, weight = furniture()
+
+  def loss(x, w):
+    values = f(x, w, target)
+    return sum((a * b).sum() for a, b in zip(values, weight, strict=True)), (
+      values
+    )
+
+  grads, values = jax.jit(jax.grad(loss, (0, 1), has_aux=True))(x, w)
+  return [*values, *grads]
+
+
+def ours(chunk, softcap):
+  def f(x, w, target):
+    return heads.token_scores(
+      x, w, target, softcap=softcap, chunk=chunk, entropy=True
+    )[:3]
+
+  return with_gradients(f)
+
+
+@pytest.mark.parametrize("softcap", [None, 3.0])
+def test_any_chunks_give_the_naive_scores_and_gradients(softcap):
+  with jax.enable_x64(True):
+    want = with_gradients(functools.partial(naive, softcap=softcap))
+    for chunk in (0, 1, 3, T, 50):
+      for a, b in zip(ours(chunk, softcap), want, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-12)
+    # Mutants: another cap; the gradient of the normaliser left out.
+    for a, b in zip(ours(3, 2.0), want, strict=True):
+      assert np.abs(a - b).max() > 1e-2
+
+    def unnormalised(x, w, target):
+      logp, logz, entropy = naive(x, w, target, softcap)
+      still = jax.lax.stop_gradient(logz)
+      return logp + logz - still, logz, entropy
+
+    wrong = with_gradients(unnormalised)
+    assert np.abs(wrong[3] - want[3]).max() > 1e-2
+
+
+def test_chunks_of_its_own_choice_are_as_large_as_allowed(monkeypatch):
+  with jax.enable_x64(True):
+    want = ours(0, None)
+    for size, chunk in ((B * V * 4 * 3, 3), (B * V * 4, 1), (1, 1)):
+      monkeypatch.setattr(heads, "LOGIT_BYTES", size)
+      assert heads._chunk_that_fits(B, T, V) == chunk
+      for a, b in zip(ours(0, None), want, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-12)
+
+
+def test_scores_of_bfloat16_are_computed_in_float32():
+  x, w, target, _ = furniture()
+  x, w = (jnp.asarray(a, jnp.bfloat16) for a in (x, w))
+  got = heads.token_scores(x, w, target, entropy=True, hits=True)
+  wide = heads.token_scores(
+    x.astype(jnp.float32), w.astype(jnp.float32), target, entropy=True
+  )
+  assert got.logp_BT.dtype == jnp.float32
+  np.testing.assert_allclose(got.logp_BT, wide.logp_BT, atol=1e-5)
+  narrow = jax.nn.log_softmax(x @ w)  # the mutant
+  narrow = np.take_along_axis(np.asarray(narrow), target[..., None], -1)[..., 0]
+  assert np.abs(narrow.astype(np.float32) - wide.logp_BT).max() > 1e-3
+
+
+def test_large_logits_do_not_overflow():
+  x, w = np.full((1, 2, 1), 1e4, np.float32), np.array([[1.0, -1.0, 0.5]])
+  target = np.array([[0, 1]], np.int32)
+  for chunk in (1, 2):
+    got = heads.token_scores(
+      x, w.astype(np.float32), target, chunk=chunk, entropy=True
+    )
+    assert got.logp_BT.tolist() == [[0.0, -2e4]]
+    assert got.entropy_BT.tolist() == [[0.0, 0.0]]
+
+
+WIDE = TransformerConfig(
+  num_layers=1,
+  embed_dim=8,
+  mlp_dim=8,
+  num_heads=1,
+  vocab_size=4096,
+  max_length=32,
+)
+ROWS, LENGTH = 4, 32
+
+
+def train_step(config, rows, length, microbatches=1):
+  """(step, state, batch): the real step, and what it takes, as shapes."""
+  model = transformer.Decoder(config)
+  optimizer = optax.sgd(0.1)
+  step = functools.partial(
+    step_lib.train_step,
+    objective=Causal(z_loss=1e-4),
+    forward={"policy": small.score_fn(model)},
+    optimizer=optimizer,
+    microbatches=microbatches,
+  )
+
+  def make():
+    variables = axes.unbox(
+      model.init(jax.random.key(0), jnp.zeros((1, 4), jnp.int32))
+    )
+    return state_lib.create(
+      {"policy": variables}, lambda path: True, optimizer, jax.random.key(1)
+    )
+
+  ids = jax.ShapeDtypeStruct((rows, length), jnp.int32)
+  batch = {"tokens_BT": ids, "target_BT": ids}
+  batch["mask_BT"] = jax.ShapeDtypeStruct((rows, length), jnp.bool)
+  return step, jax.eval_shape(make), batch
+
+
+def largest(text):
+  """Elements of the largest array named in a program's text, and its name."""
+  shapes = set(re.findall(r"\b(?:f32|f64|bf16|f16)\[([\d,]+)\]", text))
+  sizes = {s: int(np.prod([int(n) for n in s.split(",")])) for s in shapes}
+  return max((n, s) for s, n in sizes.items())
+
+
+@functools.cache
+def compiled(chunk):
+  config = dataclasses.replace(WIDE, head_chunk=chunk)
+  step, state, batch = train_step(config, ROWS, LENGTH)
+  return jax.jit(step).lower(state, batch).compile()
+
+
+def test_full_logits_are_not_in_the_compiled_step():
+  """Neither forward nor backward: no array so large, and less memory."""
+  whole = ROWS * LENGTH * WIDE.vocab_size
+  chunk, mutant = compiled(4), compiled(LENGTH)
+  assert largest(chunk.as_text())[0] < whole / 2
+  assert chunk.memory_analysis().temp_size_in_bytes < 4 * whole
+  # The mutant: all positions at once.
+  assert largest(mutant.as_text())[0] >= whole
+  assert mutant.memory_analysis().temp_size_in_bytes >= 4 * whole
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("microbatches", [1, 2])
+def test_full_logits_are_not_asked_for_at_real_sizes(dtype, microbatches):
+  """GPT-2's vocabulary, context 1,024: by default at most 128 MiB at once."""
+  config = dataclasses.replace(
+    WIDE, vocab_size=50_304, max_length=1024, dtype=dtype, tied=False
+  )
+
+  def asked(config):
+    text = str(jax.make_jaxpr(step)(state, batch))
+    return largest(text)[0]
+
+  step, state, batch = train_step(config, 8, 1024, microbatches)
+  assert asked(config) * 4 <= heads.LOGIT_BYTES
+  at_once = dataclasses.replace(config, head_chunk=1024)  # the mutant
+  step, state, batch = train_step(at_once, 8, 1024, microbatches)
+  assert asked(at_once) >= 8 // microbatches * 1024 * 50_304
