@@ -109,6 +109,7 @@ def evaluate(
   experiment: Experiment, folder: pathlib.Path, step: int | None
 ) -> int:
   """Measures a checkpoint on a split, beside n-gram models."""
+  build.check(experiment)
   build.check_step(folder, step)
   mesh = mesh_lib.make(experiment.mesh)
   share = build.check_batch(experiment, mesh)

@@ -1,0 +1,144 @@
+"""What `plan` says a run costs is what the run's own trees cost."""
+
+import dataclasses
+import math
+
+import jax
+import pytest
+
+from llm_jax import build, planning
+from llm_jax.experiment import Experiment
+from llm_jax.models import presets, sizing
+from llm_jax.sharding import mesh as mesh_lib
+from llm_jax.sharding.mesh import MeshShape
+from llm_jax.training import optimizers
+from tests import command, small
+
+PRESETS = [
+  "tiny",
+  "nano_shakespeare",
+  "gpt2_124m",
+  "llama3_1b",
+  "llama3_8b",
+  "llama3_70b",
+  "qwen3_0_6b",
+]
+CUT = MeshShape(data=2, fsdp=2, tensor=2)
+
+
+def described(experiment, kind="cpu"):
+  """(rows by name, the whole answer, the abstract state)."""
+  mesh = mesh_lib.make(experiment.mesh)
+  model = build.of_shape(build.expected_shape(experiment))
+  abstract = build.plan_state(experiment, model, mesh).abstract
+  found = planning.describe(
+    experiment, model.shape, abstract, dict(mesh.shape), kind
+  )
+  return dict(found["rows"]), found, abstract
+
+
+def preset(name, **changes):
+  shape = getattr(presets, name)()
+  shape = dataclasses.replace(shape, vocab_size=shape.vocab_size or 65)
+  return dataclasses.replace(Experiment(), model=shape, **changes)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_parameters_and_bytes_are_the_real_tree_s(name):
+  """Adam keeps two numbers a parameter, and one count."""
+  e = preset(name, mesh=MeshShape(data=1))
+  rows, _, abstract = described(e)
+  total = sizing.parameters(e.model).total
+  assert rows["parameters"] == f"{total:,}"
+  assert planning._bytes(abstract.trainable) == 4 * total
+  extra = planning._bytes(abstract.opt_state) - 8 * total
+  assert 0 <= extra <= 16  # counts of steps
+  assert rows["bytes a device: parameters"] == planning.human(4 * total)
+  flops = sizing.flops_per_token(e.model, e.data.length)
+  assert rows["flops a token, full attention"] == f"{flops.full:,.0f}"
+  assert rows["flops a token, causal attention"] == f"{flops.causal:,.0f}"
+
+
+def on_device(tree, device):
+  """Bytes that a device really holds."""
+  return sum(
+    shard.data.nbytes
+    for x in jax.tree.leaves(tree)
+    for shard in x.addressable_shards
+    if shard.device == device
+  )
+
+
+@pytest.mark.parametrize("optimizer", [optimizers.AdamW, optimizers.Adafactor])
+def test_bytes_a_device_are_those_it_holds(optimizer):
+  e = dataclasses.replace(
+    Experiment(),
+    model=small.CONFIG,
+    optimizer=optimizer(),
+    mesh=CUT,
+    average=0.9,
+  )
+  mesh = mesh_lib.make(e.mesh)
+  model = build.of_shape(e.model)
+  plan = build.plan_state(e, model, mesh)
+  state = jax.tree.map(
+    lambda x: jax.device_put(jax.numpy.zeros(x.shape, x.dtype), x.sharding),
+    (plan.abstract.trainable, plan.abstract.opt_state, plan.abstract.average),
+  )
+  rows, _, _ = described(e)
+  for device in jax.devices():
+    for name, tree in zip(
+      ("parameters", "optimizer", "moving average"), state, strict=True
+    ):
+      size = on_device(tree, device)
+      assert size and rows[f"bytes a device: {name}"] == planning.human(size)
+
+
+def test_mutant_counting_whole_arrays_is_caught(monkeypatch):
+  whole = lambda tree: sum(
+    math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree)
+  )
+  monkeypatch.setattr(planning, "_bytes", whole)
+  with pytest.raises(AssertionError):
+    test_bytes_a_device_are_those_it_holds(optimizers.AdamW)
+
+
+def test_more_devices_and_more_microbatches_cost_less():
+  one = described(preset("llama3_8b", mesh=MeshShape(data=1)))[1]["bytes"]
+  cut = preset("llama3_8b", mesh=MeshShape(data=1, fsdp=8))
+  eight = described(cut)[1]["bytes"]
+  assert eight < one / 4
+  fewer = dataclasses.replace(cut, microbatches=4)
+  rows, more = described(cut)[0], described(fewer)[0]
+  name = "bytes a device: activations"
+  assert rows[name] != more[name]
+  assert described(fewer)[1]["bytes"] != eight
+
+
+def test_what_does_not_fit_is_said_with_exit_code_3(monkeypatch):
+  kind = "TPU v5 lite"
+  assert described(preset("tiny"), kind)[1]["limit"] == 15.75 * 2**30
+  _, found, _ = described(preset("llama3_70b"), kind)
+  assert found["bytes"] > found["limit"]
+  monkeypatch.setitem(planning.MEMORY, jax.devices()[0].device_kind, 2.0**30)
+  said = command.call("plan", experiment=preset("gpt2_124m"))
+  assert said.code == 3 and "does not fit" in said.err
+  said = command.call("plan", experiment=preset("tiny"))
+  assert said.code == 0 and "does not fit" not in said.err
+
+
+def test_time_by_the_known_peak():
+  e = preset("gpt2_124m", mesh=MeshShape(data=8), steps=1000)
+  rows, _, _ = described(e, "NVIDIA H100 80GB HBM3")
+  flops = sizing.flops_per_token(e.model, e.data.length).full
+  seconds = flops * 32 * 256 * 1000 / (0.4 * 8 * 989.5e12)
+  assert rows["time at 40% MFU"] == f"{seconds / 3600:.2f} h"
+  assert rows["tokens in all"] == f"{32 * 256 * 1000:,}"
+  assert described(e, "abacus")[0]["time at 40% MFU"] == "unknown"
+
+
+def test_sizes_for_people():
+  assert planning.human(0) == "0.0 B"
+  assert planning.human(1536) == "1.5 KiB"
+  assert planning.human(2**30) == "1.0 GiB"
+  assert planning.human(3 * 2**50) == "3072.0 TiB"

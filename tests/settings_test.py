@@ -1,0 +1,218 @@
+"""No setting goes unread: each leaf is read by the program, and not only to
+be written down."""
+
+import contextlib
+import dataclasses
+import importlib
+import pkgutil
+import shutil
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import llm_jax
+from llm_jax import build, config
+from llm_jax.config import field
+from llm_jax.data.arrays import Arrays
+from llm_jax.data.stdlib import Stdlib
+from llm_jax.data.text import Text
+from llm_jax.data.tfds_source import TFDS
+from llm_jax.models import transformer
+from llm_jax.models.config import RopeScaling
+from llm_jax.sharding import mesh as mesh_lib
+from llm_jax.tokenizers import store
+from llm_jax.tokenizers.sentencepiece import SentencePiece
+from llm_jax.training import optimizers
+from llm_jax.training.schedules import Schedule
+from tests import command, small
+
+HOME = llm_jax.__path__[0]
+plain = lambda items, total=None, label="": items
+
+
+def settings_classes():
+  """Every dataclass of the package with a documented leaf of its own."""
+  found = []
+  for about in pkgutil.walk_packages(llm_jax.__path__, "llm_jax."):
+    module = importlib.import_module(about.name)
+    found += [
+      kind
+      for kind in vars(module).values()
+      if isinstance(kind, type)
+      and kind.__module__ == about.name
+      and dataclasses.is_dataclass(kind)
+      and own_leaves(kind)
+    ]
+  return found
+
+
+def own_leaves(kind):
+  """Names of leaves that a class adds to those it inherits."""
+  return [
+    f.name
+    for f in dataclasses.fields(kind)
+    if "help" in f.metadata and f.name in kind.__annotations__
+  ]
+
+
+@contextlib.contextmanager
+def watched(kinds):
+  """A set that fills with the "Class.leaf" that the program reads.
+
+  Reading a setting to write it down, compare or check it is not using it.
+  """
+  owners = {kind: own_leaves(kind) for kind in kinds}
+  reads = set()
+
+  def read(self, name):
+    caller = sys._getframe(1).f_code
+    if (
+      caller.co_filename.startswith(HOME)
+      and caller.co_filename != config.__file__
+      and caller.co_name != "__post_init__"
+    ):
+      for kind in type(self).__mro__:
+        if name in owners.get(kind, ()):
+          reads.add(f"{kind.__name__}.{name}")
+    return object.__getattribute__(self, name)
+
+  with contextlib.ExitStack() as undo:
+    for kind in kinds:
+      kind.__getattribute__ = read
+      undo.callback(delattr, kind, "__getattribute__")
+    yield reads
+
+
+def unread(kinds, reads):
+  """Leaves of the classes that are not among what was read."""
+  return {f"{k.__name__}.{n}" for k in kinds for n in own_leaves(k)} - reads
+
+
+def run_everything(folder, text):
+  """A run goes on for a step, and is used."""
+  said = command.call(
+    "train",
+    *command.train_flags(folder, text),
+    "--steps=3",
+    "--validation.every=3",
+    "--log.tensorboard=true",
+  )
+  assert said.code == 0, said.err
+  for verb in (["evaluate"], ["generate", "--prompt=a"]):
+    said = command.call(
+      *verb, f"--workdir={folder / 'run'}", "--samples.max_new_tokens=2"
+    )
+    assert said.code == 0, said.err
+
+
+def trace_step(experiment):
+  """Shapes of a step, nothing compiled."""
+  model = build.of_shape(build.expected_shape(experiment))
+  mesh = mesh_lib.make(experiment.mesh)
+  with jax.set_mesh(mesh):
+    plan = build.plan_state(experiment, model, mesh)
+    x = jax.ShapeDtypeStruct((8, 16), jnp.int32)
+    batch = {"tokens_BT": x, "target_BT": x, "mask_BT": x.update(dtype=bool)}
+    jax.eval_shape(plan.step, plan.abstract, batch)
+
+
+def try_every_model():
+  scaled = dataclasses.replace(
+    small.CONFIG, rope_scaling=RopeScaling(factor=8.0), dropout=0.1
+  )
+  for shape in (*small.SHAPES.values(), scaled):
+    model = transformer.Decoder(shape)
+    tokens = jnp.zeros((1, 4), jnp.int32)
+    jax.eval_shape(model.init, jax.random.key(0), tokens)
+
+
+def try_every_optimizer(*more):
+  kinds = (optimizers.AdamW, optimizers.Lion, optimizers.Muon)
+  for kind in (*kinds, optimizers.Adafactor, *more):
+    for schedule in ("cosine", "linear", "wsd", "constant"):
+      optimizer = kind(schedule=Schedule(schedule))
+      optimizer.make(10, {"w": "LDF", "b": "D"})
+
+
+def try_every_source(folder, cache):
+  (prepared,) = cache.glob("documents/*/corpus/*")
+  for source in (
+    TFDS(name=str(prepared), split="documents"),
+    Stdlib(),
+  ):
+    source.identity(plain)
+    assert next(iter(source.documents()))
+  with pytest.raises(ValueError):
+    TFDS(name="no_such_builder").identity(plain)
+  np.arange(100, dtype="<u2").tofile(folder / "ids.bin")
+  for path in ("", str(folder / "ids.bin")):
+    Arrays(path=path, length=4).load().held_out("validation", 2)
+  corpus = Text(
+    sources=(TFDS(name=str(prepared), split="documents"),),
+    cache=str(folder / "cache2"),
+    length=4,
+    packing="best_fit",
+  ).prepare(plain)
+  for settings in (
+    SentencePiece(vocab_size=300),
+    SentencePiece(kind="char"),
+  ):
+    texts = lambda: corpus.texts("train")
+    tokenizer = store.obtain(settings, texts, folder / settings.kind)
+    corpus.tokenise(tokenizer, plain).train(2, 0)
+
+
+def test_no_leaf_goes_unread(tmp_path, tmp_path_factory):
+  there = command.trained(tmp_path_factory)
+  copy = shutil.copytree(there, tmp_path / "copy")
+  kinds = settings_classes()
+  assert len(kinds) > 15
+  with watched(kinds) as reads:
+    run_everything(copy, there / "text.txt")
+    trace_step(dataclasses.replace(command.EXPERIMENT, average=0.9))
+    try_every_model()
+    try_every_optimizer()
+    try_every_source(tmp_path, there / "cache")
+  assert unread(kinds, reads) == set()
+
+
+@dataclasses.dataclass(frozen=True)
+class Coloured(optimizers.AdamW):
+  """A mutant: it says more than it does."""
+
+  colour: str = field("red", "read by nobody")
+  b1: float = field(0.8, "says it is Adam's", low=0, high=1)
+
+
+def test_mutant_a_leaf_that_nobody_reads_is_caught():
+  kinds = [*settings_classes(), Coloured]
+  with watched(kinds) as reads:
+    try_every_optimizer(Coloured)
+  left = unread(kinds, reads)
+  assert "Coloured.colour" in left
+  assert "Coloured.b1" not in left and "AdamW.b2" not in left
+  assert "Checkpoints.keep" in left  # nothing was saved
+
+
+def test_writing_down_and_comparing_is_not_reading():
+  kinds = settings_classes()
+  e = command.EXPERIMENT
+  with watched(kinds) as reads:
+    config.to_json(e)
+    list(config.leaves(e))
+    assert hash(e) == hash(dataclasses.replace(e, seed=0))
+    assert e == command.EXPERIMENT and repr(e)
+  assert reads == set()
+
+
+def test_defaults_lie_within_their_own_bounds():
+  for kind in settings_classes():
+    for leaf in config.leaves(kind()):
+      values = leaf.value if isinstance(leaf.value, tuple) else (leaf.value,)
+      for value in values:
+        if isinstance(value, int | float):
+          assert leaf.low is None or value >= leaf.low, leaf
+          assert leaf.high is None or value <= leaf.high, leaf
