@@ -14,6 +14,7 @@ import pytest
 from llm_jax.generation.text import CHUNK, Generator
 from llm_jax.models import cache as cache_lib
 from llm_jax.ops.sampling import Sampler
+from llm_jax.sharding import mesh as mesh_lib
 from llm_jax.tokenizers.bytes import ByteTokenizer
 from tests import small
 
@@ -223,3 +224,11 @@ def test_a_seed_is_a_text(real):
   a, b, c = (speak(real, PROMPTS[:3], warm, seed) for seed in (7, 7, 8))
   assert a == b
   assert all(x != y for x, y in zip(a, c, strict=True))
+
+
+def test_eight_devices_say_what_one_does(real):
+  want = speak(real, PROMPTS, Sampler(1.0, 50))
+  mesh = mesh_lib.make(mesh_lib.MeshShape(2, 2, 2))
+  with jax.set_mesh(mesh):
+    # Six rows over four devices of a batch: cut where that divides.
+    assert speak(real, PROMPTS, Sampler(1.0, 50)) == want
