@@ -9,6 +9,7 @@ is damaged, and the one before it is used.
 from collections.abc import Callable, Iterable
 from concurrent import futures
 import dataclasses
+import errno
 import json
 import math
 import os
@@ -21,6 +22,7 @@ import orbax.checkpoint as ocp
 
 from llm_jax import trees
 from llm_jax.checkpoints import listing
+from llm_jax.checkpoints.quiet import quiet
 from llm_jax.config import field
 
 _POSITION, _ARRAYS = "position.json", "arrays"
@@ -81,6 +83,7 @@ class Store:
     """
     self.wait()
     if self._orbax is None:
+      quiet()
       self._orbax = ocp.AsyncCheckpointer(ocp.StandardCheckpointHandler())
     folder = self._at(step)
     self._remove([folder, *self._unlisted()])
@@ -237,11 +240,12 @@ class Store:
 
   def _failed(self, step: int, error: Exception) -> OSError:
     self._remove([self._at(step)])  # gives its space back
-    first = str(error).strip().splitlines()
+    said = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if os.strerror(errno.ENOSPC) in str(error):
+      said = "the disk is full; make room and start again"
     return OSError(
-      f"could not save step {step} in {self._folder}: "
-      f"{first[0] if first else type(error).__name__}; is the disk full?"
-      " Earlier checkpoints are whole"
+      f"could not save step {step} in {self._folder}: {said}. Earlier"
+      " checkpoints are whole"
     )
 
 
