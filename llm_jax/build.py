@@ -111,6 +111,8 @@ def expected_shape(experiment: Experiment) -> TransformerConfig:
 def of_shape(shape: TransformerConfig) -> Model:
   """The pure functions of a decoder of this shape."""
   module = transformer.Decoder(shape)
+  # The same parameters, compiled sooner.
+  looped = transformer.Decoder(dataclasses.replace(shape, unroll=1))
 
   def score(
     variables: Any,
@@ -133,7 +135,7 @@ def of_shape(shape: TransformerConfig) -> Model:
     score=score,
     decode=decode,
     empty_cache=functools.partial(cache_lib.empty, shape),
-    init=lambda key: module.init(key, jnp.zeros((1, 1), jnp.int32)),
+    init=lambda key: looped.init(key, jnp.zeros((1, 1), jnp.int32)),
   )
 
 
@@ -250,7 +252,7 @@ def generator(model: Model, tokenizer: Tokenizer) -> Generator:
   )
 
 
-class Save:
+class Save(Hook):
   """Writes a checkpoint every so often, and at the end."""
 
   def __init__(
@@ -267,9 +269,6 @@ class Save:
     self._every, self._until = every, until
     self._validate, self._metrics = validate, metrics
     self._saved = done if store.steps() else -1
-
-  def read(self, step: int, numbers: dict[str, float]) -> None:
-    del step, numbers
 
   def due(self, step: int) -> bool:
     regular = self._every and step % self._every == 0

@@ -87,6 +87,13 @@ def claim(
     raise
 
 
+def note(folder: pathlib.Path, **facts: int) -> None:
+  """Adds to experiment.json what is known once the model is made."""
+  if jax.process_index() == 0:
+    path = folder / "experiment.json"
+    files.write_json(path, files.read_json(path) | facts)
+
+
 def _holds_files(folder: pathlib.Path) -> bool:
   """Whether it holds more than what a process killed here was writing."""
   left = re.compile(r"experiment\.json\.\d+\.partial")

@@ -115,19 +115,22 @@ class Evaluator(Protocol):
   def __call__(self, variables: Any) -> dict[str, float]: ...
 
 
-class Hook(Protocol):
-  """Watches a run. Steps are counted from 1.
+class Hook:
+  """Watches a run, by what it overrides of these. Steps count from 1."""
 
-  read  gets the numbers of every step, one step late.
-  due   says whether `act` is wanted after a step.
-  act   gets the state after that step, once its numbers have been read.
-  """
+  def read(self, step: int, numbers: dict[str, float]) -> None:
+    """Gets the numbers of every step, one step late."""
 
-  def read(self, step: int, numbers: dict[str, float]) -> None: ...
+  def due(self, step: int) -> bool:
+    """Whether `act` is wanted after a step."""
+    del step
+    return False
 
-  def due(self, step: int) -> bool: ...
+  def act(self, step: int, state: Any) -> None:
+    """Gets the state after that step, once its numbers have been read."""
 
-  def act(self, step: int, state: Any) -> None: ...
+  def close(self, *exception: object) -> None:
+    """The run is over, because of an exception or without."""
 
 
 Progress = Callable[..., Iterator[Any]]

@@ -22,7 +22,7 @@ class Log:
 
   every: int = field(10, "steps between rows of metrics.jsonl", low=1)
   tensorboard: bool = field(True, "also write TensorBoard files")
-  profile_from: int = field(0, "first step to profile; 0 = none", low=0)
+  profile_from: int = field(0, "first step to profile; 0 = none, 1 = 2", low=0)
   profile_steps: int = field(3, "how many steps to profile", low=1)
 
 

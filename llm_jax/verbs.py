@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from llm_jax import build, claim, config, planning
+from llm_jax import build, claim, config, planning, trees
 from llm_jax.evaluation import ngrams
 from llm_jax.experiment import Experiment
 from llm_jax.reporting import files, report
@@ -53,6 +53,7 @@ def train(experiment: Experiment, folder: pathlib.Path, name: str) -> int:
   with jax.set_mesh(mesh):
     with claim.claim(folder, name, experiment):
       run = build.run(experiment, folder, mesh)
+      claim.note(folder, parameters=trees.size(run.state.roles["policy"]))
     stop.training = True
     try:
       state = loop.train(
@@ -60,10 +61,11 @@ def train(experiment: Experiment, folder: pathlib.Path, name: str) -> int:
       )
       run.save.act(int(state.step), state)
     finally:
-      run.metrics.close(*sys.exc_info())
+      for hook in run.hooks:
+        hook.close(*sys.exc_info())
       run.store.wait()
-  if jax.process_index() == 0:
-    say(f"report: {report.write(folder)}")
+      if jax.process_index() == 0:
+        say(f"report: {report.write(folder)}")
   say(f"{'stopped' if stop.asked else 'done'} after step {int(state.step)}")
   return 143 if stop.asked else 0
 

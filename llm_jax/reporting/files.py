@@ -8,8 +8,11 @@ from typing import Any
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
-  """Writes a JSON file in one go: a reader sees the old one or the new one."""
-  write_text(path, json.dumps(value, indent=1) + "\n")
+  """Writes a JSON file in one go: a reader sees the old one or the new one.
+
+  JSON has no numbers that are not finite: they become "nan", "inf", "-inf".
+  """
+  write_text(path, json.dumps(_plain(value), indent=1) + "\n")
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
@@ -22,7 +25,7 @@ def write_text(path: pathlib.Path, text: str) -> None:
       f.flush()
       os.fsync(f.fileno())
     os.replace(partial, path)
-  except OSError:
+  except BaseException:
     partial.unlink(missing_ok=True)
     raise
 
@@ -40,8 +43,7 @@ def read_json(path: pathlib.Path) -> Any:
 class Rows:
   """metrics.jsonl: one object a logged step, floats at full precision.
 
-  A number that is not finite is written as the string "nan", "inf" or "-inf",
-  because JSON has no such numbers.
+  Numbers that are not finite are strings, as in `write_json`.
   """
 
   def __init__(self, path: pathlib.Path):
@@ -73,7 +75,12 @@ class Rows:
 
 
 def _line(row: dict[str, Any]) -> str:
-  def plain(x: Any) -> Any:
-    return str(x) if isinstance(x, float) and not math.isfinite(x) else x
+  return json.dumps(_plain(row)) + "\n"
 
-  return json.dumps({k: plain(v) for k, v in row.items()}) + "\n"
+
+def _plain(x: Any) -> Any:
+  if isinstance(x, dict):
+    return {k: _plain(v) for k, v in x.items()}
+  if isinstance(x, list | tuple):
+    return [_plain(v) for v in x]
+  return str(x) if isinstance(x, float) and not math.isfinite(x) else x

@@ -5,13 +5,13 @@ from typing import Any
 
 import jax
 
-from llm_jax.contracts import Evaluator
+from llm_jax.contracts import Evaluator, Hook
 from llm_jax.reporting import files
 from llm_jax.reporting.progress import TrainingBar
 from llm_jax.reporting.throughput import Meter, mfu
 
 
-class Metrics:
+class Metrics(Hook):
   """Rows of metrics.jsonl and TensorBoard, and the training bar."""
 
   def __init__(
@@ -70,13 +70,6 @@ class Metrics:
         if value is not None:
           self._board.add_scalar(f"{split}/{name}", value, step)
 
-  def due(self, step: int) -> bool:
-    del step
-    return False
-
-  def act(self, step: int, state: Any) -> None:
-    del step, state
-
   def pause(self) -> None:
     """What follows is not training."""
     self._meter.pause()
@@ -88,7 +81,7 @@ class Metrics:
       self._board.close()
 
 
-class Validate:
+class Validate(Hook):
   """Measures the state every so often, and writes a row."""
 
   def __init__(
@@ -97,9 +90,6 @@ class Validate:
     self._metrics, self._evaluator = metrics, evaluator
     self._every, self._until = every, until
     self._last: tuple[int, float] | None = None
-
-  def read(self, step: int, numbers: dict[str, float]) -> None:
-    del step, numbers
 
   def due(self, step: int) -> bool:
     return bool(self._every) and (
@@ -117,7 +107,7 @@ class Validate:
     return self._last[1] if self._last and self._last[0] == step else None
 
 
-class Sample:
+class Sample(Hook):
   """Writes what the model says every so often."""
 
   def __init__(
@@ -125,9 +115,6 @@ class Sample:
   ):
     self._folder, self._generate = folder, generate
     self._every, self._until = every, until
-
-  def read(self, step: int, numbers: dict[str, float]) -> None:
-    del step, numbers
 
   def due(self, step: int) -> bool:
     return bool(self._every) and (
@@ -143,18 +130,16 @@ class Sample:
       )
 
 
-class Profile:
+class Profile(Hook):
   """Traces the steps named, for TensorBoard's profiler."""
 
   def __init__(self, folder: pathlib.Path, first: int, count: int):
-    self._folder, self._first, self._last = folder, first, first + count
+    self._folder, self._first = folder, max(first, 2) if first else 0
+    self._last = self._first + count - 1
     self._on = False
 
-  def read(self, step: int, numbers: dict[str, float]) -> None:
-    del step, numbers
-
   def due(self, step: int) -> bool:
-    return bool(self._first) and step in (self._first - 1, self._last - 1)
+    return bool(self._first) and step in (self._first - 1, self._last)
 
   def act(self, step: int, state: Any) -> None:
     if step == self._first - 1:
@@ -162,5 +147,11 @@ class Profile:
       self._on = True
     elif self._on:
       jax.block_until_ready(state)
+      self.close()
+
+  def close(self, *exception: object) -> None:
+    """Writes the trace, be it shorter than asked for."""
+    del exception
+    if self._on:
       jax.profiler.stop_trace()
       self._on = False

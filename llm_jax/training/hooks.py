@@ -1,14 +1,15 @@
 """What training itself watches: that its numbers stay finite."""
 
 import math
-from typing import Any
+
+from llm_jax.contracts import Hook
 
 
 class NonFiniteError(FloatingPointError):
   """A loss or gradient is not finite; the message names the step."""
 
 
-class Finite:
+class Finite(Hook):
   """Stops at a non-finite loss or gradient norm, or after `limit` skips.
 
   Skips are counted over the whole run, resumes included.
@@ -27,10 +28,3 @@ class Finite:
         f" {self.limit}. The last checkpoint is good; a lower --optimizer.peak"
         " may help"
       )
-
-  def due(self, step: int) -> bool:
-    del step
-    return False
-
-  def act(self, step: int, state: Any) -> None:
-    del step, state
