@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from llm_jax import axes, claim, trees
+from llm_jax import axes, checks, claim, trees
 from llm_jax.checkpoints.store import Store
 from llm_jax.contracts import Batch, Hook, Score, Source, Tokenizer
 from llm_jax.data.arrays import Arrays, Loaded
@@ -71,7 +71,9 @@ class Run:
 def data(experiment: Experiment, folder: pathlib.Path) -> Data:
   """Prepares text and tokenizer; finds both again on the next start."""
   where, home = experiment.data, folder / "tokenizer"
-  if experiment.init_from and not Store(folder / "checkpoints").steps():
+  if Store(folder / "checkpoints").steps():
+    tokenizers.load(home)  # weights without their tokenizer are worth nothing
+  elif experiment.init_from:
     tokenizers.copy(_origin(experiment.init_from) / "tokenizer", home)
   if isinstance(where, Arrays):
     tokenizer = tokenizers.obtain(experiment.tokenizer, lambda: iter(()), home)
@@ -139,32 +141,6 @@ def of_shape(shape: TransformerConfig) -> Model:
   )
 
 
-def check(experiment: Experiment) -> None:
-  """ValueError where settings contradict each other; looks at nothing else."""
-  longest, samples = experiment.model.max_length, experiment.samples
-  if experiment.data.length > longest:
-    raise ValueError(
-      f"--data.length={experiment.data.length}: longer than"
-      f" --model.max_length={longest}"
-    )
-  if samples.every and samples.prompts and samples.max_new_tokens >= longest:
-    raise ValueError(
-      f"--samples.max_new_tokens={samples.max_new_tokens}: leaves no place for"
-      f" a prompt in --model.max_length={longest}; --samples.every=0 = none"
-    )
-
-
-def check_step(folder: pathlib.Path, step: int | None) -> None:
-  """ValueError where a run has no checkpoint, or not the one of `step`."""
-  steps = Store(folder / "checkpoints").steps()
-  if not steps:
-    raise ValueError(f"--workdir={folder}: holds no checkpoint; train first")
-  if step is not None and step not in steps:
-    raise ValueError(
-      f"--checkpoint_step={step}: {folder} holds {', '.join(map(str, steps))}"
-    )
-
-
 def check_batch(experiment: Experiment, mesh: Mesh) -> tuple[int, int]:
   """This process's share of a batch; ValueError where it cannot be cut."""
   share = mesh_lib.share(mesh, experiment.batch_size)
@@ -201,7 +177,6 @@ def plan_state(experiment: Experiment, model: Model, mesh: Mesh) -> Plan:
       optimizer,
       key,
       average=experiment.average is not None,
-      count_skipped=experiment.skip_nonfinite > 0,
     )
 
   boxed_state = jax.eval_shape(init, key)
@@ -288,12 +263,14 @@ def run(experiment: Experiment, folder: pathlib.Path, mesh: Mesh) -> Run:
   share = check_batch(experiment, mesh)
   made = data(experiment, folder)
   the_model = model(experiment, made.tokenizer)
-  _check_samples(experiment, the_model, made.tokenizer)
+  if experiment.samples.every:  # too long is told now, not at the first one
+    checks.prompts(experiment, the_model.shape, made.tokenizer)
   plan = plan_state(experiment, the_model, mesh)
   store = Store(folder / "checkpoints", experiment.checkpoints, progress.say)
   source = _Placed(
     made.tokens.train(experiment.batch_size, experiment.seed, share),
     mesh,
+    made.tokens.identity,
   )
   found = store.restore(plan.abstract)
   if found is not None:
@@ -381,14 +358,24 @@ def _hooks(
 
 
 class _Placed:
-  """A source whose batches are put on the mesh."""
+  """A source whose batches are put on the mesh, and whose text is one text."""
 
-  def __init__(self, source: Source, mesh: Mesh):
-    self._source, self._mesh = source, mesh
-    self.get_state, self.set_state = source.get_state, source.set_state
+  def __init__(self, source: Source, mesh: Mesh, identity: str):
+    self._source, self._mesh, self._identity = source, mesh, identity
 
   def next(self, state: Any) -> Batch:
     return mesh_lib.place(self._source.next(state), self._mesh)
+
+  def get_state(self) -> dict[str, Any]:
+    return self._source.get_state() | {"text": self._identity}
+
+  def set_state(self, saved: dict[str, Any]) -> None:
+    if saved.get("text", self._identity) != self._identity:
+      raise ValueError(
+        "--data: the text is not the one that this run began with, so it"
+        " cannot go on; bring it back, or start another run with --init_from"
+      )
+    self._source.set_state(saved)
 
 
 def warm_start(
@@ -421,18 +408,3 @@ def load_weights(
   )
   at, found = store.restore_part({part: abstract.trainable}, step)
   return at, trees.join(found[part], abstract.frozen)
-
-
-def _check_samples(
-  experiment: Experiment, the_model: Model, tokenizer: Tokenizer
-) -> None:
-  """ValueError where a sample would not fit; now, not at the first one."""
-  samples, longest = experiment.samples, the_model.shape.max_length
-  for prompt in samples.prompts if samples.every else ():
-    size = len(tokenizer.encode(prompt)) + 1
-    if size + samples.max_new_tokens > longest:
-      raise ValueError(
-        f"--samples.prompts: {prompt[:30]!r} has {size} tokens, which with"
-        f" --samples.max_new_tokens={samples.max_new_tokens} is longer than"
-        f" --model.max_length={longest}"
-      )

@@ -105,6 +105,8 @@ def _parse(given: flags.FlagValues, argv: list[str]) -> str:
     said = str(e).replace("flag --", "--", 1)
     if ": already defined as " in said:
       said = f"{said.split('=')[0]}: given twice; give it once"
+    if "invalid literal for int()" in said:
+      said = f"{said.split(':')[0]}: must be a whole number"
     if said.startswith("Missing value"):
       said = f"{said.split()[-1]}: no value given"
     raise ValueError(said) from e
@@ -133,9 +135,15 @@ def _parse(given: flags.FlagValues, argv: list[str]) -> str:
 
 def _near(name: str, given: flags.FlagValues) -> str:
   """The flag that was meant, maybe."""
-  # Best by the last part alone: --peak for --optimizer.peak.
-  ends = [f for f in given if f.split(".")[-1] == name]
-  near = ends or difflib.get_close_matches(name, list(given), 1, 0.5)
+  head, _, last = name.rpartition(".")
+  # First by the last part alone, --peak for --optimizer.peak; then among
+  # settings of the same part; then among all.
+  near = [f for f in given if f.rpartition(".")[2] == last][:3]
+  if not near and head:
+    same = [f for f in given if f.rpartition(".")[0] == head]
+    near = [f for f in same if f.startswith(name)][:3]
+    near = near or difflib.get_close_matches(name, same, 1, 0.5)
+  near = near or difflib.get_close_matches(name, list(given), 1, 0.65)
   if not near:
     return "; --help lists all"
   return f"; did you mean {' or '.join(f'--{n}' for n in near)}?"

@@ -96,11 +96,11 @@ def allowed(leaf: Leaf) -> str:
     words = _ONE[hint]
   low, high = leaf.low, leaf.high
   if low is not None and high is not None:
-    words += f", from {low:g} to {high:g}"
+    words += f", from {low} to {high}"
   elif low is not None:
-    words += f", at least {low:g}"
+    words += f", at least {low}"
   elif high is not None:
-    words += f", at most {high:g}"
+    words += f", at most {high}"
   return f"{words}, or none (= off)" if optional else words
 
 

@@ -68,9 +68,12 @@ class Experiment:
   steps: int = field(1000, "optimiser steps", low=0)
   batch_size: int = field(32, "rows in a step, over all devices", low=1)
   microbatches: int = field(
-    1, "parts a step is computed in; changes memory, never the result", low=1
+    1,
+    "parts a step is computed in; changes memory and the draws of dropout,"
+    " nothing else",
+    low=1,
   )
-  seed: int = field(0, "root of all randomness", low=0)
+  seed: int = field(0, "root of all randomness", low=0, high=2**32 - 1)
   average: float | None = field(
     None, "decay of a moving average of parameters", low=0, high=1
   )
@@ -81,6 +84,12 @@ class Experiment:
     None, "run folder to take weights and tokenizer from"
   )
   workdir: str | None = field(None, "run folder; none = runs/NAME")
+
+  def __post_init__(self) -> None:
+    if self.average == 1:
+      raise ValueError(
+        "--average=1: must be less than 1, or nothing is learned"
+      )
 
 
 # A run may go on with other values of these: they change where, how long and

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from llm_jax import build, claim, config, planning, trees
+from llm_jax import build, checks, claim, config, planning, trees
 from llm_jax.evaluation import ngrams
 from llm_jax.experiment import Experiment
 from llm_jax.reporting import files, report
@@ -47,7 +47,7 @@ class _Stop:
 def train(experiment: Experiment, folder: pathlib.Path, name: str) -> int:
   """Trains, or goes on training; 143 where it was told to stop."""
   stop = _Stop()
-  build.check(experiment)
+  checks.settings(experiment)
   mesh = mesh_lib.make(experiment.mesh)
   build.check_batch(experiment, mesh)
   with jax.set_mesh(mesh):
@@ -72,7 +72,7 @@ def train(experiment: Experiment, folder: pathlib.Path, name: str) -> int:
 
 def plan(experiment: Experiment) -> int:
   """Prints what the run costs; 3 where it does not fit."""
-  build.check(experiment)
+  checks.settings(experiment)
   mesh = mesh_lib.make(experiment.mesh)
   build.check_batch(experiment, mesh)
   model = build.of_shape(build.expected_shape(experiment))
@@ -111,8 +111,8 @@ def evaluate(
   experiment: Experiment, folder: pathlib.Path, step: int | None
 ) -> int:
   """Measures a checkpoint on a split, beside n-gram models."""
-  build.check(experiment)
-  build.check_step(folder, step)
+  checks.settings(experiment)
+  checks.checkpoint(folder, step)
   mesh = mesh_lib.make(experiment.mesh)
   share = build.check_batch(experiment, mesh)
   split = experiment.validation.split
@@ -165,11 +165,12 @@ def generate(
   prompts = [*prompts, *_lines(prompts_file)]
   if not prompts and not sys.stdin.isatty():
     raise ValueError("nothing to continue: give --prompt or --prompts_file")
-  build.check_step(folder, step)
+  checks.checkpoint(folder, step)
   mesh = mesh_lib.make(experiment.mesh)
   with jax.set_mesh(mesh):
     tokenizer = build.tokenizers.load(folder / "tokenizer")
     model = build.model(experiment, tokenizer)
+    checks.prompts(experiment, model.shape, tokenizer, prompts)
     abstract = build.plan_state(experiment, model, mesh).abstract
     _, roles = build.load_weights(folder, abstract, step)
     generator = build.generator(model, tokenizer)
@@ -200,6 +201,7 @@ def generate(
       return 0
     while prompt := _ask():
       try:
+        checks.prompts(experiment, model.shape, tokenizer, [prompt])
         speak([prompt])
       except ValueError as e:  # too long: the next one need not be
         say(f"error: {e}")

@@ -34,8 +34,10 @@ WRONG = {
   "--data.lenght=3": "did you mean --data.length?",
   "--peak=3": "unknown flag --peak; did you mean --optimizer.peak?",
   "--batch-size=3": "did you mean --batch_size?",
-  "--every=3": "--checkpoints.every or",
+  "--every=3": "--checkpoints.every or --log.every or",
   "--step=3": "unknown flag --step; did you mean --steps?",
+  "--tokenizer.x=3": "unknown flag --tokenizer.x; --help lists all",
+  "--model.rope=3": "did you mean --model.rope_theta?",
   "--xyzzy": "unknown flag --xyzzy; --help lists all",
   "--steps=3.5": "--steps=3.5: must be a whole number, at least 0",
   "--steps=-1": "--steps=-1: must be a whole number, at least 0",
@@ -43,7 +45,11 @@ WRONG = {
   "--steps": "--steps: no value given",
   "--batch_size=0": "--batch_size=0: must be a whole number, at least 1",
   "--microbatches=0": "at least 1",
-  "--seed=-1": "at least 0",
+  "--seed=-1": "from 0 to 4294967295",
+  "--seed=4294967296": "from 0 to 4294967295",
+  "--average=1": "--average=1: must be less than 1",
+  "--model.dtype=float64": "JAX_ENABLE_X64=1",
+  "--model.attention=cudnn": "needs a GPU, this machine has cpu",
   "--optimizer.peak=nan": "must be a finite number, at least 0",
   "--optimizer.peak=fast": "must be a finite number",
   "--optimizer.b1=1.5": "from 0 to 1",
@@ -72,7 +78,7 @@ WRONG = {
   "--mesh.fsdp=-1": "-1 at most once",
   "--mesh.tensor=0": "sizes are 1 or more",
   "--model.vocab_size=100": "--model.vocab_size=100: the tokenizer has 268",
-  "--samples.prompts=a_long_prompt_of_30_characters": "has 31 tokens",
+  "--samples.prompts=a_long_prompt_of_30_characters": "31 tokens, which",
   "--init_from=nowhere": "--init_from=nowhere: holds no trained run",
   "--data.validation=0": "--validation.every=0",
   "--data.length=32 --data.validation=0.99": "--data.length=32: longer than",
@@ -303,6 +309,66 @@ def test_an_older_run_without_a_new_setting_goes_on(tmp_path):
   path.write_text(json.dumps(about))
   said = refused(tmp_path, "train", f"--workdir={tmp_path / 'run'}")
   assert "holds another experiment" not in said
+
+
+@pytest.fixture(name="folder")
+def run_that_has_ended(tmp_path, tmp_path_factory):
+  """A folder with text, cache and run, that names its own text."""
+  there = command.trained(tmp_path_factory)
+  folder = shutil.copytree(there, tmp_path / "copy")
+  path = folder / "run/experiment.json"
+  about = json.loads(path.read_text())
+  about["settings"]["data"]["sources"][0]["paths"] = [str(folder / "text.txt")]
+  path.write_text(json.dumps(about))
+  return folder
+
+
+def test_a_run_whose_text_has_changed_cannot_go_on(folder):
+  """The position in it would be one in another text."""
+  flags = command.train_flags(folder, folder / "text.txt")
+  command.text_file(folder, lines=[*command.LINES, "one more"])
+  said = refused(folder, "train", *flags, "--steps=3")
+  assert "the text is not the one that this run began with" in said
+  # Evaluating on other text is no mistake.
+  said = command.call("evaluate", flags[0], "--novalidation.baselines")
+  assert said.code == 0, said.err
+  command.text_file(folder)
+  assert command.call("train", *flags, "--steps=3").code == 0
+
+
+def test_a_run_whose_tokenizer_is_gone_cannot_go_on(folder):
+  flags = command.train_flags(folder, folder / "text.txt")
+  shutil.rmtree(folder / "run/tokenizer")
+  for verb in (["train", *flags], ["evaluate", flags[0]]):
+    said = refused(folder, *verb)
+    assert "run/tokenizer: holds no whole tokenizer" in said
+
+
+@pytest.mark.parametrize(
+  "wrong,want",
+  [
+    (
+      ["--prompt=" + "x" * 40],
+      "41 tokens, which with --samples.max_new_tokens",
+    ),
+    (["--prompt=a", "--prompt=" + "x" * 40], "is longer than --model.max"),
+    (["--prompt=a\udcff"], "half of a surrogate pair"),
+    (["--prompt=a", "--samples.max_new_tokens=31"], "--model.max_length=32"),
+    (["--prompt=a", "--checkpoint_step=1"], "--checkpoint_step=1: "),
+    (["--prompt=a", "--checkpoint_step=x"], "must be a whole number"),
+    (["--prompt=a", "--model.num_layers=2"], "is of another model"),
+  ],
+)
+def test_what_a_run_cannot_say(wrong, want, folder):
+  run = folder / "run"
+  assert want in refused(folder, "generate", f"--workdir={run}", *wrong)
+
+
+def test_a_split_that_is_not(folder):
+  flags = ["evaluate", f"--workdir={folder / 'run'}"]
+  say = lambda split: refused(folder, *flags, f"--validation.split={split}")
+  assert "=tset: one of train, validation, test" in say("tset")
+  assert "the test split is empty: raise --data.test" in say("test")
 
 
 def test_what_a_killed_start_left_is_no_obstacle(tmp_path):

@@ -138,7 +138,7 @@ def try_every_optimizer(*more):
 
 
 def try_every_source(folder, cache):
-  (prepared,) = cache.glob("documents/*/corpus/*")
+  prepared, *_ = cache.glob("documents/*/corpus/*")
   for source in (
     TFDS(name=str(prepared), split="documents"),
     Stdlib(),
@@ -173,6 +173,9 @@ def test_no_leaf_goes_unread(tmp_path, tmp_path_factory):
   with watched(kinds) as reads:
     run_everything(copy, there / "text.txt")
     trace_step(dataclasses.replace(command.EXPERIMENT, average=0.9))
+    other = dataclasses.replace(command.EXPERIMENT, init_from="nowhere")
+    with pytest.raises(ValueError):
+      build.data(other, tmp_path / "new")
     try_every_model()
     try_every_optimizer()
     try_every_source(tmp_path, there / "cache")

@@ -106,7 +106,10 @@ class Corpus:
       tokens.tokenise(d, self._shares, tokenizer, self._folder, progress)
       for d in self._documents
     ]
-    return Tokenised(self._settings, by_source)
+    identity = cache.fingerprint(
+      tokenizer.fingerprint, *(d.identity for d in self._documents)
+    )
+    return Tokenised(self._settings, by_source, identity)
 
   def _by_hash(self, documents: prepared.Prepared, split: str) -> Iterator[str]:
     if self._shares.by == "position":
@@ -125,10 +128,19 @@ class Corpus:
 
 
 class Tokenised:
-  """Token ids by source and split, ready to be packed."""
+  """Token ids by source and split, ready to be packed.
 
-  def __init__(self, settings: Text, by_source: list[dict[str, tokens.Tokens]]):
+  `identity` changes with the text and the tokenizer.
+  """
+
+  def __init__(
+    self,
+    settings: Text,
+    by_source: list[dict[str, tokens.Tokens]],
+    identity: str,
+  ):
     self._settings, self._by_source = settings, by_source
+    self.identity = identity
 
   def train(
     self, batch_size: int, seed: int, block: tuple[int, int] = (0, 1)

@@ -1,0 +1,70 @@
+"""What can be seen to be wrong before anything is made."""
+
+from collections.abc import Sequence
+import pathlib
+
+import jax
+
+from llm_jax.checkpoints.store import Store
+from llm_jax.contracts import Tokenizer
+from llm_jax.experiment import Experiment
+from llm_jax.models.config import TransformerConfig
+
+
+def settings(experiment: Experiment) -> None:
+  """ValueError where settings fit neither each other nor this machine."""
+  shape, samples = experiment.model, experiment.samples
+  longest = shape.max_length
+  if experiment.data.length > longest:
+    raise ValueError(
+      f"--data.length={experiment.data.length}: longer than"
+      f" --model.max_length={longest}"
+    )
+  if samples.every and samples.prompts and samples.max_new_tokens >= longest:
+    raise ValueError(
+      f"--samples.max_new_tokens={samples.max_new_tokens}: leaves no place for"
+      f" a prompt in --model.max_length={longest}; --samples.every=0 = none"
+    )
+  if shape.dtype == "float64" and not jax.config.jax_enable_x64:
+    raise ValueError(
+      "--model.dtype=float64: JAX would compute in float32 unless"
+      " JAX_ENABLE_X64=1 is set in the environment"
+    )
+  if shape.attention == "cudnn" and jax.default_backend() != "gpu":
+    raise ValueError(
+      "--model.attention=cudnn: needs a GPU, this machine has"
+      f" {jax.devices()[0].device_kind}; auto or xla run anywhere"
+    )
+
+
+def prompts(
+  experiment: Experiment,
+  shape: TransformerConfig,
+  tokenizer: Tokenizer,
+  given: Sequence[str] | None = None,
+) -> None:
+  """ValueError where a prompt (None: the samples') leaves too little place."""
+  samples, longest = experiment.samples, shape.max_length
+  flag = "--samples.prompts" if given is None else "--prompt"
+  for prompt in samples.prompts if given is None else given:
+    try:
+      size = len(tokenizer.encode(prompt)) + 1
+    except ValueError as e:
+      raise ValueError(f"{flag}={prompt[:30]!r}: {e}") from e
+    if size + samples.max_new_tokens > longest:
+      raise ValueError(
+        f"{flag}={prompt[:30]!r}: {size} tokens, which with"
+        f" --samples.max_new_tokens={samples.max_new_tokens} is longer than"
+        f" --model.max_length={longest}"
+      )
+
+
+def checkpoint(folder: pathlib.Path, step: int | None) -> None:
+  """ValueError where a run has no checkpoint, or not the one of `step`."""
+  steps = Store(folder / "checkpoints").steps()
+  if not steps:
+    raise ValueError(f"--workdir={folder}: holds no checkpoint; train first")
+  if step is not None and step not in steps:
+    raise ValueError(
+      f"--checkpoint_step={step}: {folder} holds {', '.join(map(str, steps))}"
+    )
