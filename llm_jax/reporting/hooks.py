@@ -52,11 +52,12 @@ class Metrics(Hook):
     self._bar.step(numbers["loss"], speed, share)
     if step % self._every and step not in (1, self._until):
       return
+    updates = step - 1 - int(numbers.get("skipped", 0))
     self.write(
       step,
       "train",
       numbers
-      | {"learning_rate": float(self._rate(step - 1))}
+      | {"learning_rate": float(self._rate(updates))}
       | {"tokens_per_second": speed, "mfu": share},
     )
 

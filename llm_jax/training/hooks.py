@@ -20,7 +20,7 @@ class Finite(Hook):
 
   def read(self, step: int, numbers: dict[str, float]) -> None:
     bad = [n for n in ("loss", "grad_norm") if not math.isfinite(numbers[n])]
-    count = int(numbers.get("skipped", len(bad) > 0))
+    count = int(numbers["skipped"])
     if bad and count > self.limit:
       raise NonFiniteError(
         f"step {step}: {', '.join(f'{n} is {numbers[n]}' for n in bad)};"

@@ -25,8 +25,8 @@ class TrainState:
   frozen: Roles
   opt_state: Any
   key: jax.Array
+  skipped: jax.Array  # i32[], steps left out as not finite
   average: Roles | None = None  # moving average of `trainable`, if kept
-  skipped: jax.Array | None = None  # i32[], steps left out as not finite
 
   @property
   def roles(self) -> Roles:
@@ -47,7 +47,6 @@ def create(
   key: jax.Array,
   *,
   average: bool = False,
-  count_skipped: bool = False,
 ) -> TrainState:
   """A state before its first step."""
   trainable, frozen = trees.split(roles, is_trainable)
@@ -59,5 +58,5 @@ def create(
     key=key,
     # A copy: a donated state may not hold one array twice.
     average=jax.tree.map(jnp.copy, trainable) if average else None,
-    skipped=jnp.zeros((), jnp.int32) if count_skipped else None,
+    skipped=jnp.zeros((), jnp.int32),
   )

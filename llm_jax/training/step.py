@@ -38,8 +38,8 @@ def train_step(
     average_decay: of the moving average, if the state keeps one.
 
   Returns:
-    The state after the step, and means of the whole batch. Where the state
-    counts skipped steps, a non-finite loss or gradient changes nothing else.
+    The state after the step, and means of the whole batch. A non-finite loss
+    or gradient changes nothing but the counts of steps and of skipped ones.
   """
   parts = cut(batch, microbatches)
   roles = state.roles
@@ -74,17 +74,14 @@ def train_step(
     state, trainable=trainable, opt_state=opt_state, average=average
   )
   norm = optax.tree.norm(grads)
-  if state.skipped is not None:
-    finite = jnp.isfinite(value) & jnp.isfinite(norm)
-    new = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state)
-    new = dataclasses.replace(
-      new, skipped=state.skipped + (1 - finite.astype(jnp.int32))
-    )
-    metrics = metrics | {"skipped": Mean.sum(new.skipped.astype(jnp.float32))}
-  new = dataclasses.replace(new, step=state.step + 1)
+  finite = jnp.isfinite(value) & jnp.isfinite(norm)
+  new = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state)
+  skipped = state.skipped + (1 - finite.astype(jnp.int32))
+  new = dataclasses.replace(new, step=state.step + 1, skipped=skipped)
   return new, metrics | {
     "loss": Mean.sum(value),
     "grad_norm": Mean.sum(norm),
+    "skipped": Mean.sum(skipped.astype(jnp.float32)),
   }
 
 

@@ -58,7 +58,7 @@ class Rows:
 
 
 @functools.cache
-def make(noise=0.0, skip=False, average=None):
+def make(noise=0.0, average=None):
   """(state before the first step, its compiled step)."""
   settings = AdamW(0.1, Schedule("linear", warmup=2), 1.0, 0.1)
   optimizer = settings.make(10, {"policy": {"w_D": "D"}})
@@ -68,7 +68,6 @@ def make(noise=0.0, skip=False, average=None):
     optimizer,
     jax.random.key(7),
     average=average is not None,
-    count_skipped=skip,
   )
   step = functools.partial(
     step_lib.train_step,

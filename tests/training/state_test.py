@@ -32,7 +32,7 @@ def test_halves_join_to_all_roles():
   for whole in (state.roles, state.averaged):
     assert jax.tree.structure(whole) == jax.tree.structure(ROLES)
     jax.tree.map(np.testing.assert_array_equal, whole, ROLES)
-  assert (int(state.step), state.skipped) == (0, None)
+  assert (int(state.step), int(state.skipped)) == (0, 0)
 
 
 def steps(n, average=0.8):
@@ -65,9 +65,8 @@ def test_the_average_is_its_closed_form():
 
 
 @pytest.mark.parametrize("average", [None, 0.9])
-@pytest.mark.parametrize("skip", [False, True])
-def test_every_buffer_of_a_donated_state_is_used_again(average, skip):
-  make, step = quadratic.make(average=average, skip=skip)
+def test_every_buffer_of_a_donated_state_is_used_again(average):
+  make, step = quadratic.make(average=average)
   state = make()
   with warnings.catch_warnings():
     warnings.simplefilter("error")
@@ -81,7 +80,7 @@ def test_one_array_twice_in_a_donated_state_is_caught():
   make, step = quadratic.make(average=0.9)
   state = make()
   mutant = dataclasses.replace(state, average=state.trainable)
-  with pytest.raises(jax.errors.JaxRuntimeError, match="donate"):
+  with pytest.raises((jax.errors.JaxRuntimeError, ValueError), match="donate"):
     jax.block_until_ready(step(mutant, quadratic.Rows().next(state)))
 
 

@@ -135,7 +135,6 @@ def test_a_non_finite_step_changes_nothing_but_the_count():
     lambda p: True,
     optax.adam(1.0),
     jax.random.key(0),
-    count_skipped=True,
   )
   step = functools.partial(
     step_lib.train_step,
