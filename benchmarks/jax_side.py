@@ -23,10 +23,14 @@ from llm_jax.training.optimizers import AdamW
 from llm_jax.training.schedules import Schedule
 
 
-def main() -> None:
-  """Arguments: shape, steps, then settings of the model as name=value."""
+def prepare(arguments: list[str]) -> tuple:
+  """(compiled step, state, batches, seconds to compile).
+
+  Args:
+    arguments: a shape's name, then settings of the model as name=value.
+  """
   host.keep_memory()
-  s, steps = SHAPES[sys.argv[1]], int(sys.argv[2])
+  s = SHAPES[arguments[0]]
   config = TransformerConfig(
     num_layers=s.layers,
     embed_dim=s.width,
@@ -41,18 +45,20 @@ def main() -> None:
     qkv_bias=s.bias,
     out_bias=s.bias,
     mlp_bias=s.bias,
+    unroll=0,
     dtype="bfloat16" if jax.default_backend() == "gpu" else "float32",
   )
-  for change in sys.argv[3:]:
+  for change in arguments[1:]:
     key, value = change.split("=")
     kind = type(getattr(config, key))
     config = dataclasses.replace(config, **{key: kind(value)})
   module = transformer.Decoder(config)
+  looped = transformer.Decoder(dataclasses.replace(config, unroll=1))
   key = jax.random.key(0)
   boxed = jax.eval_shape(module.init, key, jnp.zeros((1, 1), jnp.int32))
   optimizer = AdamW(
     peak=1e-3, b2=0.99, weight_decay=0.1, schedule=Schedule("constant", 0)
-  ).make(steps, {"policy": axes.suffixes(boxed)})
+  ).make(100, {"policy": axes.suffixes(boxed)})
 
   def score(variables, batch, *, key=None, entropy=False, hits=False):
     return module.apply(
@@ -61,7 +67,7 @@ def main() -> None:
 
   @jax.jit
   def init(key):
-    roles = {"policy": axes.unbox(module.init(key, jnp.zeros((1, 1), int)))}
+    roles = {"policy": axes.unbox(looped.init(key, jnp.zeros((1, 1), int)))}
     return state_lib.create(roles, lambda p: True, optimizer, key)
 
   step = jax.jit(
@@ -85,7 +91,13 @@ def main() -> None:
   state = jax.block_until_ready(init(key))
   start = time.perf_counter()
   compiled = step.lower(state, batches[0]).compile()
-  first = time.perf_counter() - start
+  return compiled, state, batches, time.perf_counter() - start
+
+
+def main() -> None:
+  """Arguments: shape, steps, then settings of the model as name=value."""
+  steps = int(sys.argv[2])
+  compiled, state, batches, first = prepare([sys.argv[1], *sys.argv[3:]])
   for i in range(3):
     state, metrics = compiled(state, batches[i])
   jax.block_until_ready(metrics)
@@ -107,6 +119,7 @@ def main() -> None:
         "loss": last,
         "temp_mib": compiled.memory_analysis().temp_size_in_bytes / 2**20,
         "parameters": sum(x.size for x in jax.tree.leaves(state.trainable)),
+        "version": f"jax {jax.__version__}",
       }
     )
   )

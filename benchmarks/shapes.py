@@ -21,6 +21,8 @@ SHAPES = {
   "nano": Shape(4, 4, 128, 65, 64, 12, bias=False),
   # 25M parameters at context 512.
   "25m": Shape(8, 8, 448, 12_288, 512, 4),
+  # Nearly all head: its float32 logits alone would be 1,572 MiB.
+  "head": Shape(2, 4, 256, 50_304, 1024, 8),
   # For a machine with an accelerator.
   "gpt2_124m": Shape(12, 12, 768, 50_304, 1024, 32),
 }

@@ -148,6 +148,7 @@ def main() -> None:
         "peak_mib": usage.ru_maxrss / 1024,
         "loss": last,
         "parameters": sum(p.numel() for p in model.parameters()),
+        "version": f"torch {torch.__version__}",
       }
     )
   )
