@@ -43,6 +43,7 @@ class Start:
     folder: the run's.
     cache: XDG_CACHE_HOME of the run: prepared data and compiled programs.
     log: gets what the run says.
+    compiled: where compiled programs are kept instead.
   """
 
   def __init__(
@@ -51,18 +52,16 @@ class Start:
     folder: pathlib.Path,
     cache: pathlib.Path,
     log: pathlib.Path,
+    compiled: str | None = None,
   ):
     self._folder, self._cache, self._log = folder, cache / "llm_jax", log
     self._partial, self._boards = self._unfinished(), self._events()
-    env = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
-    env.pop("JAX_COMPILATION_CACHE_DIR", None)
-    env |= {
-      "XDG_CACHE_HOME": str(cache),
-      "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
     with log.open("w") as f:
       self.process = subprocess.Popen(
-        [*command, f"--workdir={folder}"], env=env, stdout=f, stderr=f
+        [*command, f"--workdir={folder}"],
+        env=environment(cache, compiled),
+        stdout=f,
+        stderr=f,
       )
 
   def phase(self) -> str:
@@ -87,10 +86,22 @@ class Start:
     rows = sameness.rows(self._folder)
     return rows[-1]["step"] if rows else 0
 
-  def wait_for(self, phase: str, seconds: float, until: float = 120) -> bool:
-    """Waits for a phase and so long in it; False where the run ended first."""
-    deadline = time.monotonic() + until
-    while self.phase() != phase:
+  def wait_for(
+    self, phase: str, seconds: float, steps: int = 0, limit: float = 300
+  ) -> bool:
+    """Waits for a phase, and so long in it.
+
+    Args:
+      phase: one of PHASES.
+      seconds: how long to wait in it.
+      steps: how many steps this start must have made before.
+      limit: seconds after which to give up.
+
+    Returns:
+      False where the run ended first, or the limit was reached.
+    """
+    deadline = time.monotonic() + limit
+    while self.phase() != phase or self.rows() - self.resumed() < steps:
       if self.process.poll() is not None or time.monotonic() > deadline:
         return False
       time.sleep(_POLL)
@@ -139,6 +150,20 @@ class Start:
     return begun and not done
 
 
+def environment(
+  cache: pathlib.Path, compiled: str | None = None
+) -> dict[str, str]:
+  """Of one device, with everything cached under one folder."""
+  ours = ("XLA_FLAGS", "JAX_COMPILATION_CACHE_DIR")
+  root = pathlib.Path(__file__).parent.parent
+  return {k: v for k, v in os.environ.items() if k not in ours} | {
+    "PYTHONPATH": str(root),
+    "XDG_CACHE_HOME": str(cache),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    **({"JAX_COMPILATION_CACHE_DIR": compiled} if compiled else {}),
+  }
+
+
 def main() -> int:
   """Exit code 0 where everything is the same."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -177,18 +202,21 @@ def kills(home: pathlib.Path, count: int, draw: random.Random) -> int:
     if aim == "data preparation":
       for part in ("documents", "tokens"):
         shutil.rmtree(cache / "llm_jax" / part, ignore_errors=True)
-      if draw.random() < 0.5:
+      if draw.random() < 0.4:
         shutil.rmtree(folder, ignore_errors=True)  # the tokenizer as well
     if aim == "compile":
       shutil.rmtree(cache / "llm_jax" / "compiled", ignore_errors=True)
+    begun = time.monotonic()
     run = start(folder)
-    if run.wait_for(aim, draw.random() * lengths[aim]):
+    steps = draw.randrange(24) if aim in ("step", "checkpoint write") else 0
+    if run.wait_for(aim, draw.random() * lengths[aim], steps):
       killed += 1
       phase = run.kill()
       fallen[phase] += 1
       print(
-        f"kill {killed:2}: {phase}, resumed after step {run.resumed()},"
-        f" last row {run.rows()}",
+        f"kill {killed:2}: {time.monotonic() - begun:5.1f} s after its start,"
+        f" in {phase}, resumed after step {run.resumed()}, last row"
+        f" {run.rows()}",
         flush=True,
       )
       continue
