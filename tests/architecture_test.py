@@ -187,3 +187,26 @@ def test_a_start_that_goes_nowhere_loads_little(args, code, tmp_path):
   assert "llm_jax" in tops  # the list is no empty one
   assert not SLOW & set(tops)
   assert not has_device
+
+
+def drawn(text: str):
+  """Files of the package in the README's tree, with their folders."""
+  tree = text.split("```\nllm_jax/\n")[1].split("```")[0]
+  found, folder = set(), ""
+  for line in tree.splitlines():
+    name = line.split()[0] if line.strip() else ""
+    indent = len(line) - len(line.lstrip())
+    if name.endswith("/"):
+      folder = name if indent == 2 else None
+    elif name.endswith(".py") and folder is not None:
+      found.add((folder if indent == 4 else "") + name)
+  return found
+
+
+def test_the_readme_draws_every_file():
+  text = (ROOT / "README.md").read_text()
+  there = {p.relative_to(PACKAGE).as_posix() for p in PACKAGE.rglob("*.py")}
+  there = {p for p in there if not p.endswith("__init__.py")}
+  assert drawn(text) == there
+  # Mutant: a file that moved.
+  assert drawn(text.replace("    heads.py ", "  heads.py ")) != there
