@@ -30,6 +30,12 @@ READ_BY = {
   "num_processes": tuple(VERBS),
   "process_id": tuple(VERBS),
 }
+# Packages that a machine may lack, and what does without them.
+WITHOUT = {
+  "tensorboardX": "--log.tensorboard=false",
+  "tensorflow_datasets": "an experiment with data=Arrays(...)",
+  "grain": "an experiment with data=Arrays(...)",
+}
 
 
 def run(experiment: Experiment) -> None:
@@ -57,6 +63,12 @@ def main(experiment: Experiment, argv: list[str], name: str) -> int:
     if os.environ.get("LLM_JAX_TRACEBACK"):
       traceback.print_exc()
     line = " ".join(str(e).split()) or type(e).__name__
+    print(f"error: {line}", file=sys.stderr)
+    return 2
+  except ModuleNotFoundError as e:
+    if e.name not in WITHOUT:
+      raise
+    line = f"{e.name} is not installed; {WITHOUT[e.name]} does without"
     print(f"error: {line}", file=sys.stderr)
     return 2
   except NonFiniteError as e:

@@ -12,6 +12,7 @@ import sys
 import pytest
 
 from llm_jax import build, claim, config
+from llm_jax.data.arrays import Arrays
 from tests import command
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -472,3 +473,23 @@ def test_a_reader_that_has_seen_enough_is_no_error(tmp_path):
     timeout=60,
   )
   assert done.stdout.startswith("A small decoder") and not done.stderr
+
+
+def test_a_package_that_a_machine_lacks_is_named(tmp_path, monkeypatch):
+  """Machines with JAX alone train on arrays, without TensorBoard."""
+  for name in ("tensorboardX", "tensorflow_datasets", "grain"):
+    monkeypatch.setitem(sys.modules, name, None)
+  run = ("train", f"--workdir={tmp_path / 'run'}")
+  arrays = dataclasses.replace(
+    command.EXPERIMENT, data=Arrays(length=16, random_size=1000)
+  )
+  board = "--log.tensorboard=true"
+  said = refused(tmp_path, *run, board, experiment=arrays)
+  assert said == (
+    "error: tensorboardX is not installed; --log.tensorboard=false does without"
+  )
+  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "empty"))
+  text = f"--data.sources.0.paths={command.text_file(tmp_path)}"
+  said = refused(tmp_path, *run, text)
+  assert "data=Arrays(...) does without" in said
+  assert command.call(*run, experiment=arrays).code == 0
