@@ -100,10 +100,12 @@ def main() -> None:
   compiled, state, batches, first = prepare([sys.argv[1], *sys.argv[3:]])
   for i in range(3):
     state, metrics = compiled(state, batches[i])
-  jax.block_until_ready(metrics)
+    jax.block_until_ready(metrics)
   wall, cpu = time.perf_counter(), time.process_time()
   for i in range(steps):
+    before = metrics
     state, metrics = compiled(state, batches[i % len(batches)])
+    before["loss"].compute()  # one step late, as the training loop does
   last = metrics["loss"].compute()
   wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
   usage = resource.getrusage(resource.RUSAGE_SELF)

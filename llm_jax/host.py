@@ -6,7 +6,11 @@ import pathlib
 import sys
 
 # glibc's mallopt parameters, malloc.h.
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
+_M_MMAP_MAX, _M_ARENA_MAX = -4, -8
+_MIB = 2**20
+# Of one buffer; larger ones cost more as holes than as new pages.
+_LARGEST = 256 * _MIB
 
 
 def keep_memory() -> None:
@@ -14,7 +18,10 @@ def keep_memory() -> None:
 
   XLA on a CPU allocates a step's temporaries anew each time. By default large
   ones are mapped and unmapped by the kernel, which clears every page of them
-  in every step: a third of a small model's time. Without glibc, does nothing.
+  in every step: a third of a small model's time. Where several threads
+  allocate, what they hold cuts up the place that a very large buffer left, so
+  that it never fits again: such ones stay the kernel's. Without glibc, does
+  nothing.
   """
   if not sys.platform.startswith("linux"):
     return
@@ -23,9 +30,14 @@ def keep_memory() -> None:
   except (OSError, AttributeError):
     return
   mallopt(_M_ARENA_MAX, 1)  # the other arenas unmap whatever is free
-  mallopt(_M_MMAP_MAX, 0)
+  if len(os.sched_getaffinity(0)) == 1:
+    mallopt(_M_MMAP_MAX, 0)
+  else:  # older glibc allow 32 MiB at most
+    _ = mallopt(_M_MMAP_THRESHOLD, _LARGEST) or mallopt(
+      _M_MMAP_THRESHOLD, 32 * _MIB
+    )
   mallopt(_M_TRIM_THRESHOLD, -1)
-  mallopt(_M_TOP_PAD, 64 * 2**20)
+  mallopt(_M_TOP_PAD, 64 * _MIB)
 
 
 def cache_folder() -> pathlib.Path:
