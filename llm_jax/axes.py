@@ -37,7 +37,8 @@ KEY = {
   "H": Axis("width of one head"),
   "L": Axis("layers, stacked"),
   "P": Axis("learned positions"),
-  "R": Axis("adapter rank"),
+  "R": Axis("adapter rank, or bottleneck width"),
+  "X": Axis("virtual tokens of a soft prompt"),
   # A lookup table is cut along its rows only. Cut along both dims, the
   # compiler gathers the whole table at every lookup ("involuntary full
   # rematerialization").
@@ -80,6 +81,20 @@ def spec(
 def init(initializer: Any, suffix: str) -> Any:
   """An initializer whose parameter remembers its suffix."""
   return nn.with_logical_partitioning(initializer, tuple(suffix))
+
+
+def box(x: Any, suffix: str) -> Any:
+  """An array that remembers its suffix."""
+  return nn.LogicallyPartitioned(x, tuple(suffix))
+
+
+def num_inputs(suffix: str) -> int:
+  """How many dims of a kernel are contracted: "LDNH" -> 1, "LNHD" -> 2.
+
+  Kernels read the residual stream D or write it.
+  """
+  dims = suffix.removeprefix("L")
+  return 1 if dims.startswith("D") else len(dims) - 1
 
 
 def constrain(x: jax.Array, suffix: str) -> jax.Array:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable
 import dataclasses
-import functools
 import pathlib
 from typing import Any
 
@@ -10,30 +9,23 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from llm_jax import axes, checks, claim, trees
+from llm_jax import checks, weights
+from llm_jax import model as model_lib
 from llm_jax.checkpoints.store import Store
-from llm_jax.contracts import Batch, Hook, Score, Source, Tokenizer
+from llm_jax.contracts import Batch, Hook, Source, Tokenizer
 from llm_jax.data.arrays import Arrays, Loaded
 from llm_jax.data.text import Tokenised
 from llm_jax.evaluation import likelihood
 from llm_jax.experiment import Experiment
 from llm_jax.generation.text import Generator
-from llm_jax.models import cache as cache_lib
-from llm_jax.models import sizing, transformer
-from llm_jax.models.config import TransformerConfig
+from llm_jax.model import Model
+from llm_jax.models import sizing
 from llm_jax.reporting import hooks as reporting
 from llm_jax.reporting import progress
 from llm_jax.sharding import mesh as mesh_lib
 from llm_jax.tokenizers import store as tokenizers
-from llm_jax.tokenizers.bytes import ByteTokenizer
-from llm_jax.tokenizers.sentencepiece import SentencePiece
 from llm_jax.training import hooks as training
-from llm_jax.training import state as state_lib
-from llm_jax.training import step as step_lib
 from llm_jax.training.state import TrainState
-
-# Characters of a corpus not read yet are taken to be about as many.
-BYTE_IDS = ByteTokenizer.vocab_size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,17 +34,6 @@ class Data:
 
   tokenizer: Tokenizer
   tokens: Tokenised | Loaded
-
-
-@dataclasses.dataclass(frozen=True)
-class Model:
-  """Pure functions of one shape of decoder, and how its state is placed."""
-
-  shape: TransformerConfig
-  score: Score
-  decode: Callable[..., Any]
-  empty_cache: Callable[[int, int], Any]
-  init: Callable[[jax.Array], Any]  # key -> boxed variables
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +55,7 @@ def data(experiment: Experiment, folder: pathlib.Path) -> Data:
   if Store(folder / "checkpoints").steps():
     tokenizers.load(home)  # weights without their tokenizer are worth nothing
   elif experiment.init_from:
-    tokenizers.copy(_origin(experiment.init_from) / "tokenizer", home)
+    tokenizers.copy(weights.origin(experiment.init_from) / "tokenizer", home)
   if isinstance(where, Arrays):
     tokenizer = tokenizers.obtain(experiment.tokenizer, lambda: iter(()), home)
     return Data(tokenizer, where.load())
@@ -84,61 +65,6 @@ def data(experiment: Experiment, folder: pathlib.Path) -> Data:
       experiment.tokenizer, lambda: corpus.texts("train"), home
     )
   return Data(tokenizer, corpus.tokenise(tokenizer, progress.progress))
-
-
-def model(experiment: Experiment, tokenizer: Tokenizer) -> Model:
-  """The decoder, its vocabulary filled in from the tokenizer."""
-  shape = experiment.model
-  if not shape.vocab_size:
-    shape = dataclasses.replace(shape, vocab_size=tokenizer.vocab_size)
-  if shape.vocab_size < tokenizer.vocab_size:
-    raise ValueError(
-      f"--model.vocab_size={shape.vocab_size}: the tokenizer has"
-      f" {tokenizer.vocab_size} ids; 0 takes as many"
-    )
-  return of_shape(shape)
-
-
-def expected_shape(experiment: Experiment) -> TransformerConfig:
-  """The decoder's shape before there is a tokenizer."""
-  shape, tokenizer = experiment.model, experiment.tokenizer
-  if shape.vocab_size:
-    return shape
-  size = BYTE_IDS
-  if isinstance(tokenizer, SentencePiece) and tokenizer.kind != "char":
-    size = tokenizer.vocab_size
-  return dataclasses.replace(shape, vocab_size=size)
-
-
-def of_shape(shape: TransformerConfig) -> Model:
-  """The pure functions of a decoder of this shape."""
-  module = transformer.Decoder(shape)
-  # The same parameters, compiled sooner.
-  looped = transformer.Decoder(dataclasses.replace(shape, unroll=1))
-
-  def score(
-    variables: Any,
-    batch: Batch,
-    *,
-    key: jax.Array | None = None,
-    entropy: bool = False,
-    hits: bool = False,
-  ) -> Any:
-    rngs = {} if key is None or not shape.dropout else {"dropout": key}
-    return module.apply(
-      variables, batch, entropy=entropy, hits=hits, rngs=rngs, method="score"
-    )
-
-  def decode(variables: Any, *arguments: Any) -> Any:
-    return module.apply(variables, *arguments, method="decode")
-
-  return Model(
-    shape=shape,
-    score=score,
-    decode=decode,
-    empty_cache=functools.partial(cache_lib.empty, shape),
-    init=lambda key: looped.init(key, jnp.zeros((1, 1), jnp.int32)),
-  )
 
 
 def check_batch(experiment: Experiment, mesh: Mesh) -> tuple[int, int]:
@@ -152,54 +78,6 @@ def check_batch(experiment: Experiment, mesh: Mesh) -> tuple[int, int]:
       f" {mesh.shape['data']} x fsdp {mesh.shape['fsdp']}"
     )
   return share
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-  """The state before it exists, and the functions on it."""
-
-  abstract: TrainState  # shapes with shardings
-  init: Callable[[jax.Array], TrainState]
-  step: Callable[[TrainState, Batch], tuple]
-  learning_rate: Callable[[int], Any]
-
-
-def plan_state(experiment: Experiment, model: Model, mesh: Mesh) -> Plan:
-  """Shapes, placement and functions of training, nothing computed yet."""
-  key = jax.random.key(experiment.seed)
-  boxed = {"policy": jax.eval_shape(model.init, key)}
-  optimizer = experiment.optimizer.make(experiment.steps, axes.suffixes(boxed))
-
-  def init(key: jax.Array) -> TrainState:
-    return state_lib.create(
-      {"policy": model.init(key)},
-      lambda path: True,
-      optimizer,
-      key,
-      average=experiment.average is not None,
-    )
-
-  boxed_state = jax.eval_shape(init, key)
-  placement = axes.shardings(boxed_state, mesh)
-  abstract = jax.tree.map(
-    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-    axes.unbox(boxed_state),
-    placement,
-  )
-  step = functools.partial(
-    step_lib.train_step,
-    objective=experiment.objective,
-    forward={"policy": model.score},
-    optimizer=optimizer,
-    microbatches=experiment.microbatches,
-    average_decay=experiment.average,
-  )
-  return Plan(
-    abstract=abstract,
-    init=jax.jit(lambda k: axes.unbox(init(k)), out_shardings=placement),
-    step=jax.jit(step, donate_argnums=0, out_shardings=(placement, None)),
-    learning_rate=experiment.optimizer.learning_rate(experiment.steps),
-  )
 
 
 def evaluator(
@@ -223,7 +101,7 @@ def evaluator(
 def generator(model: Model, tokenizer: Tokenizer) -> Generator:
   """Prompts -> text."""
   return Generator(
-    tokenizer, model.decode, model.empty_cache, model.shape.max_length
+    tokenizer, model.decode, model.open_cache, model.shape.max_length
   )
 
 
@@ -239,11 +117,13 @@ class Save(Hook):
     validate: reporting.Validate,
     metrics: reporting.Metrics,
     done: int,
+    base: dict[str, int],
   ):
     self._store, self._source = store, source
     self._every, self._until = every, until
     self._validate, self._metrics = validate, metrics
     self._saved = done if store.steps() else -1
+    self._base = base
 
   def due(self, step: int) -> bool:
     regular = self._every and step % self._every == 0
@@ -252,8 +132,9 @@ class Save(Hook):
   def act(self, step: int, state: TrainState) -> None:
     if step != self._saved:
       self._saved = step
+      position = self._source.get_state() | {"base": self._base}
       self._store.save(
-        step, state, self._source.get_state(), self._validate.at(step)
+        step, weights.saved(state), position, self._validate.at(step)
       )
       self._metrics.pause()
 
@@ -262,26 +143,24 @@ def run(experiment: Experiment, folder: pathlib.Path, mesh: Mesh) -> Run:
   """Loads or makes everything; the caller runs the loop."""
   share = check_batch(experiment, mesh)
   made = data(experiment, folder)
-  the_model = model(experiment, made.tokenizer)
+  the_model = model_lib.make(experiment, made.tokenizer)
   if experiment.samples.every:  # too long is told now, not at the first one
     checks.prompts(experiment, the_model.shape, made.tokenizer)
-  plan = plan_state(experiment, the_model, mesh)
+  plan = weights.plan(experiment, the_model, mesh, made.tokenizer.encode)
   store = Store(folder / "checkpoints", experiment.checkpoints, progress.say)
   source = _Placed(
     made.tokens.train(experiment.batch_size, experiment.seed, share),
     mesh,
     made.tokens.identity,
   )
-  found = store.restore(plan.abstract)
+  found = weights.resume(experiment, plan, mesh, store)
   if found is not None:
     done, state, position = found
     source.set_state(position)
     progress.say(f"resuming {folder} after step {done}")
   else:
     with progress.waiting("making the model"):
-      state = plan.init(jax.random.key(experiment.seed))
-      if experiment.init_from:
-        state = warm_start(state, plan.abstract, experiment.init_from)
+      state = weights.start(experiment, plan, mesh)
       jax.block_until_ready(state)
     done = 0
   flops = sizing.flops_per_token(the_model.shape, experiment.data.length)
@@ -305,6 +184,7 @@ def run(experiment: Experiment, folder: pathlib.Path, mesh: Mesh) -> Run:
     validate,
     metrics,
     done,
+    weights.checksums(state.frozen),
   )
   hooks.append(save)
   return Run(state, plan.step, source, hooks, save, store, metrics)
@@ -376,35 +256,3 @@ class _Placed:
         " cannot go on; bring it back, or start another run with --init_from"
       )
     self._source.set_state(saved)
-
-
-def warm_start(
-  state: TrainState, abstract: TrainState, init_from: str
-) -> TrainState:
-  """The state with the weights of another run, trained last or averaged."""
-  _, weights = load_weights(_origin(init_from), abstract)
-  trainable = jax.tree.map(lambda old, new: new, state.trainable, weights)
-  average = None
-  if state.average is not None:
-    average = jax.tree.map(jnp.copy, trainable)
-  return dataclasses.replace(state, trainable=trainable, average=average)
-
-
-def _origin(init_from: str) -> pathlib.Path:
-  """The run to start from; ValueError where there is none."""
-  origin = pathlib.Path(init_from).expanduser()
-  if not Store(origin / "checkpoints").steps():
-    raise ValueError(f"--init_from={init_from}: holds no trained run")
-  return origin
-
-
-def load_weights(
-  folder: pathlib.Path, abstract: TrainState, step: int | None = None
-) -> tuple[int, Any]:
-  """Step and roles of a checkpoint; its moving average where it keeps one."""
-  store = Store(folder / "checkpoints", warn=progress.say)
-  part = (
-    "average" if claim.settings(folder).average is not None else "trainable"
-  )
-  at, found = store.restore_part({part: abstract.trainable}, step)
-  return at, trees.join(found[part], abstract.frozen)

@@ -10,6 +10,8 @@ from llm_jax.data.text import Text
 from llm_jax.models.config import TransformerConfig
 from llm_jax.objectives.causal import Causal
 from llm_jax.ops.sampling import Sampler
+from llm_jax.peft.hold import Held
+from llm_jax.peft.method import Full, Method
 from llm_jax.sharding.mesh import MeshShape
 from llm_jax.tokenizers.bytes import Bytes
 from llm_jax.tokenizers.sentencepiece import SentencePiece
@@ -60,6 +62,7 @@ class Experiment:
   tokenizer: SentencePiece | Bytes = SentencePiece()
   data: Text | Arrays = Text()
   optimizer: Optimizer = AdamW()
+  peft: Method = Full()
   mesh: MeshShape = MeshShape()
   checkpoints: Checkpoints = Checkpoints()
   log: Log = Log()
@@ -76,6 +79,9 @@ class Experiment:
   seed: int = field(0, "root of all randomness", low=0, high=2**32 - 1)
   average: float | None = field(
     None, "decay of a moving average of parameters", low=0, high=1
+  )
+  frozen: Held = field(
+    "same", "how frozen weights are held; int8 and nf4 for the blocks' kernels"
   )
   skip_nonfinite: int = field(
     0, "steps with a non-finite loss to skip before stopping", low=0

@@ -9,7 +9,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from llm_jax import build, checks, claim, config, planning, trees
+from llm_jax import build, checks, claim, config, planning, trees, weights
+from llm_jax import model as model_lib
 from llm_jax.evaluation import ngrams
 from llm_jax.experiment import Experiment
 from llm_jax.reporting import files, report
@@ -75,11 +76,11 @@ def plan(experiment: Experiment) -> int:
   checks.settings(experiment)
   mesh = mesh_lib.make(experiment.mesh)
   build.check_batch(experiment, mesh)
-  model = build.of_shape(build.expected_shape(experiment))
+  model = model_lib.of_shape(model_lib.expected_shape(experiment))
   found = planning.describe(
     experiment,
     model.shape,
-    build.plan_state(experiment, model, mesh).abstract,
+    weights.plan(experiment, model, mesh).abstract,
     dict(mesh.shape),
     jax.devices()[0].device_kind,
   )
@@ -97,9 +98,9 @@ def show(experiment: Experiment, name: str) -> int:
   print(f"# {name}")
   for leaf in config.leaves(experiment):
     print(f"--{leaf.name}={leaf.value!r}")
-  model = build.of_shape(build.expected_shape(experiment))
+  model = model_lib.of_shape(model_lib.expected_shape(experiment))
   mesh = mesh_lib.make(experiment.mesh)
-  rows = planning.table(build.plan_state(experiment, model, mesh).abstract)
+  rows = planning.table(weights.plan(experiment, model, mesh).abstract)
   width = [max(len(row[i]) for row in rows) for i in range(4)]
   print()
   for row in rows:
@@ -118,9 +119,9 @@ def evaluate(
   split = experiment.validation.split
   with jax.set_mesh(mesh):
     made = build.data(experiment, folder)
-    model = build.model(experiment, made.tokenizer)
-    abstract = build.plan_state(experiment, model, mesh).abstract
-    at, roles = build.load_weights(folder, abstract, step)
+    model = model_lib.make(experiment, made.tokenizer)
+    plan = weights.plan(experiment, model, mesh)
+    at, roles = weights.load(experiment, plan, mesh, folder, step)
     batches = made.tokens.held_out(split, experiment.batch_size, share)
     results = {
       "model": build.evaluator(model, made.tokenizer, mesh)(
@@ -169,10 +170,10 @@ def generate(
   mesh = mesh_lib.make(experiment.mesh)
   with jax.set_mesh(mesh):
     tokenizer = build.tokenizers.load(folder / "tokenizer")
-    model = build.model(experiment, tokenizer)
+    model = model_lib.make(experiment, tokenizer)
     checks.prompts(experiment, model.shape, tokenizer, prompts)
-    abstract = build.plan_state(experiment, model, mesh).abstract
-    _, roles = build.load_weights(folder, abstract, step)
+    plan = weights.plan(experiment, model, mesh)
+    _, roles = weights.load(experiment, plan, mesh, folder, step)
     generator = build.generator(model, tokenizer)
 
     def speak(prompts: Sequence[str]) -> None:

@@ -118,8 +118,8 @@ class Store:
     if newest is None:
       return None
     step, folder = newest
-    position = json.loads((folder / _POSITION).read_text())["position"]
-    return step, self._read(folder, abstract, partial=False), position
+    state = self._read(folder, abstract, partial=False)
+    return step, state, self.position(step)
 
   def restore_part(
     self, abstract: Any, step: int | None = None
@@ -139,6 +139,11 @@ class Store:
         raise ValueError(f"{self._folder}: holds no checkpoint; train first")
       step, folder = newest
     return step, self._read(folder, abstract, partial=True)
+
+  def position(self, step: int) -> dict[str, Any]:
+    """What was saved beside the arrays of a step."""
+    path = self._at(step) / _POSITION
+    return json.loads(path.read_text())["position"]
 
   def best(self) -> int | None:
     """Step of the lowest validation loss among those kept."""

@@ -20,7 +20,7 @@ class Generator:
   Args:
     tokenizer: text <-> ids.
     decode: the model, see `decode.Decode`.
-    empty_cache: (rows, slots) -> cache.
+    open_cache: (variables, rows, slots) -> a cache to fill.
     max_length: of prompt and new tokens together.
   """
 
@@ -28,7 +28,7 @@ class Generator:
     self,
     tokenizer: Tokenizer,
     decode: decode_lib.Decode,
-    empty_cache: Callable[[int, int], Any],
+    open_cache: Callable[[Any, int, int], Any],
     max_length: int,
   ):
     self._tokenizer, self._max_length = tokenizer, max_length
@@ -37,7 +37,7 @@ class Generator:
     def start(
       variables: Any, prompt_BP: Any, length_B: Any, keys_B: Any, slots: int
     ) -> Any:
-      cache = empty_cache(prompt_BP.shape[0], slots)
+      cache = open_cache(variables, prompt_BP.shape[0], slots)
       return decode_lib.prefill(
         decode, variables, prompt_BP, length_B, cache, keys_B
       )

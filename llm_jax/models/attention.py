@@ -30,7 +30,9 @@ class Context(NamedTuple):
 class Attention(nn.Module):
   """softmax(q k^T / sqrt(H)) v over earlier positions. arXiv:1706.03762, eq. 1.
 
-  Grouped queries: arXiv:2305.13245. Query/key norm: arXiv:2302.05442.
+  Grouped queries: arXiv:2305.13245. Query/key norm: arXiv:2302.05442. Where
+  collection "adapters" holds `prefix_key` and `prefix_value`, every query sees
+  them too (prefix tuning, arXiv:2101.00190).
   """
 
   config: TransformerConfig
@@ -67,7 +69,10 @@ class Attention(nn.Module):
       k_BSKH = positions.rotate(k_BSKH, context.cos, context.sin)
     if cache is not None:
       cache, k_BSKH, v_BSKH = cache_lib.store(cache, layer, k_BSKH, v_BSKH)
-    o_BTNH = attend(q_BTNH, k_BSKH, v_BSKH, context.mask_B1TS, c)
+    mask_B1TS = context.mask_B1TS
+    if self.has_variable("adapters", "prefix_key"):
+      k_BSKH, v_BSKH, mask_B1TS = self._prefixed(k_BSKH, v_BSKH, mask_B1TS)
+    o_BTNH = attend(q_BTNH, k_BSKH, v_BSKH, mask_B1TS, c)
     y_BTD = Linear(
       "NHD",
       (c.embed_dim,),
@@ -78,6 +83,25 @@ class Attention(nn.Module):
       name="out",
     )(axes.constrain(o_BTNH, "BTNH"))
     return y_BTD, cache
+
+  def _prefixed(
+    self, k_BSKH: jax.Array, v_BSKH: jax.Array, mask_B1TS: jax.Array | None
+  ) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """With keys and values before all others, which every query sees."""
+    B, S = k_BSKH.shape[:2]
+    if mask_B1TS is None:
+      mask_B1TS = ops.causal_mask(S, self.config.window)
+
+    def join(name: str, x_BSKH: jax.Array) -> jax.Array:
+      new_XKH: jax.Array = self.get_variable("adapters", name)
+      new_XKH = new_XKH.astype(x_BSKH.dtype)
+      new_BXKH = jnp.broadcast_to(new_XKH, (B, *new_XKH.shape))
+      return jnp.concatenate([new_BXKH, x_BSKH], axis=1)
+
+    keys = join("prefix_key", k_BSKH)
+    pad = ((0, 0), (0, 0), (0, 0), (keys.shape[1] - S, 0))
+    mask = jnp.pad(mask_B1TS, pad, constant_values=True)
+    return keys, join("prefix_value", v_BSKH), mask
 
 
 def attend(

@@ -8,6 +8,13 @@ import jax.numpy as jnp
 
 from llm_jax import axes
 from llm_jax.ops.matmul import matmul
+from llm_jax.ops.quantise import dequantise
+
+# What collection "adapters" may hold for a map; see `Linear`.
+ADAPTER_NAMES = (
+  *("a", "b", "scale", "dropout", "magnitude"),
+  *("input_scale", "output_scale", "bias"),
+)
 
 
 class Linear(nn.Module):
@@ -15,6 +22,18 @@ class Linear(nn.Module):
 
   Linear("DNH", (N, H)) maps x_BTD to y_BTNH; Linear("NHD", (D,), inputs=2)
   maps it back. The kernel is normal with deviation `std`; the bias starts at 0.
+
+  What collection "adapters" holds for this map is applied; without it, this
+  is the base. `scale` s and `dropout` are numbers:
+
+    a, b          y = x W + s dropout(x) a b    (LoRA, arXiv:2106.09685, eq. 3)
+    magnitude     y *= magnitude / |W + s a b|, the norm of each output's
+                  column taken as constant (DoRA, arXiv:2402.09353, eq. 5, 11)
+    input_scale   x *= input_scale                   (IA3, arXiv:2205.05638)
+    bias          y += bias, for a map that has none  (BitFit, 2106.10199)
+    output_scale  y *= output_scale, after the bias
+
+  Collection "quantised" may hold the kernel in few bits (`ops/quantise`).
   """
 
   shape: str
@@ -26,16 +45,59 @@ class Linear(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    kernel = self.param(
-      "kernel",
-      axes.init(nn.initializers.normal(self.std), self.shape),
-      (*x.shape[-self.inputs :], *self.features),
-    ).astype(self.dtype)
     rows = x.shape[: -self.inputs]
-    size = math.prod(x.shape[-self.inputs :])
-    y = matmul(x.reshape(*rows, size), kernel.reshape(size, -1))
+    dims = x.shape[-self.inputs :]
+    x = x.reshape(*rows, math.prod(dims))
+    adapter = self._adapter()
+    if "input_scale" in adapter:
+      x = x * adapter["input_scale"].reshape(-1)
+    kernel = self._kernel(dims).reshape(math.prod(dims), -1)
+    y = matmul(x, kernel)
+    if "a" in adapter:
+      y = self._low_rank(x, kernel, y, adapter)
     y = y.reshape(*rows, *self.features)
     if self.bias:
       zeros = axes.init(nn.initializers.zeros, self.shape[self.inputs :])
       y += self.param("bias", zeros, self.features).astype(self.dtype)
+    if "bias" in adapter:
+      y += adapter["bias"]
+    if "output_scale" in adapter:
+      y = y * adapter["output_scale"]
+    return y
+
+  def _kernel(self, dims: tuple[int, ...]) -> jax.Array:
+    if self.has_variable("quantised", "kernel"):
+      return dequantise(self.get_variable("quantised", "kernel"), self.dtype)
+    return self.param(
+      "kernel",
+      axes.init(nn.initializers.normal(self.std), self.shape),
+      (*dims, *self.features),
+    ).astype(self.dtype)
+
+  def _adapter(self) -> dict[str, jax.Array]:
+    return {
+      name: self.get_variable("adapters", name).astype(self.dtype)
+      for name in ADAPTER_NAMES
+      if self.has_variable("adapters", name)
+    }
+
+  def _low_rank(
+    self,
+    x: jax.Array,
+    kernel: jax.Array,
+    y: jax.Array,
+    adapter: dict[str, jax.Array],
+  ) -> jax.Array:
+    a = adapter["a"].reshape(x.shape[-1], -1)
+    b = adapter["b"].reshape(-1, y.shape[-1])
+    dropped = x
+    if "dropout" in adapter and self.has_rng("dropout"):
+      kept = 1 - adapter["dropout"]
+      keep = jax.random.bernoulli(self.make_rng("dropout"), kept, x.shape)
+      dropped = jnp.where(keep, x / kept, 0)
+    y += adapter["scale"] * (dropped @ a @ b)
+    if "magnitude" in adapter:
+      moved = kernel + adapter["scale"] * (a @ b)
+      norm = jax.lax.stop_gradient(jnp.linalg.norm(moved, axis=0))
+      y *= adapter["magnitude"].reshape(-1) / norm
     return y

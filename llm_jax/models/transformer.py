@@ -14,6 +14,7 @@ from llm_jax.contracts import Batch, Scores
 from llm_jax.models import cache as cache_lib
 from llm_jax.models import heads
 from llm_jax.models.attention import Attention, Context
+from llm_jax.models.bottleneck import Bottleneck
 from llm_jax.models.config import TransformerConfig
 from llm_jax.models.mlp import MLP
 from llm_jax.models.norms import Norm
@@ -36,8 +37,10 @@ class Block(nn.Module):
     y_BTD, cache = Attention(c, name="attention")(
       norm("attention_norm")(x_BTD), context, layer, cache
     )
+    y_BTD = Bottleneck(name="attention_adapter")(y_BTD)
     x_BTD = axes.constrain(x_BTD + drop(y_BTD), "BTD")
     y_BTD = MLP(c, name="mlp")(norm("mlp_norm")(x_BTD))
+    y_BTD = Bottleneck(name="mlp_adapter")(y_BTD)
     x_BTD = axes.constrain(x_BTD + drop(y_BTD), "BTD")
     return (x_BTD, cache), None
 
@@ -79,15 +82,28 @@ class Decoder(nn.Module):
       segment_BT: document of each token, 0 = padding; None = one a row.
       position_BT: place within the document; None = place in the row.
     """
-    self._check_length(tokens_BT.shape[1])
+    B, T = tokens_BT.shape
+    x_BTD, at_BT = self._embed(tokens_BT), position_BT
+    if at_BT is None:
+      at_BT = jnp.arange(T, dtype=jnp.int32)[None]
+    prompt_XD = self._prompt()
+    X = 0 if prompt_XD is None else len(prompt_XD)
+    self._check_length(T, X)
+    if prompt_XD is not None:  # before every document of the row
+      x_BTD = jnp.concatenate([_rows(prompt_XD, B), x_BTD], 1)
+      at_BT = jnp.concatenate(
+        [_rows(jnp.arange(X), B), jnp.broadcast_to(at_BT + X, (B, T))], 1
+      )
+      if segment_BT is not None or self.config.window:
+        real_BT = jnp.ones((B, T), int) if segment_BT is None else segment_BT
+        shared_BX = jnp.full((B, X), masks.EVERYONE)
+        segment_BT = jnp.concatenate([shared_BX, real_BT], 1)
     mask_B1TS = None
     if segment_BT is not None:
-      at_BT = _row_positions(tokens_BT) if position_BT is None else position_BT
       mask_B1TS = masks.attention_mask(
         segment_BT, segment_BT, at_BT, at_BT, self.config.window
       )
-    x_BTD, _ = self._run(tokens_BT, position_BT, mask_B1TS, None)
-    return x_BTD
+    return self._run(x_BTD, at_BT, mask_B1TS, None)[0][:, X:]
 
   def score(
     self, batch: Batch, *, entropy: bool = False, hits: bool = False
@@ -119,32 +135,70 @@ class Decoder(nn.Module):
 
     Rows are aligned on the right: padding (segment 0) comes first.
     """
+    prompt_XD = self._prompt()
+    if prompt_XD is not None:
+      position_BT += len(prompt_XD)
+    x_BTD, cache = self._append(
+      self._embed(tokens_BT), position_BT, segment_BT, cache
+    )
+    logits_BV = heads.logits(
+      x_BTD[:, -1], self._kernel_DV(), self.config.logit_softcap
+    )
+    return logits_BV, cache
+
+  def open_cache(self, batch_size: int, slots: int) -> cache_lib.Cache:
+    """An empty cache with room for `slots` tokens a row.
+
+    A soft prompt, where an adapter brings one, is read into it already.
+    """
+    prompt_XD = self._prompt()
+    if prompt_XD is None:
+      return cache_lib.empty(self.config, batch_size, slots)
+    X = len(prompt_XD)
+    return self._append(
+      _rows(prompt_XD, batch_size),
+      _rows(jnp.arange(X), batch_size),
+      jnp.full((batch_size, X), masks.EVERYONE),
+      cache_lib.empty(self.config, batch_size, X + slots),
+    )[1]
+
+  def _append(
+    self,
+    x_BTD: jax.Array,
+    position_BT: jax.Array,
+    segment_BT: jax.Array,
+    cache: cache_lib.Cache,
+  ) -> tuple[jax.Array, cache_lib.Cache]:
+    """Runs embeddings against what the cache holds, and adds them to it."""
     cache = cache_lib.note(cache, position_BT, segment_BT)
-    slots = cache.segment_BS.shape[1]
-    used_S = jnp.arange(slots) < cache.length + tokens_BT.shape[1]
+    slots, T = cache.segment_BS.shape[1], x_BTD.shape[1]
+    used_S = jnp.arange(slots) < cache.length + T
     mask_B1TS = masks.attention_mask(
       segment_BT,
-      jnp.where(used_S, cache.segment_BS, -1),
+      jnp.where(used_S, cache.segment_BS, masks.NOBODY),
       position_BT,
       cache.position_BS,
       self.config.window,
     )
-    x_BTD, cache = self._run(tokens_BT, position_BT, mask_B1TS, cache)
-    logits_BV = heads.logits(
-      x_BTD[:, -1], self._kernel_DV(), self.config.logit_softcap
-    )
-    return logits_BV, cache_lib.advance(cache, tokens_BT.shape[1])
+    x_BTD, cache = self._run(x_BTD, position_BT, mask_B1TS, cache)
+    return x_BTD, cache_lib.advance(cache, T)
+
+  def _embed(self, tokens_BT: jax.Array) -> jax.Array:
+    return self.embedding_WE.astype(self.config.dtype)[tokens_BT]
+
+  def _prompt(self) -> jax.Array | None:
+    """Embeddings of a soft prompt (arXiv:2104.08691), if there is one."""
+    prompt_XD: jax.Array | None = self.get_variable("adapters", "prompt")
+    return None if prompt_XD is None else prompt_XD.astype(self.config.dtype)
 
   def _run(
     self,
-    tokens_BT: jax.Array,
-    position_BT: jax.Array | None,
+    x_BTD: jax.Array,
+    at_BT: jax.Array,
     mask_B1TS: jax.Array | None,
     cache: Any,
   ) -> tuple[jax.Array, Any]:
     c, dtype = self.config, jnp.dtype(self.config.dtype)
-    at_BT = _row_positions(tokens_BT) if position_BT is None else position_BT
-    x_BTD = self.embedding_WE.astype(dtype)[tokens_BT]
     if c.positions == "learned":
       x_BTD += self.positions_PE.astype(dtype)[at_BT]
     cos = sin = None
@@ -174,16 +228,18 @@ class Decoder(nn.Module):
       return self.embedding_WE.astype(dtype).T
     return self.head_DV.astype(dtype)
 
-  def _check_length(self, length: int) -> None:
-    if length > self.config.max_length:
+  def _check_length(self, length: int, prompt: int) -> None:
+    if length + prompt > self.config.max_length:
+      soft = f" after {prompt} virtual ones" if prompt else ""
       raise ValueError(
-        f"a row of {length} tokens is longer than"
+        f"a row of {length} tokens{soft} is longer than"
         f" --model.max_length={self.config.max_length}"
       )
 
 
-def _row_positions(tokens_BT: jax.Array) -> jax.Array:
-  return jnp.arange(tokens_BT.shape[1], dtype=jnp.int32)[None]
+def _rows(x: jax.Array, batch_size: int) -> jax.Array:
+  """The same in every row."""
+  return jnp.broadcast_to(x, (batch_size, *x.shape))
 
 
 REMAT = {
@@ -199,7 +255,7 @@ def _stack(config: TransformerConfig) -> Any:
     block = nn.remat(Block, policy=REMAT[config.remat], prevent_cse=False)
   return nn.scan(
     block,
-    variable_axes={"params": 0},
+    variable_axes={"params": 0, "adapters": 0, "quantised": 0},
     split_rngs={"params": True, "dropout": True},
     in_axes=(0, nn.broadcast),
     length=config.num_layers,

@@ -5,6 +5,9 @@ Dimension key: B sequences; T query positions; S key positions.
 
 import jax
 
+# Segments of keys that are no document's.
+NOBODY, EVERYONE = -1, -2
+
 
 def attention_mask(
   query_segment_BT: jax.Array,
@@ -17,7 +20,8 @@ def attention_mask(
 
   Args:
     query_segment_BT: document number of each query, 0 = padding.
-    key_segment_BS: likewise for keys.
+    key_segment_BS: likewise for keys; `EVERYONE` is seen from all documents
+      and at any distance, `NOBODY` from none.
     query_position_BT: place within the document.
     key_position_BS: likewise for keys.
     window: a query sees itself and the window - 1 positions before it; None
@@ -27,9 +31,8 @@ def attention_mask(
     mask_B1TS, bool.
   """
   distance_BTS = query_position_BT[:, :, None] - key_position_BS[:, None, :]
-  mask_BTS = (distance_BTS >= 0) & (
-    query_segment_BT[:, :, None] == key_segment_BS[:, None, :]
-  )
+  shared_B1S = key_segment_BS[:, None, :] == EVERYONE
+  near_BTS = query_segment_BT[:, :, None] == key_segment_BS[:, None, :]
   if window is not None:
-    mask_BTS &= distance_BTS < window
-  return mask_BTS[:, None]
+    near_BTS &= distance_BTS < window
+  return ((distance_BTS >= 0) & (near_BTS | shared_B1S))[:, None]

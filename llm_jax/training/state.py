@@ -42,7 +42,7 @@ class TrainState:
 
 def create(
   roles: Roles,
-  is_trainable: Callable[[str], bool],
+  is_trainable: Callable[[str], bool | int],
   optimizer: optax.GradientTransformation,
   key: jax.Array,
   *,

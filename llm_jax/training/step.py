@@ -70,14 +70,20 @@ def train_step(
     average = jax.tree.map(
       lambda a, t: a + (1 - average_decay) * (t - a), average, trainable
     )
-  new = dataclasses.replace(
-    state, trainable=trainable, opt_state=opt_state, average=average
-  )
   norm = optax.tree.norm(grads)
   finite = jnp.isfinite(value) & jnp.isfinite(norm)
-  new = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state)
+  unless = lambda new, old: jax.tree.map(
+    lambda a, b: jnp.where(finite, a, b), new, old
+  )
   skipped = state.skipped + (1 - finite.astype(jnp.int32))
-  new = dataclasses.replace(new, step=state.step + 1, skipped=skipped)
+  new = dataclasses.replace(
+    state,
+    step=state.step + 1,
+    trainable=unless(trainable, state.trainable),
+    opt_state=unless(opt_state, state.opt_state),
+    average=unless(average, state.average),
+    skipped=skipped,
+  )
   return new, metrics | {
     "loss": Mean.sum(value),
     "grad_norm": Mean.sum(norm),

@@ -1,0 +1,94 @@
+"""A decoder of an experiment, as pure functions."""
+
+from collections.abc import Callable
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from llm_jax import trees
+from llm_jax.contracts import Batch, Score, Tokenizer
+from llm_jax.experiment import Experiment
+from llm_jax.models import transformer
+from llm_jax.models.config import TransformerConfig
+from llm_jax.tokenizers.bytes import ByteTokenizer
+from llm_jax.tokenizers.sentencepiece import SentencePiece
+
+# Characters of a corpus not read yet are taken to be about as many.
+BYTE_IDS = ByteTokenizer.vocab_size
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+  """Pure functions of one shape of decoder, and how its state is placed."""
+
+  shape: TransformerConfig
+  score: Score
+  decode: Callable[..., Any]
+  open_cache: Callable[[Any, int, int], Any]  # (variables, rows, slots)
+  init: Callable[[jax.Array], Any]  # key -> boxed variables
+
+
+def make(experiment: Experiment, tokenizer: Tokenizer) -> Model:
+  """The decoder, its vocabulary filled in from the tokenizer."""
+  shape = experiment.model
+  if not shape.vocab_size:
+    shape = dataclasses.replace(shape, vocab_size=tokenizer.vocab_size)
+  if shape.vocab_size < tokenizer.vocab_size:
+    raise ValueError(
+      f"--model.vocab_size={shape.vocab_size}: the tokenizer has"
+      f" {tokenizer.vocab_size} ids; 0 takes as many"
+    )
+  return of_shape(shape)
+
+
+def expected_shape(experiment: Experiment) -> TransformerConfig:
+  """The decoder's shape before there is a tokenizer."""
+  shape, tokenizer = experiment.model, experiment.tokenizer
+  if shape.vocab_size:
+    return shape
+  size = BYTE_IDS
+  if isinstance(tokenizer, SentencePiece) and tokenizer.kind != "char":
+    size = tokenizer.vocab_size
+  return dataclasses.replace(shape, vocab_size=size)
+
+
+def of_shape(shape: TransformerConfig) -> Model:
+  """The pure functions of a decoder of this shape."""
+  module = transformer.Decoder(shape)
+  # The same parameters, compiled sooner.
+  looped = transformer.Decoder(dataclasses.replace(shape, unroll=1))
+
+  def score(
+    variables: Any,
+    batch: Batch,
+    *,
+    key: jax.Array | None = None,
+    entropy: bool = False,
+    hits: bool = False,
+  ) -> Any:
+    drops = shape.dropout or _adapters_drop(variables)
+    rngs = {"dropout": key} if key is not None and drops else {}
+    return module.apply(
+      variables, batch, entropy=entropy, hits=hits, rngs=rngs, method="score"
+    )
+
+  def decode(variables: Any, *arguments: Any) -> Any:
+    return module.apply(variables, *arguments, method="decode")
+
+  def open_cache(variables: Any, rows: int, slots: int) -> Any:
+    return module.apply(variables, rows, slots, method="open_cache")
+
+  return Model(
+    shape=shape,
+    score=score,
+    decode=decode,
+    open_cache=open_cache,
+    init=lambda key: looped.init(key, jnp.zeros((1, 1), jnp.int32)),
+  )
+
+
+def _adapters_drop(variables: Any) -> bool:
+  adapters = variables.get("adapters", {})
+  return any(path.endswith("/dropout") for path, _ in trees.paths(adapters))

@@ -1,0 +1,65 @@
+"""Adapters folded into the base."""
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from llm_jax import axes, trees
+
+_MERGEABLE = ("a", "b", "scale", "dropout", "magnitude")
+_SCALES = ("input_scale", "output_scale")
+
+
+def merge(params: Any, adapters: Any, suffixes: Any) -> Any:
+  """The base that does alone what it did with its adapters.
+
+  Raises:
+    ValueError: an adapter that is no change of a kernel or bias.
+  """
+  for path, _ in trees.paths(adapters):
+    at, _, name = path.rpartition("/")
+    has_bias = trees.get(params, f"{at}/bias") is not None
+    if name not in (*_MERGEABLE, *_SCALES) and not (
+      name == "bias" and has_bias
+    ):
+      raise ValueError(
+        f"{path}: cannot be merged into the base's own weights; use the"
+        " adapter as it is"
+      )
+  return _merged(params, adapters, suffixes)
+
+
+def _merged(params: Any, adapters: Any, suffixes: Any) -> Any:
+  if not isinstance(params, dict):
+    return params
+  if "kernel" in params and isinstance(adapters, dict):
+    return _map(params, adapters, suffixes["kernel"])
+  adapters = adapters if isinstance(adapters, dict) else {}
+  return {
+    name: _merged(x, adapters.get(name), suffixes[name])
+    for name, x in params.items()
+  }
+
+
+def _map(params: dict, adapter: dict, suffix: str) -> dict:
+  kernel = params["kernel"]
+  L, s = len(kernel), 1 + axes.num_inputs(suffix)
+  rows = int(np.prod(kernel.shape[1:s]))
+  w_LIO = kernel.reshape(L, rows, -1)
+  out = dict(params)
+  if "a" in adapter:
+    a, b = adapter["a"].reshape(L, rows, -1), adapter["b"]
+    w_LIO += adapter["scale"][:, None, None] * (
+      a @ b.reshape(L, b.shape[1], -1)
+    )
+  if "magnitude" in adapter:
+    norm = jnp.linalg.norm(w_LIO, axis=1, keepdims=True)
+    w_LIO *= adapter["magnitude"].reshape(L, 1, -1) / norm
+  if "input_scale" in adapter:
+    w_LIO *= adapter["input_scale"].reshape(L, rows, 1)
+  if "output_scale" in adapter:
+    w_LIO *= adapter["output_scale"].reshape(L, 1, -1)
+    if "bias" in params:
+      out["bias"] = params["bias"] * adapter["output_scale"]
+  return out | {"kernel": w_LIO.reshape(kernel.shape)}

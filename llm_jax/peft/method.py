@@ -1,0 +1,53 @@
+"""What every way of moving only some of the weights has in common."""
+
+from collections.abc import Callable, Sequence
+import dataclasses
+from typing import Any
+
+import jax
+
+# Leaves of collection "adapters" that are settings, not weights.
+CONSTANTS = ("scale", "dropout")
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+  """Adds arrays to a base, and says which arrays train.
+
+  The base's variables are {"params": ...}; a method's own arrays are a second
+  collection, "adapters", of the same structure. The base without that
+  collection is the base untouched, which is also the reference policy.
+  """
+
+  def add(
+    self,
+    params: Any,
+    suffixes: Any,
+    key: jax.Array,
+    encode: Callable[[str], Sequence[int]],
+  ) -> dict[str, Any]:
+    """The collection "adapters" for a base, boxed; {} where there is none.
+
+    Args:
+      params: the base's arrays.
+      suffixes: tree of their suffixes ("LDF", ...).
+      key: of the new arrays' draws.
+      encode: text -> ids.
+
+    Raises:
+      ValueError: a pattern matches nothing.
+    """
+    del params, suffixes, key, encode
+    return {}
+
+  def is_trainable(self, path: str) -> bool | int:
+    """Whether "params/..." or "adapters/..." trains; see `trees.split`."""
+    return path.startswith("adapters/") and not path.endswith(CONSTANTS)
+
+
+@dataclasses.dataclass(frozen=True)
+class Full(Method):
+  """Every weight moves."""
+
+  def is_trainable(self, path: str) -> bool | int:
+    return True

@@ -1,0 +1,260 @@
+"""Which weights a run begins with, which of them move, and which are kept.
+
+A checkpoint holds what trains; what is frozen is made again: from `init_from`,
+or else from the seed. Checksums of the frozen half tell another base apart.
+"""
+
+from collections.abc import Callable, Sequence
+import dataclasses
+import functools
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from llm_jax import axes, claim, keys, trees
+from llm_jax import model as model_lib
+from llm_jax.checkpoints.store import Store
+from llm_jax.contracts import Batch
+from llm_jax.experiment import Experiment
+from llm_jax.model import Model
+from llm_jax.peft import hold, merge
+from llm_jax.reporting import progress
+from llm_jax.training import state as state_lib
+from llm_jax.training import step as step_lib
+from llm_jax.training.state import TrainState
+
+Encode = Callable[[str], Sequence[int]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """The state before it exists, and the functions on it.
+
+  `init` and `frozen` take the root key and a base's params, which they use up;
+  None makes a new base from the key.
+  """
+
+  abstract: TrainState  # shapes with shardings
+  base: Any  # the base's params, likewise
+  suffixes: Any  # of the base's params
+  init: Callable[[jax.Array, Any], TrainState]
+  frozen: Callable[[jax.Array, Any], Any]
+  step: Callable[[TrainState, Batch], tuple]
+  learning_rate: Callable[[int], Any]
+
+  @property
+  def saved(self) -> TrainState:
+    """What of the state a checkpoint holds."""
+    return saved(self.abstract)
+
+
+def saved(state: TrainState) -> TrainState:
+  """The state without its frozen half."""
+  return dataclasses.replace(state, frozen={})
+
+
+def plan(
+  experiment: Experiment,
+  model: Model,
+  mesh: Mesh,
+  encode: Encode = lambda text: [0],
+) -> Plan:
+  """Shapes, placement and functions of training, nothing computed yet.
+
+  Args:
+    experiment: what to train.
+    model: its decoder.
+    mesh: where.
+    encode: text -> ids, for soft prompts.
+  """
+  peft, key = experiment.peft, jax.random.key(experiment.seed)
+  boxed = jax.eval_shape(model.init, key)["params"]
+  suffixes = axes.suffixes(boxed)
+
+  def moves(path: str) -> bool | int:
+    path = path.removeprefix("policy/")
+    return not path.startswith("quantised/") and peft.is_trainable(path)
+
+  def roles(key: jax.Array, params: Any) -> Any:
+    if params is None:
+      params = axes.unbox(model.init(key))["params"]
+    kept, quantised = hold.hold(
+      params, suffixes, peft.is_trainable, experiment.frozen
+    )
+    adapters = peft.add(
+      hold.seen(params, kept, quantised),
+      suffixes,
+      keys.stream(key, "adapters"),
+      encode,
+    )
+    parts = {"params": kept, "adapters": adapters, "quantised": quantised}
+    return {"policy": {name: part for name, part in parts.items() if part}}
+
+  trainable, _ = trees.split(jax.eval_shape(roles, key, None), moves)
+  if not jax.tree.leaves(trainable):
+    raise ValueError("--peft: nothing is left to train")
+  optimizer = experiment.optimizer.make(
+    experiment.steps, axes.suffixes(trainable)
+  )
+
+  def init(key: jax.Array, params: Any) -> TrainState:
+    return state_lib.create(
+      roles(key, params),
+      moves,
+      optimizer,
+      key,
+      average=experiment.average is not None,
+    )
+
+  boxed_state = jax.eval_shape(init, key, None)
+  placement = axes.shardings(boxed_state, mesh)
+  shapes = lambda tree, placed: jax.tree.map(
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+    axes.unbox(tree),
+    placed,
+  )
+  step = functools.partial(
+    step_lib.train_step,
+    objective=experiment.objective,
+    forward={"policy": model.score},
+    optimizer=optimizer,
+    microbatches=experiment.microbatches,
+    average_decay=experiment.average,
+  )
+  return Plan(
+    abstract=shapes(boxed_state, placement),
+    base=shapes(boxed, axes.shardings(boxed, mesh)),
+    suffixes=suffixes,
+    init=jax.jit(
+      lambda k, p: axes.unbox(init(k, p)),
+      out_shardings=placement,
+      donate_argnums=1,
+    ),
+    frozen=jax.jit(
+      lambda k, p: axes.unbox(trees.split(roles(k, p), moves)[1]),
+      out_shardings=placement.frozen,
+      donate_argnums=1,
+    ),
+    step=jax.jit(step, donate_argnums=0, out_shardings=(placement, None)),
+    learning_rate=experiment.optimizer.learning_rate(experiment.steps),
+  )
+
+
+def start(experiment: Experiment, plan: Plan, mesh: Mesh) -> TrainState:
+  """The state before the first step."""
+  return plan.init(
+    jax.random.key(experiment.seed), _base(experiment, plan, mesh)
+  )
+
+
+def resume(
+  experiment: Experiment, plan: Plan, mesh: Mesh, store: Store
+) -> tuple[int, TrainState, dict[str, Any]] | None:
+  """Step, state and position of the newest checkpoint; None without one."""
+  found = store.restore(plan.saved)
+  if found is None:
+    return None
+  step, state, position = found
+  frozen = _frozen(experiment, plan, mesh, position)
+  return step, dataclasses.replace(state, frozen=frozen), position
+
+
+def load(
+  experiment: Experiment,
+  plan: Plan,
+  mesh: Mesh,
+  folder: pathlib.Path,
+  step: int | None = None,
+) -> tuple[int, Any]:
+  """Step and roles of a checkpoint; its moving average where it keeps one.
+
+  Args:
+    experiment: the settings that the run in `folder` was made with.
+    plan: of that experiment.
+    mesh: where.
+    folder: of the run.
+    step: of the checkpoint; None is the newest.
+  """
+  store = Store(folder / "checkpoints", warn=progress.say)
+  part = "average" if experiment.average is not None else "trainable"
+  at, found = store.restore_part({part: plan.abstract.trainable}, step)
+  frozen = _frozen(experiment, plan, mesh, store.position(at))
+  return at, trees.join(found[part], frozen)
+
+
+def checksums(frozen: Any) -> dict[str, int]:
+  """{path: a number that changes with any bit of the leaf}."""
+  return {path: int(_checksum(x)) for path, x in trees.paths(frozen) if x.size}
+
+
+@jax.jit
+def _checksum(x: jax.Array) -> jax.Array:
+  """Sum of the bits, each by its place in the last dims, modulo 2^32."""
+  if jnp.issubdtype(x.dtype, jnp.floating):
+    width = min(x.dtype.itemsize, 4)
+    x = jax.lax.bitcast_convert_type(x, f"uint{8 * width}")
+  bits = x.astype(jnp.uint32)
+  for dim, n in enumerate(x.shape):
+    shape = [n if d == dim else 1 for d in range(x.ndim)]
+    place = jnp.arange(n, dtype=jnp.uint32).reshape(shape)
+    bits = bits * (place * jnp.uint32(2654435761) * 2 + 1)
+  return bits.sum(dtype=jnp.uint32)
+
+
+def _base(experiment: Experiment, plan: Plan, mesh: Mesh) -> Any:
+  """Params of the run to begin with; None where the base is new."""
+  if not experiment.init_from:
+    return None
+  return base_of(origin(experiment.init_from), plan, mesh)
+
+
+def base_of(folder: pathlib.Path, like: Plan, mesh: Mesh) -> Any:
+  """A run's weights as params of another's base; adapters are merged."""
+  trained = claim.settings(folder)
+  shape = trained.model
+  if not shape.vocab_size:
+    table = like.base["embedding"]
+    shape = dataclasses.replace(shape, vocab_size=table.shape[0])
+  model = model_lib.of_shape(shape)
+  its = plan(trained, model, mesh)
+  _, roles = load(trained, its, mesh, folder)
+  policy = roles["policy"]
+
+  def whole(policy: Any) -> Any:
+    params = hold.seen(its.base, policy["params"], policy.get("quantised", {}))
+    return merge.merge(params, policy.get("adapters", {}), its.suffixes)
+
+  if set(policy) == {"params"} and trained.frozen == "same":
+    return policy["params"]
+  return jax.jit(whole)(policy)
+
+
+def _frozen(
+  experiment: Experiment, plan: Plan, mesh: Mesh, position: dict[str, Any]
+) -> Any:
+  """The frozen half, made again; ValueError where it is not the same."""
+  if not jax.tree.leaves(plan.abstract.frozen):
+    return plan.abstract.frozen
+  frozen = plan.frozen(
+    jax.random.key(experiment.seed), _base(experiment, plan, mesh)
+  )
+  here = checksums(frozen)
+  for path, there in position.get("base", {}).items():
+    if here.get(path) != there:
+      given = experiment.init_from or f"(none, --seed={experiment.seed})"
+      raise ValueError(
+        f"--init_from={given}: not the base that this run was trained on;"
+        f" the first weight to differ is {path}"
+      )
+  return frozen
+
+
+def origin(init_from: str) -> pathlib.Path:
+  """The run to start from; ValueError where there is none."""
+  folder = pathlib.Path(init_from).expanduser()
+  if not Store(folder / "checkpoints").steps():
+    raise ValueError(f"--init_from={init_from}: holds no trained run")
+  return folder
