@@ -6,7 +6,8 @@ import math
 import jax
 import pytest
 
-from llm_jax import build, planning
+from llm_jax import model as model_lib
+from llm_jax import planning, weights
 from llm_jax.experiment import Experiment
 from llm_jax.models import presets, sizing
 from llm_jax.sharding import mesh as mesh_lib
@@ -29,8 +30,8 @@ CUT = MeshShape(data=2, fsdp=2, tensor=2)
 def described(experiment, kind="cpu"):
   """(rows by name, the whole answer, the abstract state)."""
   mesh = mesh_lib.make(experiment.mesh)
-  model = build.of_shape(build.expected_shape(experiment))
-  abstract = build.plan_state(experiment, model, mesh).abstract
+  model = model_lib.of_shape(model_lib.expected_shape(experiment))
+  abstract = weights.plan(experiment, model, mesh).abstract
   found = planning.describe(
     experiment, model.shape, abstract, dict(mesh.shape), kind
   )
@@ -79,8 +80,8 @@ def test_bytes_a_device_are_those_it_holds(optimizer):
     average=0.9,
   )
   mesh = mesh_lib.make(e.mesh)
-  model = build.of_shape(e.model)
-  plan = build.plan_state(e, model, mesh)
+  model = model_lib.of_shape(e.model)
+  plan = weights.plan(e, model, mesh)
   state = jax.tree.map(
     lambda x: jax.device_put(jax.numpy.zeros(x.shape, x.dtype), x.sharding),
     (plan.abstract.trainable, plan.abstract.opt_state, plan.abstract.average),

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 import llm_jax
-from llm_jax import build, config
+from llm_jax import build, config, weights
+from llm_jax import model as model_lib
 from llm_jax.config import field
 from llm_jax.data.arrays import Arrays
 from llm_jax.data.stdlib import Stdlib
@@ -22,6 +23,12 @@ from llm_jax.data.text import Text
 from llm_jax.data.tfds_source import TFDS
 from llm_jax.models import transformer
 from llm_jax.models.config import RopeScaling
+from llm_jax.peft.bottlenecks import Bottlenecks
+from llm_jax.peft.ia3 import IA3
+from llm_jax.peft.lora import LoRA
+from llm_jax.peft.method import Full
+from llm_jax.peft.prompts import Prefix, Prompt
+from llm_jax.peft.select import BitFit, Select
 from llm_jax.sharding import mesh as mesh_lib
 from llm_jax.tokenizers import store
 from llm_jax.tokenizers.sentencepiece import SentencePiece
@@ -110,13 +117,22 @@ def run_everything(folder, text):
 
 def trace_step(experiment):
   """Shapes of a step, nothing compiled."""
-  model = build.of_shape(build.expected_shape(experiment))
+  model = model_lib.of_shape(model_lib.expected_shape(experiment))
   mesh = mesh_lib.make(experiment.mesh)
   with jax.set_mesh(mesh):
-    plan = build.plan_state(experiment, model, mesh)
+    plan = weights.plan(experiment, model, mesh)
     x = jax.ShapeDtypeStruct((8, 16), jnp.int32)
     batch = {"tokens_BT": x, "target_BT": x, "mask_BT": x.update(dtype=bool)}
     jax.eval_shape(plan.step, plan.abstract, batch)
+
+
+def try_every_peft():
+  prompts = (Prompt(init=i) for i in ("text", "vocabulary", "random"))
+  methods = (LoRA(), IA3(), Bottlenecks(), Prefix(), Select(), BitFit())
+  for method in (Full(), *methods, *prompts):
+    trace_step(
+      dataclasses.replace(command.EXPERIMENT, peft=method, frozen="bfloat16")
+    )
 
 
 def try_every_model():
@@ -176,6 +192,7 @@ def test_no_leaf_goes_unread(tmp_path, tmp_path_factory):
     other = dataclasses.replace(command.EXPERIMENT, init_from="nowhere")
     with pytest.raises(ValueError):
       build.data(other, tmp_path / "new")
+    try_every_peft()
     try_every_model()
     try_every_optimizer()
     try_every_source(tmp_path, there / "cache")

@@ -42,7 +42,8 @@ class Method:
 
   def is_trainable(self, path: str) -> bool | int:
     """Whether "params/..." or "adapters/..." trains; see `trees.split`."""
-    return path.startswith("adapters/") and not path.endswith(CONSTANTS)
+    collection, _, rest = path.partition("/")
+    return collection == "adapters" and rest.split("/")[-1] not in CONSTANTS
 
 
 @dataclasses.dataclass(frozen=True)

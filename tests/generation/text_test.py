@@ -33,7 +33,7 @@ def scripted(max_length=1000):
     return jax.nn.one_hot(next_B, BYTES.vocab_size), said + 1
 
   return Generator(
-    BYTES, decode, lambda rows, slots: jnp.zeros((), jnp.int32), max_length
+    BYTES, decode, lambda v, rows, slots: jnp.zeros((), jnp.int32), max_length
   )
 
 
@@ -192,7 +192,7 @@ def real():
   generator = Generator(
     BYTES,
     lambda v, *args: model.apply(v, *args, method="decode"),
-    lambda rows, slots: cache_lib.empty(config, rows, slots),
+    lambda v, rows, slots: cache_lib.empty(config, rows, slots),
     config.max_length,
   )
   return generator, variables
