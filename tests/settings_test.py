@@ -127,7 +127,7 @@ def trace_step(experiment):
 
 
 def try_every_peft():
-  prompts = (Prompt(init=i) for i in ("text", "vocabulary", "random"))
+  prompts = (Prompt(tokens=4, init=i) for i in ("text", "vocabulary", "random"))
   methods = (LoRA(), IA3(), Bottlenecks(), Prefix(), Select(), BitFit())
   for method in (Full(), *methods, *prompts):
     trace_step(
