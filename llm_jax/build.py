@@ -14,6 +14,7 @@ from llm_jax import model as model_lib
 from llm_jax.checkpoints.store import Store
 from llm_jax.contracts import Batch, Hook, Source, Tokenizer
 from llm_jax.data.arrays import Arrays, Loaded
+from llm_jax.data.instructions import Instructed
 from llm_jax.data.text import Tokenised
 from llm_jax.evaluation import likelihood
 from llm_jax.experiment import Experiment
@@ -33,7 +34,7 @@ class Data:
   """Text as ids, and what turned it into ids."""
 
   tokenizer: Tokenizer
-  tokens: Tokenised | Loaded
+  tokens: Tokenised | Instructed | Loaded
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +65,11 @@ def data(experiment: Experiment, folder: pathlib.Path) -> Data:
     tokenizer = tokenizers.obtain(
       experiment.tokenizer, lambda: corpus.texts("train"), home
     )
-  return Data(tokenizer, corpus.tokenise(tokenizer, progress.progress))
+  tokens = corpus.tokenise(tokenizer, progress.progress)
+  if isinstance(tokens, Instructed):
+    for note in tokens.notes:
+      progress.say(note)
+  return Data(tokenizer, tokens)
 
 
 def check_batch(experiment: Experiment, mesh: Mesh) -> tuple[int, int]:
@@ -133,10 +138,10 @@ class Save(Hook):
     if step != self._saved:
       self._saved = step
       position = self._source.get_state() | {"base": self._base}
-      self._store.save(
-        step, weights.saved(state), position, self._validate.at(step)
-      )
-      self._metrics.pause()
+      with self._metrics.during("saving"):
+        self._store.save(
+          step, weights.saved(state), position, self._validate.at(step)
+        )
 
 
 def run(experiment: Experiment, folder: pathlib.Path, mesh: Mesh) -> Run:
@@ -230,7 +235,7 @@ def _hooks(
     training.Finite(experiment.skip_nonfinite),
     metrics,
     reporting.Validate(metrics, validate, validation.every, until),
-    reporting.Sample(folder, sample, samples.every, until),
+    reporting.Sample(metrics, folder, sample, samples.every, until),
     reporting.Profile(
       folder, experiment.log.profile_from, experiment.log.profile_steps
     ),

@@ -1,5 +1,7 @@
 """What is written and shown while a run trains."""
 
+from collections.abc import Iterator
+import contextlib
 import pathlib
 from typing import Any
 
@@ -71,8 +73,11 @@ class Metrics(Hook):
         if value is not None:
           self._board.add_scalar(f"{split}/{name}", value, step)
 
-  def pause(self) -> None:
-    """What follows is not training."""
+  @contextlib.contextmanager
+  def during(self, what: str) -> Iterator[None]:
+    """Not training: the bar says what it is, and no speed counts it."""
+    with self._bar.doing(what):
+      yield
     self._meter.pause()
 
   def close(self, *exception: object) -> None:
@@ -98,10 +103,10 @@ class Validate(Hook):
     )
 
   def act(self, step: int, state: Any) -> None:
-    numbers = self._evaluator(state.averaged["policy"])
+    with self._metrics.during("validating"):
+      numbers = self._evaluator(state.averaged["policy"])
     self._last = step, numbers["loss"]
     self._metrics.write(step, "validation", numbers)
-    self._metrics.pause()
 
   def at(self, step: int) -> float | None:
     """The loss measured at this step; None where it was not."""
@@ -112,9 +117,14 @@ class Sample(Hook):
   """Writes what the model says every so often."""
 
   def __init__(
-    self, folder: pathlib.Path, generate: Any, every: int, until: int
+    self,
+    metrics: Metrics,
+    folder: pathlib.Path,
+    generate: Any,
+    every: int,
+    until: int,
   ):
-    self._folder, self._generate = folder, generate
+    self._metrics, self._folder, self._generate = metrics, folder, generate
     self._every, self._until = every, until
 
   def due(self, step: int) -> bool:
@@ -123,7 +133,8 @@ class Sample(Hook):
     )
 
   def act(self, step: int, state: Any) -> None:
-    samples = self._generate(state.averaged["policy"])
+    with self._metrics.during("sampling"):
+      samples = self._generate(state.averaged["policy"])
     if jax.process_index() == 0:
       files.write_json(
         self._folder / "samples" / f"step_{step:08d}.json",

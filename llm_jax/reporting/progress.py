@@ -10,6 +10,7 @@ from typing import Any
 import jax
 from rich import progress as bars
 from rich.console import Console
+from rich.table import Column
 
 QUIET = 10.0  # seconds between lines where there is no terminal
 
@@ -42,9 +43,9 @@ def waiting(label: str) -> Iterator[None]:
 class _Bar:
   """Rich's bar on a terminal; elsewhere a line now and then."""
 
-  def __init__(self, label: str, total: int | None, note: str = ""):
-    self._label, self._total, self._done = label, total, 0.0
-    self.note = note
+  def __init__(self, label: str, total: int | None, done: float = 0):
+    self._label, self._total, self._done = label, total, done
+    self.note = ""
     self._start = self._said = time.monotonic()
     self._hidden = jax.process_index() != 0
     self._rich: bars.Progress | None = None
@@ -54,23 +55,31 @@ class _Bar:
     if self._hidden:
       return self
     if _console.is_terminal:
+      # One time only: 80 columns hold no more beside a loss and a speed. Where
+      # room is short, the bar gives way.
+      whole = Column(no_wrap=True)
       columns: list[Any] = [
         bars.SpinnerColumn(),
         bars.TextColumn("{task.description}"),
-        bars.BarColumn(),
-        bars.MofNCompleteColumn()
-        if self._total
-        else bars.TextColumn("{task.completed:,.0f}"),
+        bars.BarColumn(None, table_column=Column(max_width=40)),
+        bars.TextColumn("{task.fields[count]}"),
         bars.TextColumn("{task.fields[note]}"),
-        bars.TimeElapsedColumn(),
-        bars.TimeRemainingColumn(),
       ]
+      columns += (
+        [bars.TimeRemainingColumn(table_column=whole), bars.TextColumn("left")]
+        if self._total
+        else [bars.TimeElapsedColumn(table_column=whole)]
+      )
       self._rich = bars.Progress(
         *columns, console=_console, transient=True, refresh_per_second=5
       )
       self._rich.start()
       self._task = self._rich.add_task(
-        self._label, total=self._total, note=self.note
+        self._label,
+        total=self._total,
+        completed=int(self._done),
+        count=self._count(),
+        note=self.note,
       )
     else:
       self._beat = threading.Thread(target=self._lines, daemon=True)
@@ -81,7 +90,21 @@ class _Bar:
     """So much more is done."""
     self._done += by
     if self._rich is not None:
-      self._rich.update(self._task, advance=by, note=self.note)
+      self._rich.update(
+        self._task, advance=by, count=self._count(), note=self.note
+      )
+
+  def relabel(self, label: str) -> None:
+    """What is waited for has changed."""
+    self._label = label
+    if self._rich is not None:
+      self._rich.update(self._task, description=label)
+
+  def _count(self) -> str:
+    """How much is done, of how much; nothing where neither is known."""
+    if self._total:
+      return f"{self._done:.0f}/{self._total}"
+    return f"{self._done:,.0f}" if self._done else ""
 
   def __exit__(self, *exception: object) -> None:
     self._over.set()
@@ -97,25 +120,18 @@ class _Bar:
     while not self._over.wait(wait):
       wait = QUIET
       took = time.monotonic() - self._start
-      of = f"/{self._total}" if self._total else ""
-      count = f" {self._done:.0f}{of}" if self._done or self._total else ""
-      print(
-        f"{self._label}:{count} {self.note} ({took:.0f} s so far)",
-        file=sys.stderr,
-        flush=True,
-      )
+      words = (f"{self._label}:", self._count(), self.note)
+      line = " ".join(w for w in words if w)
+      print(f"{line} ({took:.0f} s so far)", file=sys.stderr, flush=True)
 
 
 class TrainingBar:
   """Steps, loss, tokens a second, MFU and time left."""
 
   def __init__(self, done: int, until: int):
-    self._bar = _Bar("training", until)
-    self._bar._done = done
+    # The first step is compiled before it is done.
+    self._bar = _Bar("compiling", until, done=done)
     self._bar.__enter__()
-    if self._bar._rich is not None:
-      self._bar.advance(0)
-      self._bar._rich.update(self._bar._task, completed=done)
 
   def step(
     self, loss: float, tokens_per_second: float, mfu: float | None
@@ -125,8 +141,17 @@ class TrainingBar:
     self._bar.note = (
       f"loss {loss:.4f}  {tokens_per_second:,.0f} tokens/s  MFU {share}"
     )
+    self._bar.relabel("training")
     self._bar.advance(1)
+
+  @contextlib.contextmanager
+  def doing(self, what: str) -> Iterator[None]:
+    """Says what keeps the steps waiting, such as a validation."""
+    self._bar.relabel(what)
+    yield
+    self._bar.relabel("training")
 
   def close(self, *exception: object) -> None:
     """Takes the bar away."""
+    self._bar.relabel("training")
     self._bar.__exit__(*(exception or (None,)))

@@ -1,7 +1,8 @@
 import json
 import subprocess
+import types
 
-from llm_jax.reporting import environment, files, hooks
+from llm_jax.reporting import environment, files, hooks, throughput
 
 
 def _metrics(folder, done=0, until=25, every=10):
@@ -70,10 +71,43 @@ def test_samples_are_files_named_by_their_step(tmp_path):
     averaged = {"policy": "weights"}
 
   found = [{"prompt": "a", "text": "b\ud800"}]  # half of a pair of surrogates
-  hook = hooks.Sample(tmp_path, lambda v: found, 10, 25)
+  metrics = _metrics(tmp_path)
+  hook = hooks.Sample(metrics, tmp_path, lambda v: found, 10, 25)
   hook.act(20, State)
+  metrics.close()
   path = tmp_path / "samples" / "step_00000020.json"
   assert files.read_json(path) == {"step": 20, "samples": found}
+
+
+def test_what_is_not_training_is_named_and_left_out_of_the_speed(
+  tmp_path, monkeypatch
+):
+  now = [100.0]
+  clock = types.SimpleNamespace(monotonic=lambda: now[0])
+  monkeypatch.setattr(throughput, "time", clock)
+  metrics, said = _metrics(tmp_path, every=1), []
+
+  class State:
+    averaged = {"policy": "weights"}
+
+  def slow(variables):
+    said.append(metrics._bar._bar._label)
+    now[0] += 60.0
+    return {"loss": 1.0} if len(said) == 1 else []
+
+  for step in range(1, 5):
+    now[0] += 2.0
+    metrics.read(step, {"loss": 1.0, "tokens": 8.0})
+    assert metrics._bar._bar._label == "training"
+    if step == 2:
+      hooks.Validate(metrics, slow, 2, 25).act(2, State)
+    if step == 3:
+      hooks.Sample(metrics, tmp_path, slow, 3, 25).act(3, State)
+  metrics.close()
+  assert said == ["validating", "sampling"]
+  rows = files.Rows(tmp_path / "metrics.jsonl").read()
+  # The mutant, a wait that counts, is 8 tokens in 62 s.
+  assert rows[-1]["split"] == "train" and rows[-1]["tokens_per_second"] == 4.0
 
 
 def test_the_profile_covers_the_steps_named(tmp_path, monkeypatch):

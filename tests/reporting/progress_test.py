@@ -7,9 +7,9 @@ from rich.console import Console
 from llm_jax.reporting import progress
 
 
-def _terminal(monkeypatch, is_terminal):
+def _terminal(monkeypatch, is_terminal, width=120):
   out = io.StringIO()
-  console = Console(file=out, force_terminal=is_terminal, width=120)
+  console = Console(file=out, force_terminal=is_terminal, width=width)
   monkeypatch.setattr(progress, "_console", console)
   return out
 
@@ -41,6 +41,25 @@ def test_a_bar_says_what_and_how_much(monkeypatch):
   assert "6/20" in text  # five steps were done before this start
   assert "loss 2.5000" in text and "1,234 tokens/s" in text
   assert "MFU 25.0%" in text
+
+
+@pytest.mark.parametrize("until", [600, 100_000])
+def test_no_number_of_the_training_bar_is_cut_at_80_columns(monkeypatch, until):
+  out = _terminal(monkeypatch, True, width=80)
+  bar = progress.TrainingBar(done=until - 1, until=until)
+  bar.step(2.0625, 7236.0, None)
+  bar._bar._rich.refresh()
+  bar.close()
+  text = out.getvalue()
+  assert f"{until}/{until}" in text and "tokens/s  MFU unknown" in text
+  assert "left" in text and "\u2026" not in text
+
+
+def test_a_wait_of_unknown_length_counts_nothing(monkeypatch):
+  out = _terminal(monkeypatch, True)
+  with progress.waiting("compiling"):
+    pass
+  assert "compiling" in out.getvalue() and " 0 " not in out.getvalue()
 
 
 def test_without_a_terminal_lines_appear_during_a_wait(monkeypatch, capfd):
