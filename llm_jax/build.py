@@ -14,7 +14,6 @@ from llm_jax import model as model_lib
 from llm_jax.checkpoints.store import Store
 from llm_jax.contracts import Batch, Hook, Source, Tokenizer
 from llm_jax.data.arrays import Arrays, Loaded
-from llm_jax.data.instructions import Instructed
 from llm_jax.data.text import Tokenised
 from llm_jax.evaluation import likelihood
 from llm_jax.experiment import Experiment
@@ -34,7 +33,7 @@ class Data:
   """Text as ids, and what turned it into ids."""
 
   tokenizer: Tokenizer
-  tokens: Tokenised | Instructed | Loaded
+  tokens: Tokenised | Loaded
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,11 +64,7 @@ def data(experiment: Experiment, folder: pathlib.Path) -> Data:
     tokenizer = tokenizers.obtain(
       experiment.tokenizer, lambda: corpus.texts("train"), home
     )
-  tokens = corpus.tokenise(tokenizer, progress.progress)
-  if isinstance(tokens, Instructed):
-    for note in tokens.notes:
-      progress.say(note)
-  return Data(tokenizer, tokens)
+  return Data(tokenizer, corpus.tokenise(tokenizer, progress.progress))
 
 
 def check_batch(experiment: Experiment, mesh: Mesh) -> tuple[int, int]:
