@@ -14,6 +14,7 @@ from llm_jax import model as model_lib
 from llm_jax.checkpoints.store import Store
 from llm_jax.contracts import Batch, Hook, Source, Tokenizer
 from llm_jax.data.arrays import Arrays, Loaded
+from llm_jax.data.instructions import Instructed
 from llm_jax.data.text import Tokenised
 from llm_jax.evaluation import likelihood
 from llm_jax.experiment import Experiment
@@ -33,7 +34,7 @@ class Data:
   """Text as ids, and what turned it into ids."""
 
   tokenizer: Tokenizer
-  tokens: Tokenised | Loaded
+  tokens: Tokenised | Instructed | Loaded
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +65,11 @@ def data(experiment: Experiment, folder: pathlib.Path) -> Data:
     tokenizer = tokenizers.obtain(
       experiment.tokenizer, lambda: corpus.texts("train"), home
     )
-  return Data(tokenizer, corpus.tokenise(tokenizer, progress.progress))
+  tokens = corpus.tokenise(tokenizer, progress.progress)
+  if isinstance(tokens, Instructed):
+    for note in tokens.notes:
+      progress.say(note)
+  return Data(tokenizer, tokens)
 
 
 def check_batch(experiment: Experiment, mesh: Mesh) -> tuple[int, int]:

@@ -18,7 +18,8 @@ Batch = Mapping[str, Any]
 """Arrays of one global batch, by suffixed name. A causal batch holds
 `tokens_BT` and `target_BT` i32, `mask_BT` bool (True = the target counts) and,
 where rows hold several documents, `segment_BT` i32 (0 = padding) and
-`position_BT` i32 (from 0 within each document)."""
+`position_BT` i32 (from 0 within each document); where documents have prompts,
+`prompt_BT` bool (True = the target is part of one)."""
 
 Roles = Mapping[str, Any]
 """Role ("policy", "reference", ...) -> Flax variables."""

@@ -6,6 +6,7 @@ from llm_jax.checkpoints.store import Checkpoints
 from llm_jax.config import field
 from llm_jax.contracts import Objective
 from llm_jax.data.arrays import Arrays
+from llm_jax.data.instructions import Instructions
 from llm_jax.data.text import Text
 from llm_jax.models.config import TransformerConfig
 from llm_jax.objectives.causal import Causal
@@ -60,7 +61,7 @@ class Experiment:
   model: TransformerConfig = TransformerConfig()
   objective: Objective = Causal()
   tokenizer: SentencePiece | Bytes = SentencePiece()
-  data: Text | Arrays = Text()
+  data: Text | Instructions | Arrays = Text()
   optimizer: Optimizer = AdamW()
   peft: Method = Full()
   mesh: MeshShape = MeshShape()

@@ -25,7 +25,7 @@ DOORS = {
   "rich": {"reporting"},
   "tensorboardX": {"reporting"},
   "matplotlib": {"reporting"},
-  "jinja2": {"reporting"},
+  "jinja2": {"data", "reporting"},
 }
 ROOMS = sorted(
   p.name for p in PACKAGE.iterdir() if (p / "__init__.py").exists()

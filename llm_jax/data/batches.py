@@ -14,6 +14,7 @@ from llm_jax.data.packing import Row, Rows
 _ENDLESS = 2**40  # samples, of a source that repeats for ever
 _AHEAD = 8  # batches made before they are asked for
 _THREADS = 2
+_COUNTED = ("mask_BT", "prompt_BT")  # which targets count
 
 
 class Offline:
@@ -119,7 +120,8 @@ class Finite:
     for i in of_block(index, self._batch_size, self._block):
       row = self._rows.row(0, min(i, len(self._rows) - 1))
       if i >= len(self._rows):
-        row = dict(row, mask_BT=np.zeros_like(row["mask_BT"]))
+        none = {k: np.zeros_like(row[k]) for k in _COUNTED if k in row}
+        row = row | none
       rows.append(row)
     return stack(rows)
 

@@ -11,7 +11,7 @@ import bisect
 from collections.abc import Sequence
 import functools
 import itertools
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -101,36 +101,67 @@ class Cut:
     return out
 
 
+class Pieces(NamedTuple):
+  """Parts of documents, each short enough for a row."""
+
+  start: np.ndarray  # of each in the ids
+  size: np.ndarray
+  is_first: np.ndarray  # of its document
+
+
+def cut_up(tokens: Tokens, length: int) -> Pieces:
+  """All of every document, the long ones in several pieces."""
+  sizes = np.diff(tokens.offsets)
+  counts = -(-sizes // length)
+  document = np.repeat(np.arange(len(sizes)), counts)
+  nth = np.arange(len(document)) - np.repeat(np.cumsum(counts) - counts, counts)
+  return Pieces(
+    tokens.offsets[document] + nth * length,
+    np.minimum(sizes[document] - nth * length, length),
+    nth == 0,
+  )
+
+
 class BestFit:
   """Whole documents, several a row, none seeing another.
 
-  Documents longer than a row are cut into pieces. Pieces, `_WINDOW` at a time
-  in a random order, go longest first into the fullest row that still has
-  room. `segment_BT` counts from 1, `position_BT` from 0 in each piece. Every
-  token is a target once an epoch; `start_id` comes before each document.
+  Documents longer than a row are cut into pieces, unless other pieces are
+  given. Pieces, `_WINDOW` at a time in a random order, go longest first into
+  the fullest row that still has room. `segment_BT` counts from 1,
+  `position_BT` from 0 in each piece. Every token is a target once an epoch;
+  `start_id` comes before each document. Where only some tokens are to be
+  learned, `prompt_BT` marks the others.
+
+  Args:
+    tokens: of all documents.
+    length: T.
+    seed: numbers that the order is drawn from; None = as stored.
+    pieces: what to pack; None = all, `cut_up`.
+    alone: whether each piece has a row of its own.
   """
 
-  def __init__(self, tokens: Tokens, length: int, seed: Sequence[int] | None):
+  def __init__(
+    self,
+    tokens: Tokens,
+    length: int,
+    seed: Sequence[int] | None,
+    pieces: Pieces | None = None,
+    alone: bool = False,
+  ):
     self._tokens, self._length = tokens, length
     self._seed = None if seed is None else tuple(seed)
-    sizes = np.diff(tokens.offsets)
-    counts = -(-sizes // length)
-    document = np.repeat(np.arange(len(sizes)), counts)
-    nth = np.arange(len(document)) - np.repeat(
-      np.cumsum(counts) - counts, counts
-    )
-    self._start = tokens.offsets[document] + nth * length
-    self._size = np.minimum(sizes[document] - nth * length, length)
-    self._is_first = nth == 0
-    if not len(document):
+    if pieces is None:
+      pieces = cut_up(tokens, length)
+    self._start, self._size, self._is_first = pieces
+    if not len(self._size):
       raise ValueError("the split holds no documents")
-    order = np.arange(len(document))
+    order = np.arange(len(self._size))
     if self._seed is not None:
       order = np.random.default_rng(self._seed).permutation(order)
     windows = [
       _best_fit(order[at : at + _WINDOW], self._size, length)
-      for at in range(0, len(order), _WINDOW)
-    ]
+      for at in range(0, 0 if alone else len(order), _WINDOW)
+    ] or [(order, np.ones(len(order), int))]
     # Row r holds pieces[ends[r]:ends[r + 1]].
     self._pieces = np.concatenate([pieces for pieces, _ in windows])
     counts = np.concatenate([counts for _, counts in windows])
@@ -149,6 +180,9 @@ class BestFit:
       "segment_BT": np.zeros(T, np.int32),
       "position_BT": np.zeros(T, np.int32),
     }
+    trained = self._tokens.trained
+    if trained is not None:
+      out["prompt_BT"] = np.zeros(T, bool)
     at, r = 0, self._order(epoch)[index]
     pieces = self._pieces[self._ends[r] : self._ends[r + 1]]
     for segment, p in enumerate(pieces.tolist(), 1):
@@ -161,6 +195,9 @@ class BestFit:
       )
       out["tokens_BT"][at + 1 : at + n] = ids[start : start + n - 1]
       out["mask_BT"][here] = True
+      if trained is not None:
+        out["mask_BT"][here] = trained[start : start + n]
+        out["prompt_BT"][here] = ~out["mask_BT"][here]
       out["segment_BT"][here] = segment
       out["position_BT"][here] = np.arange(n)
       at += n

@@ -24,7 +24,10 @@ class Shares:
 
   def of(self, text: str) -> str:
     """The split of a document, by its text: it is never in two."""
-    at = place(text)
+    return self.at(place(text))
+
+  def at(self, at: float) -> str:
+    """The split of a place in [0, 1)."""
     if at < self.test:
       return "test"
     return "validation" if at < self.test + self.validation else "train"

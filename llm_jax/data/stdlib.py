@@ -46,39 +46,46 @@ class Stdlib:
 
   def documents(self) -> Iterator[str]:
     """One document a module, then one a topic of the reference."""
-    for path in _modules():
-      try:
-        with tokenize.open(path) as f:
-          source = f.read()
-      except (SyntaxError, UnicodeDecodeError):
-        continue  # the library holds a few files broken on purpose
-      text = source if self.variant == "code" else _docstrings(source)
+    for _, source in modules():
+      text = source if self.variant == "code" else docstrings(parse(source))
       if text.strip():
         yield text
     if self.variant == "docs":
       yield from _topics()
 
 
-def _modules() -> list[pathlib.Path]:
-  """Paths of modules, in an order that no file system decides."""
+def modules() -> Iterator[tuple[str, str]]:
+  """(dotted name, source) of modules, in an order no file system decides."""
   root = pathlib.Path(sysconfig.get_path("stdlib"))
   found = []
   for folder, folders, names in os.walk(root):
     folders[:] = [name for name in folders if name not in _SKIPPED]
     found += [pathlib.Path(folder, n) for n in names if n.endswith(".py")]
-  return sorted(found, key=lambda p: p.relative_to(root).as_posix())
+  inside = {p.relative_to(root).as_posix(): p for p in found}
+  for name, path in sorted(inside.items()):
+    try:
+      with tokenize.open(path) as f:
+        source = f.read()
+    except (SyntaxError, UnicodeDecodeError):
+      continue  # the library holds a few files broken on purpose
+    dotted = name.removesuffix(".py").removesuffix("/__init__")
+    yield dotted.replace("/", "."), source
 
 
-def _docstrings(source: str) -> str:
-  """Every signature with its docstring, in the order of the file."""
+def parse(source: str) -> ast.Module:
+  """The tree of a module; an empty one where it is broken."""
   try:
     with warnings.catch_warnings():
       warnings.simplefilter("ignore")  # about the library's own escapes
-      tree = ast.parse(source)
+      return ast.parse(source)
   except SyntaxError:
-    return ""
+    return ast.Module([], [])
+
+
+def docstrings(tree: ast.Module) -> str:
+  """Every signature with its docstring, in the order of the file."""
   parts = []
-  for node in _statements(tree):
+  for node in statements(tree):
     if not isinstance(node, _DOCUMENTED):
       continue
     text = ast.get_docstring(node, clean=True)
@@ -92,12 +99,12 @@ def _docstrings(source: str) -> str:
   return "\n\n".join(parts)
 
 
-def _statements(node: ast.AST) -> Iterator[ast.AST]:
+def statements(node: ast.AST) -> Iterator[ast.AST]:
   """A node and the statements in it; expressions hold no docstring."""
   yield node
   for name in ("body", "handlers", "orelse", "finalbody", "cases"):
     for child in getattr(node, name, ()):
-      yield from _statements(child)
+      yield from statements(child)
 
 
 def _topics() -> Iterator[str]:

@@ -1,15 +1,21 @@
 """Text as training data: sources, splits, packing."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 import dataclasses
 import pathlib
-from typing import Any, Literal
-
-import numpy as np
+from typing import Literal
 
 from llm_jax.config import field
 from llm_jax.contracts import Progress, Source, Tokenizer
-from llm_jax.data import batches, cache, packing, prepared, splits, tokens
+from llm_jax.data import (
+  batches,
+  cache,
+  mixture,
+  packing,
+  prepared,
+  splits,
+  tokens,
+)
 from llm_jax.data.files import Files
 from llm_jax.data.stdlib import Stdlib
 from llm_jax.data.tfds_source import TFDS
@@ -37,21 +43,7 @@ class Text:
   )
 
   def __post_init__(self) -> None:
-    if not self.sources:
-      raise ValueError("data needs at least one source")
-    if self.weights and (
-      len(self.weights) != len(self.sources)
-      or not all(0 < w < np.inf for w in self.weights)
-    ):
-      raise ValueError(
-        f"--data.weights={','.join(map(str, self.weights))}: one positive"
-        f" number for each of {len(self.sources)} sources"
-      )
-    if self.validation + self.test >= 1:
-      raise ValueError(
-        f"--data.validation={self.validation} --data.test={self.test}:"
-        " nothing is left to train on"
-      )
+    mixture.check(self.weights, len(self.sources), self.validation, self.test)
 
   def shares(self) -> tuple[float, ...]:
     """Weight of each source."""
@@ -61,7 +53,7 @@ class Text:
     """Reads every source once, or finds it in the cache."""
     folder = cache.folder(self.cache)
     documents = [
-      _of_source(i, prepared.prepare, s, folder, progress)
+      mixture.of_source(i, prepared.prepare, s, folder, progress)
       for i, s in enumerate(self.sources)
     ]
     return Corpus(self, folder, documents)
@@ -149,7 +141,7 @@ class Tokenised:
     s = self._settings
     pack = packing.Cut if s.packing == "cut" else packing.BestFit
     rows = [
-      _of_source(i, pack, p["train"], s.length, (seed, i))
+      mixture.of_source(i, pack, p["train"], s.length, (seed, i))
       for i, p in enumerate(self._by_source)
     ]
     return batches.Offline(rows, s.shares(), batch_size, block)
@@ -182,13 +174,3 @@ class Tokenised:
         " documents, or set --data.split=position"
       )
     return joined
-
-
-def _of_source(index: int, make: Callable[..., Any], *args: Any) -> Any:
-  """What `make` makes; an error names the source's place in the flags."""
-  flag = f"--data.sources.{index}"
-  try:
-    return make(*args)
-  except ValueError as e:
-    said = str(e).replace("--data.sources.N", flag)
-    raise ValueError(said if flag in said else f"{said} ({flag})") from e

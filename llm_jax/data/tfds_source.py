@@ -8,7 +8,7 @@ from typing import Any
 
 from llm_jax.config import field
 from llm_jax.contracts import Progress
-from llm_jax.data import prepared
+from llm_jax.data import prepared, tables
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,59 +25,71 @@ class TFDS:
   def identity(self, progress: Progress) -> str:
     """Changes with the dataset, its version and the split."""
     del progress  # nothing to wait for
-    folder = pathlib.Path(self._builder().data_path)
-    digest = hashlib.blake2b((folder / "dataset_info.json").read_bytes())
-    for path in sorted(p for p in folder.iterdir() if p.is_file()):
-      about = path.stat()
-      digest.update(f"{path.name} {about.st_size} {about.st_mtime_ns}".encode())
-    return f"tfds-2 {digest.hexdigest()} {self.split} {self.text_field}"
+    found = identity(self.name, self.split, self.data_dir)
+    return f"{found} {self.text_field}"
 
   def documents(self) -> Iterator[str]:
     """Texts of the split, in stored order. ValueError where one is no text."""
-    builder = self._builder()
-    try:
-      examples = builder.as_data_source(split=self.split)
-    except Exception as e:  # TFDS raises many kinds
-      raise ValueError(f"{self._flag()}: {prepared.first_line(e)}") from e
-    for i in range(len(examples)):
-      example = examples[i]
-      where = f"{self._flag()}: example {i}"
+    for where, example in examples(self.name, self.split, self.data_dir):
       if self.text_field not in example:
         raise ValueError(
           f"{where}: no field --data.sources.N.text_field="
           f"{self.text_field}; fields: {', '.join(sorted(example))}"
         )
       value = example[self.text_field]
-      try:
-        text = value.decode("utf-8") if isinstance(value, bytes) else value
-      except UnicodeDecodeError as e:
-        raise ValueError(f"{where}: not UTF-8: byte {e.start}") from e
-      if not isinstance(text, str):
+      if isinstance(value, bytes):
+        value = tables.decode(value, where)
+      if not isinstance(value, str):
         raise ValueError(
           f"{where}: field {self.text_field!r} is not text but {value!r:.60}"
         )
-      yield text
+      yield value
 
-  def _flag(self) -> str:
-    return f"--data.sources.N.name={self.name}"
 
-  def _builder(self) -> Any:
-    """TFDS's builder, whose files are here."""
-    if not self.name:
-      raise ValueError("--data.sources.N.name: no builder or folder given")
-    tfds = prepared.tfds()
-    folder = pathlib.Path(self.name).expanduser()
-    try:
-      if folder.is_dir():
-        builder = tfds.builder_from_directory(str(folder))
-      else:
-        builder = tfds.builder(self.name, data_dir=self.data_dir, try_gcs=False)
-      known = list(builder.info.splits)
-    except Exception as e:  # TFDS raises many kinds
-      raise ValueError(f"{self._flag()}: {prepared.first_line(e)}") from e
-    if self.split.split("[")[0] not in known:
-      raise ValueError(
-        f"--data.sources.N.split={self.split}: {self.name} has, prepared on"
-        f" this machine, {', '.join(known) or 'no split'}"
-      )
-    return builder
+def identity(name: str, split: str, data_dir: str | None) -> str:
+  """Changes with the dataset, its version and the split."""
+  folder = pathlib.Path(_builder(name, split, data_dir).data_path)
+  digest = hashlib.blake2b((folder / "dataset_info.json").read_bytes())
+  for path in sorted(p for p in folder.iterdir() if p.is_file()):
+    about = path.stat()
+    digest.update(f"{path.name} {about.st_size} {about.st_mtime_ns}".encode())
+  return f"tfds-2 {digest.hexdigest()} {split}"
+
+
+def examples(
+  name: str, split: str, data_dir: str | None
+) -> Iterator[tuple[str, dict[str, Any]]]:
+  """Yields (where it stands, example) of a split, in stored order."""
+  builder = _builder(name, split, data_dir)
+  try:
+    found = builder.as_data_source(split=split)
+  except Exception as e:  # TFDS raises many kinds
+    raise ValueError(f"{_flag(name)}: {prepared.first_line(e)}") from e
+  for i in range(len(found)):
+    yield f"{_flag(name)}: example {i}", found[i]
+
+
+def _flag(name: str) -> str:
+  return f"--data.sources.N.name={name}"
+
+
+def _builder(name: str, split: str, data_dir: str | None) -> Any:
+  """TFDS's builder, whose files are here."""
+  if not name:
+    raise ValueError("--data.sources.N.name: no builder or folder given")
+  tfds = prepared.tfds()
+  folder = pathlib.Path(name).expanduser()
+  try:
+    if folder.is_dir():
+      builder = tfds.builder_from_directory(str(folder))
+    else:
+      builder = tfds.builder(name, data_dir=data_dir, try_gcs=False)
+    known = list(builder.info.splits)
+  except Exception as e:  # TFDS raises many kinds
+    raise ValueError(f"{_flag(name)}: {prepared.first_line(e)}") from e
+  if split.split("[")[0] not in known:
+    raise ValueError(
+      f"--data.sources.N.split={split}: {name} has, prepared on"
+      f" this machine, {', '.join(known) or 'no split'}"
+    )
+  return builder

@@ -24,11 +24,13 @@ class Tokens:
     ids: [n] of an unsigned type, often a memory map.
     offsets: [documents + 1] i64; document d is ids[offsets[d]:offsets[d + 1]].
     start_id: stands before a document's first token, as its context.
+    trained: [n] bool, True = to be learned; None = all.
   """
 
   ids: np.ndarray
   offsets: np.ndarray
   start_id: int
+  trained: np.ndarray | None = None
 
   def __len__(self) -> int:
     return len(self.ids)
@@ -45,7 +47,7 @@ def tokenise(
   name = cache.fingerprint(
     "tokens-2", documents.identity, tokenizer.fingerprint, repr(shares)
   )
-  dtype = np.dtype("<u2" if tokenizer.vocab_size <= 2**16 else "<u4")
+  dtype = id_type(tokenizer)
   final = folder / "tokens" / name
 
   def make(partial: pathlib.Path) -> None:
@@ -58,11 +60,21 @@ def tokenise(
   out = {}
   for split in SPLITS:
     offsets = np.load(final / f"{split}.offsets.npy")
-    ids = np.zeros(0, dtype)
-    if offsets[-1]:  # nothing cannot be mapped
-      ids = np.memmap(final / f"{split}.ids", dtype, "r")
+    ids = mapped(final / f"{split}.ids", dtype, offsets[-1])
     out[split] = Tokens(ids, offsets, tokenizer.eos_id)
   return out
+
+
+def id_type(tokenizer: Tokenizer) -> np.dtype:
+  """What holds every id of a tokenizer, on disk."""
+  return np.dtype("<u2" if tokenizer.vocab_size <= 2**16 else "<u4")
+
+
+def mapped(path: pathlib.Path, dtype: np.dtype, size: int) -> np.ndarray:
+  """An array in a file of this size."""
+  if not size:  # nothing cannot be mapped
+    return np.zeros(0, dtype)
+  return np.memmap(path, dtype, "r")
 
 
 def join(parts: list[Tokens]) -> Tokens:
@@ -71,10 +83,14 @@ def join(parts: list[Tokens]) -> Tokens:
     return parts[0]
   starts = np.cumsum([0] + [len(p) for p in parts])
   offsets = [p.offsets[:-1] + at for p, at in zip(parts, starts, strict=False)]
+  trained = [
+    np.ones(len(p), bool) if p.trained is None else p.trained for p in parts
+  ]
   return Tokens(
     np.concatenate([p.ids for p in parts]),
     np.concatenate([*offsets, starts[-1:]]),
     parts[0].start_id,
+    None if all(p.trained is None for p in parts) else np.concatenate(trained),
   )
 
 

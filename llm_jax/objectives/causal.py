@@ -22,12 +22,16 @@ class Causal:
 
   with Z the softmax's normaliser; the second term, off by default, keeps
   logits near zero (PaLM, arXiv:2204.02311, section 5). Weights sum to one over
-  the global batch.
+  the global batch: among targets of `mask_BT` alike, and of `prompt_BT`, where
+  rows have prompts, `prompt_weight` times as much (arXiv:2401.13586).
   """
 
   average: Literal["token", "sequence"] = field("token", "what counts once")
   z_loss: float = field(
     0.0, "weight of log(Z)^2, in nats (PaLM: 1e-4); 0 = off", low=0
+  )
+  prompt_weight: float = field(
+    0.0, "weight of a token of a prompt, beside one of an answer", low=0
   )
 
   def annotate(self, forward: Forward, roles: Roles, batch: Batch) -> Batch:
@@ -35,8 +39,15 @@ class Causal:
     return batch
 
   def weigh(self, batch: Batch) -> Batch:
-    scheme = {"token": weights.token_mean, "sequence": weights.sequence_mean}
-    return {**batch, "weight_BT": scheme[self.average](batch["mask_BT"])}
+    count_BT = batch["mask_BT"]
+    if self.prompt_weight and "prompt_BT" in batch:
+      count_BT = count_BT + self.prompt_weight * batch["prompt_BT"]
+    if self.average == "token":
+      weight_BT = weights.token_mean(count_BT)
+    else:
+      segment_BT = batch.get("segment_BT")
+      weight_BT = weights.sequence_mean(count_BT, segment_BT)
+    return {**batch, "weight_BT": weight_BT}
 
   def loss(
     self, forward: Forward, roles: Roles, batch: Batch, key: jax.Array

@@ -1,0 +1,244 @@
+"""Chat templates: messages -> ids, and which of them are trained.
+
+A template is Jinja. Where it means a special id it writes `tokens.user` (or
+system, assistant, end), `bos_token` or `eos_token`; what the assistant says,
+the token that ends it included, stands between {% generation %} and
+{% endgeneration %}. While rendering, special ids and borders are single
+characters that occur in no message; the text between them is encoded piece by
+piece. So spans are exact, a prompt has the ids that it had in training, and
+text that looks like a special token stays text.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+import functools
+import itertools
+import pathlib
+from typing import Any, NamedTuple
+
+from llm_jax.contracts import Tokenizer
+from llm_jax.data import tables
+from llm_jax.data.conversation import Message
+
+ROLE_TOKENS = ("system", "user", "assistant", "end")
+CHAT = """\
+{% for m in messages %}
+{{ tokens[m.role] }}
+{%- if m.role == "assistant" %}
+{% generation %}{{ m.content }}{{ tokens.end }}{% endgeneration %}
+{% else %}
+{{- m.content }}{{ tokens.end }}
+{%- endif %}
+{% endfor %}
+{% if add_generation_prompt %}
+{{ tokens.assistant }}
+{%- endif %}"""
+PLAIN = """\
+{% for m in messages %}
+{% if m.role == "assistant" %}
+{% generation %}{{ m.content }}{{ eos_token }}{% endgeneration %}
+{% else %}
+{{ m.content }}
+{%- endif %}
+{% endfor %}"""
+NAMED = {"chat": CHAT, "plain": PLAIN}
+
+_NAMES = (*ROLE_TOKENS, "bos", "eos", "begin", "close")
+_PROBE = tuple(
+  Message(role, f"{role}-{i}") for i in (1, 2) for role in ("user", "assistant")
+)
+
+
+class Piece(NamedTuple):
+  """Text, or the name of a special id."""
+
+  text: str
+  special: str
+  trained: bool
+
+
+class Encoded(NamedTuple):
+  """Ids of a conversation, and which are the assistant's."""
+
+  ids: list[int]
+  trained: list[bool]
+
+
+class Template:
+  """A template that has been tried: it keeps what the module promises.
+
+  Args:
+    given: "chat", "plain", or the path of a .jinja file.
+    flag: that named it, for errors.
+
+  Raises:
+    ValueError: no such file, broken syntax, or a promise that it breaks.
+  """
+
+  def __init__(self, given: str = "chat", flag: str = "--data.template"):
+    self._flag = f"{flag}={given}"
+    self.source = NAMED.get(given) or self._read(given)
+    self._template = self._compile(self.source)
+    self._try()
+
+  def pieces(
+    self, messages: Sequence[Message], add_generation_prompt: bool = False
+  ) -> list[Piece]:
+    """The conversation as text and special ids, in order."""
+    joined = "".join(m.content for m in messages) + self.source
+    marks = dict(zip(_NAMES, _absent(joined), strict=False))
+    if len(marks) < len(_NAMES):
+      raise ValueError("a conversation holds every private character")
+    try:
+      rendered = self._template.render(
+        messages=[m._asdict() for m in messages],
+        add_generation_prompt=add_generation_prompt,
+        tokens={name: marks[name] for name in ROLE_TOKENS},
+        bos_token=marks["bos"],
+        eos_token=marks["eos"],
+        raise_exception=self._refuse,
+        **{f"_{name}": marks[name] for name in ("begin", "close")},
+      )
+    except Exception as e:  # a template may do anything
+      raise ValueError(f"{self._flag}: {_line(e)}") from e
+    return self._cut(rendered, {mark: name for name, mark in marks.items()})
+
+  def _cut(self, rendered: str, marks: Mapping[str, str]) -> list[Piece]:
+    out, start, trained = [], 0, False
+    ends = [i for i, c in enumerate(rendered) if c in marks]
+    for end in [*ends, len(rendered)]:
+      if end > start:
+        out.append(Piece(rendered[start:end], "", trained))
+      start = end + 1
+      name = marks[rendered[end]] if end < len(rendered) else ""
+      if name in ("begin", "close"):
+        if trained == (name == "begin"):
+          raise ValueError(f"{self._flag}: {{% generation %}} within another")
+        trained = not trained
+      elif name:
+        out.append(Piece("", name, trained))
+    return out
+
+  def _try(self) -> None:
+    """Renders a conversation of two turns, and looks at it."""
+    whole = self.pieces(_PROBE)
+    text = "".join(p.text for p in whole)
+    for m in _PROBE:
+      if m.content not in text:
+        raise ValueError(f"{self._flag}: leaves out what the {m.role} says")
+    for turn in (1, 3):
+      begin = next(
+        (i for i, p in enumerate(whole) if _PROBE[turn].content in p.text), 0
+      )
+      if not whole[begin].trained:
+        raise ValueError(
+          f"{self._flag}: what the assistant says is not between"
+          " {% generation %} and {% endgeneration %}"
+        )
+      while begin and whole[begin - 1].trained:
+        begin -= 1
+      end = next(
+        (i for i in range(begin, len(whole)) if not whole[i].trained),
+        len(whole),
+      )
+      if not whole[end - 1].special:
+        raise ValueError(
+          f"{self._flag}: no special token, such as tokens.end or eos_token,"
+          " ends what the assistant says before {% endgeneration %}"
+        )
+      if self.pieces(_PROBE[:turn], True) != whole[:begin]:
+        raise ValueError(
+          f"{self._flag}: with add_generation_prompt the prompt is not what"
+          " stands before {% generation %} in training"
+        )
+
+  def _read(self, given: str) -> str:
+    path = pathlib.Path(given).expanduser()
+    if path.suffix != ".jinja":
+      raise ValueError(
+        f"{self._flag}: one of {', '.join(NAMED)}, or the path of a .jinja file"
+      )
+    try:
+      return tables.decode(path.read_bytes(), str(path))
+    except OSError as e:
+      raise ValueError(f"{self._flag}: cannot be read ({e.strerror})") from e
+
+  def _compile(self, source: str) -> Any:
+    try:
+      return _environment().from_string(source)
+    except Exception as e:  # of many kinds
+      line = getattr(e, "lineno", None)
+      raise ValueError(
+        f"{self._flag}: {f'line {line}: ' if line else ''}{_line(e)}"
+      ) from e
+
+  def _refuse(self, message: str) -> None:
+    raise ValueError(message)
+
+
+def encode(
+  conversations: Sequence[Sequence[Piece]], tokenizer: Tokenizer
+) -> list[Encoded]:
+  """Pieces of several conversations -> their ids."""
+  texts = [p.text for pieces in conversations for p in pieces if p.text]
+  found = iter(tokenizer.encode_batch(texts))
+  special = {"bos": tokenizer.bos_id, "eos": tokenizer.eos_id}
+  special |= tokenizer.role_ids
+  out = []
+  for pieces in conversations:
+    ids: list[int] = []
+    trained: list[bool] = []
+    for p in pieces:
+      new = [special[p.special]] if p.special else next(found)
+      ids += new
+      trained += [p.trained] * len(new)
+    out.append(Encoded(ids, trained))
+  return out
+
+
+def render(
+  messages: Sequence[Message],
+  tokenizer: Tokenizer,
+  add_generation_prompt: bool = False,
+  template: Template | None = None,
+) -> Encoded:
+  """Ids of one conversation; to be answered, with `add_generation_prompt`."""
+  template = template or Template()
+  pieces = template.pieces(messages, add_generation_prompt)
+  return encode([pieces], tokenizer)[0]
+
+
+@functools.cache
+def _environment() -> Any:
+  """Jinja's sandbox, with the tag `generation`."""
+  from jinja2 import ext, nodes, sandbox  # noqa: PLC0415  (slow to import)
+
+  class Generation(ext.Extension):
+    """Marks where the assistant speaks; no scope of its own."""
+
+    tags = {"generation"}
+
+    def parse(self, parser: Any) -> Any:
+      line = next(parser.stream).lineno
+      body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+      mark = lambda name: nodes.Output([nodes.Name(name, "load")], lineno=line)
+      return [mark("_begin"), *body, mark("_close")]
+
+  return sandbox.ImmutableSandboxedEnvironment(
+    extensions=[Generation, ext.loopcontrols],
+    trim_blocks=True,
+    lstrip_blocks=True,
+  )
+
+
+def _absent(text: str) -> Iterator[str]:
+  """Characters that are no text to anyone and are not in `text`.
+
+  Noncharacters of Unicode first, then those for private use.
+  """
+  ranges = (0xFDD0, 0xFDF0), (0xF0000, 0xFFFFE), (0x100000, 0x10FFFE)
+  codes = itertools.chain.from_iterable(range(*r) for r in ranges)
+  return (c for c in map(chr, codes) if c not in text)
+
+
+def _line(error: Exception) -> str:
+  return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,46 @@
+"""Examples shown before a question, as earlier turns of its conversation."""
+
+from collections.abc import Sequence
+import dataclasses
+import itertools
+import random
+
+from llm_jax.data.conversation import Conversation
+
+_TRIES = 64  # looks at the pool for each example wanted
+
+
+def show(
+  question: Conversation, pool: Sequence[Conversation], count: int
+) -> Conversation:
+  """The question after `count` answered ones of the same task.
+
+  Which ones is decided by the question's own text, whatever else is asked.
+  What another conversation's system says is left out.
+
+  Args:
+    question: ends before the answer.
+    pool: to choose from; those that ask the same are passed over.
+    count: how many; 0 changes nothing.
+
+  Raises:
+    ValueError: the pool has too few of the task.
+  """
+  r = random.Random(question.to_json())
+  tries = min(len(pool), _TRIES * count)
+  others = (pool[i] for i in r.sample(range(len(pool)), tries))
+  fit = (
+    c
+    for c in others
+    if c.task == question.task and c.question.messages != question.messages
+  )
+  shown = list(itertools.islice(fit, count))
+  if len(shown) < count:
+    raise ValueError(
+      f"{count} examples to show: the train split has {len(shown)} of"
+      f" {question.task or 'this source'}"
+    )
+  system = [m for m in question.messages if m.role == "system"]
+  turns = [m for c in shown for m in c.messages if m.role != "system"]
+  asked = [m for m in question.messages if m.role != "system"]
+  return dataclasses.replace(question, messages=(*system, *turns, *asked))
