@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 import dataclasses
 import pathlib
+import sys
 from typing import Any
 
 import jax
@@ -179,18 +180,22 @@ def run(experiment: Experiment, folder: pathlib.Path, mesh: Mesh) -> Run:
     devices=mesh.size,
     tensorboard=experiment.log.tensorboard,
   )
-  hooks = _hooks(experiment, folder, mesh, made, the_model, metrics, share)
-  validate = next(h for h in hooks if isinstance(h, reporting.Validate))
-  save = Save(
-    store,
-    source,
-    experiment.checkpoints.every,
-    experiment.steps,
-    validate,
-    metrics,
-    done,
-    weights.checksums(state.frozen),
-  )
+  try:
+    hooks = _hooks(experiment, folder, mesh, made, the_model, metrics, share)
+    validate = next(h for h in hooks if isinstance(h, reporting.Validate))
+    save = Save(
+      store,
+      source,
+      experiment.checkpoints.every,
+      experiment.steps,
+      validate,
+      metrics,
+      done,
+      weights.checksums(state.frozen),
+    )
+  except BaseException:  # nobody else would take the bar away
+    metrics.close(*sys.exc_info())
+    raise
   hooks.append(save)
   return Run(state, plan.step, source, hooks, save, store, metrics)
 

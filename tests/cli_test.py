@@ -3,6 +3,7 @@
 import json
 import pathlib
 import shutil
+import threading
 
 import pytest
 
@@ -82,6 +83,20 @@ def test_generate_continues_prompts(folder, tmp_path):
   for i, prompt in enumerate(("a", "b", "line\x0b2", "line 3")):
     assert f"--- {i}\n{prompt}" in said.out
   assert "--- 4" not in said.out
+
+
+def test_a_run_that_cannot_start_leaves_no_bar(tmp_path):
+  def bars():
+    return {t for t in threading.enumerate() if t.name == "bar"}
+
+  before = bars()
+  flags = command.train_flags(tmp_path)
+  said = command.call("train", *flags, "--data.validation=0")
+  assert said.code == 2 and "--data.validation" in said.error
+  left = bars() - before
+  for bar in left:
+    bar.join(1)
+  assert not any(bar.is_alive() for bar in left)
 
 
 def test_show_and_plan(tmp_path):

@@ -82,7 +82,9 @@ class _Bar:
         note=self.note,
       )
     else:
-      self._beat = threading.Thread(target=self._lines, daemon=True)
+      self._beat = threading.Thread(
+        target=self._lines, name="bar", daemon=True
+      )
       self._beat.start()
     return self
 
