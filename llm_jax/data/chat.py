@@ -125,6 +125,13 @@ class Template:
     for m in _PROBE:
       if m.content not in text:
         raise ValueError(f"{self._flag}: leaves out what the {m.role} says")
+      if m.role == "user" and any(
+        p.trained and m.content in p.text for p in whole
+      ):
+        raise ValueError(
+          f"{self._flag}: what the user says is between {{% generation %}} and"
+          " {% endgeneration %}"
+        )
     for turn in (1, 3):
       begin = next(
         (i for i, p in enumerate(whole) if _PROBE[turn].content in p.text), 0

@@ -58,18 +58,15 @@ class TFDSConversations(Form):
 
 def _plain(value: Any, where: str) -> Any:
   """Bytes as text, arrays as lists, a dict of lists as a list of dicts."""
+  if hasattr(value, "tolist"):  # numpy's
+    value = value.tolist()
   if isinstance(value, bytes):
     return tables.decode(value, where)
-  if hasattr(value, "tolist"):  # numpy's
-    return _plain(value.tolist(), where)
   if isinstance(value, list | tuple):
     return [_plain(v, where) for v in value]
   if isinstance(value, dict):
-    parts = {k: _plain(v, where) for k, v in value.items()}
-    lists = [v for v in parts.values() if isinstance(v, list)]
-    if (
-      lists and len({len(v) for v in lists}) == 1 == len(parts) - len(lists) + 1
-    ):
+    parts = {name: _plain(v, where) for name, v in value.items()}
+    if all(isinstance(part, list) for part in parts.values()):
       rows = zip(*parts.values(), strict=True)
       return [dict(zip(parts, row, strict=True)) for row in rows]
     return parts

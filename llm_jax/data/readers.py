@@ -120,6 +120,8 @@ class Form:
       value = row.get(self._name(name))
       if isinstance(value, int | float):  # a label
         value = str(value)
+      if isinstance(value, list) and all(isinstance(v, str) for v in value):
+        value = ", ".join(value)
       if value is None or value == "":
         return None
       return tables.whole(value, f"field {self._name(name)!r}", where)

@@ -59,14 +59,24 @@ def identity(name: str, split: str, data_dir: str | None) -> str:
 def examples(
   name: str, split: str, data_dir: str | None
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-  """Yields (where it stands, example) of a split, in stored order."""
+  """Yields (where it stands, example) of a split, in stored order.
+
+  A label is given by its name, where the dataset has names.
+  """
   builder = _builder(name, split, data_dir)
   try:
     found = builder.as_data_source(split=split)
   except Exception as e:  # TFDS raises many kinds
     raise ValueError(f"{_flag(name)}: {prepared.first_line(e)}") from e
+  names = {
+    field: feature.int2str
+    for field, feature in builder.info.features.items()
+    if hasattr(feature, "int2str")
+  }
   for i in range(len(found)):
-    yield f"{_flag(name)}: example {i}", found[i]
+    example = found[i]
+    labels = {f: of(int(example[f])) for f, of in names.items()}
+    yield f"{_flag(name)}: example {i}", {**example, **labels}
 
 
 def _flag(name: str) -> str:
