@@ -5,8 +5,9 @@ language reference, 2.4 MB.
 
   python -m experiments.pretrain_tiny_stdlib train
 
-A laptop's CPU (4 cores), about 4 minutes. Expect a validation loss near 1.6
-bits per byte, well below the 5-gram baseline that `evaluate` prints beside it.
+A laptop's CPU (4 cores), about 5 minutes. Expect about 1.8 bits per byte on the
+validation split; of the baselines that `evaluate` prints beside it, the
+unigram model needs 3.0 and the 5-gram model, on this little text, 1.7.
 """
 
 from llm_jax import cli

@@ -75,7 +75,9 @@ def main(experiment: Experiment, argv: list[str], name: str) -> int:
     print(f"stopped: {e}", file=sys.stderr)
     return 1
   except KeyboardInterrupt:
-    print("interrupted", file=sys.stderr)
+    again = "; the same command goes on from the last checkpoint"
+    said = f"interrupted{again if 'train' in argv[1:2] else ''}"
+    print(said, file=sys.stderr)
     return 130
 
 
@@ -244,7 +246,8 @@ def _manual(experiment: Experiment, given: flags.FlagValues, name: str) -> str:
     )
   for flag, readers in READ_BY.items():
     who = "every verb" if len(readers) == len(VERBS) else ", ".join(readers)
-    lines.append(f"  --{flag}\n      {who}: {given[flag].help}")
+    what = given[flag].help.split(";\n")[0]  # absl adds a line to some
+    lines.append(f"  --{flag}\n      {who}: {what}")
   about = (sys.modules["__main__"].__doc__ or "").strip()
   return (
     f"{about}\n\npython -m experiments.{name} VERB [--flag=value ...]\n\n"

@@ -99,6 +99,17 @@ def test_a_run_that_cannot_start_leaves_no_bar(tmp_path):
   assert not any(bar.is_alive() for bar in left)
 
 
+@pytest.mark.parametrize("verb", ["train", "plan"])
+def test_ctrl_c_is_told_in_a_line(monkeypatch, verb):
+  def interrupted(*_):
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(cli, "_run_verb", interrupted)
+  said = command.call(verb)
+  assert said.code == 130 and said.err.startswith("interrupted")
+  assert ("the same command goes on" in said.err) == (verb == "train")
+
+
 def test_show_and_plan(tmp_path):
   said = command.call("show", "--model.embed_dim=16")
   assert said.code == 0, said.err
@@ -119,6 +130,7 @@ def test_help_is_a_manual(asked):
     assert f"--{leaf.name}={leaf.value!r}\n      {leaf.help}" in said.out
   for flag in cli.READ_BY:
     assert f"\n  --{flag}\n" in said.out
+  assert "repeat this option" not in said.out  # absl's own words
 
 
 def test_a_prompt_that_looks_like_help_is_a_prompt(folder):

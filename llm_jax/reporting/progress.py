@@ -82,9 +82,7 @@ class _Bar:
         note=self.note,
       )
     else:
-      self._beat = threading.Thread(
-        target=self._lines, name="bar", daemon=True
-      )
+      self._beat = threading.Thread(target=self._lines, name="bar", daemon=True)
       self._beat.start()
     return self
 
