@@ -19,8 +19,10 @@ install: $(STAMP) ## makes .venv with pinned versions (2 to 5 minutes)
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 11) <= v <= (3, 13) or sys.exit("llm_jax needs Python 3.11 to 3.13; %s is %d.%d. Try: make PYTHON=python3.11 install" % (sys.executable, *v))'
 	@echo "Installing into .venv: about 250 MB to download, 2 to 5 minutes"
-	@$(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar on -c constraints.txt -e '.[test,lint]' | grep -E '^(Collecting|Installing|Successfully)' || (echo "pip failed; its own words:"; $(BIN)/python -m pip install -c constraints.txt -e '.[test,lint]')
+	@(while sleep 2; do printf .; done) & dots=$$!; trap 'kill $$dots 2>/dev/null; echo' EXIT; \
+	$(PYTHON) -m venv .venv || exit 1; \
+	$(BIN)/python -m pip install -c constraints.txt -e '.[test,lint]' >.venv/pip.log 2>&1 \
+	|| { echo; echo "pip failed; its last words, of .venv/pip.log:"; tail -n 15 .venv/pip.log; exit 1; }
 	@$(BIN)/python -c 'import jax, llm_jax'
 	@touch $(STAMP)
 
