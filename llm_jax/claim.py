@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 import contextlib
+import fcntl
+import os
 import pathlib
 import re
 import shutil
@@ -40,43 +42,63 @@ def _about(folder: pathlib.Path) -> tuple[str, Experiment] | None:
 
 @contextlib.contextmanager
 def claim(
-  folder: pathlib.Path, name: str, experiment: Experiment
+  folder: pathlib.Path,
+  name: str,
+  experiment: Experiment,
+  held: contextlib.ExitStack,
 ) -> Iterator[None]:
   """Makes the run folder; if what follows fails, leaves it as it was.
 
+  Args:
+    folder: of the run.
+    name: of the experiment.
+    experiment: its settings.
+    held: until it is closed, no other run of this machine has the folder.
+
   Raises:
-    ValueError: the folder holds another experiment or other files, or cannot
-      be written.
+    ValueError: the folder holds another experiment or other files, is being
+      trained in, or cannot be written.
   """
+  if jax.process_index():  # the first process makes the folder
+    if (found := _about(folder)) is not None:
+      _check_same(folder, found, (name, experiment))
+    yield
+    return
+  _about(folder)  # no folder at all, or one that can be read
+  new_folders = [p for p in (folder, *folder.parents) if not p.exists()]
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+  except OSError as e:
+    raise ValueError(
+      f"--workdir={folder}: cannot be written ({e.strerror or e})"
+    ) from e
+  _lock(folder, held)
   found = _about(folder)
   if found is not None:
     _check_same(folder, found, (name, experiment))
-  if jax.process_index():  # the first process makes the folder
-    yield
-    return
-  if found is None and _holds_files(folder):
+  elif _holds_files(folder):
     raise ValueError(
       f"--workdir={folder}: holds files, but no run; name an empty folder"
     )
   path = folder / "experiment.json"
   before = path.read_text(encoding="utf-8") if found is not None else None
-  new_folders = [p for p in (folder, *folder.parents) if not p.exists()]
   about = {
     "name": name,
     "settings": config.to_json(experiment),
     "environment": environment.describe(),
   }
   try:
-    files.write_json(path, about)
-  except OSError as e:
-    raise ValueError(
-      f"--workdir={folder}: cannot be written ({e.strerror or e})"
-    ) from e
-  try:
+    try:
+      files.write_json(path, about)
+    except OSError as e:
+      raise ValueError(
+        f"--workdir={folder}: cannot be written ({e.strerror or e})"
+      ) from e
     yield
   except BaseException:
     if before is not None:
-      files.write_text(path, before)
+      with contextlib.suppress(OSError):  # as it was, where it is unwritable
+        files.write_text(path, before)
       raise
     for made in _MADE_FIRST:
       shutil.rmtree(folder / made, ignore_errors=True)
@@ -85,6 +107,25 @@ def claim(
       for empty in new_folders:
         empty.rmdir()
     raise
+
+
+def _lock(folder: pathlib.Path, held: contextlib.ExitStack) -> None:
+  """ValueError where another process of this machine trains in the folder.
+
+  The lock is the process's, so that killing it ends the lock. Some network
+  folders know none: there nothing is checked.
+  """
+  number = os.open(folder, os.O_RDONLY)
+  held.callback(os.close, number)
+  try:
+    fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except BlockingIOError as e:
+    raise ValueError(
+      f"--workdir={folder}: another process is training in it; wait for it,"
+      " or name another folder"
+    ) from e
+  except OSError:
+    return
 
 
 def note(folder: pathlib.Path, **facts: int) -> None:

@@ -1,6 +1,7 @@
 """The verbs: `python -m experiments.NAME VERB [--flag=value ...]`."""
 
 from collections.abc import Callable
+import dataclasses
 import difflib
 import os
 import pathlib
@@ -26,6 +27,7 @@ READ_BY = {
   "prompt": ("generate",),
   "prompts_file": ("generate",),
   "checkpoint_step": ("evaluate", "generate"),
+  "against": ("evaluate",),
   "coordinator": tuple(VERBS),
   "num_processes": tuple(VERBS),
   "process_id": tuple(VERBS),
@@ -95,6 +97,7 @@ def _define(experiment: Experiment) -> flags.FlagValues:
   define(
     flags.DEFINE_integer, "checkpoint_step", None, "which one; none = the last"
   )
+  define(flags.DEFINE_string, "against", None, "run folder to compare with")
   define(
     flags.DEFINE_string, "coordinator", None, "several processes: host:port"
   )
@@ -172,26 +175,31 @@ def _run_verb(
   import jax  # noqa: PLC0415  (a bad flag is told before JAX is loaded)
 
   if given.coordinator:
+    # It takes SIGTERM; only training does something with it.
+    jax.config.update("jax_enable_preemption_service", verb == "train")
     jax.distributed.initialize(
       given.coordinator, given.num_processes, given.process_id
     )
   if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
     compiled = host.cache_folder() / "compiled"
     jax.config.update("jax_compilation_cache_dir", str(compiled))
-  from llm_jax import verbs  # noqa: PLC0415
+  from llm_jax import evaluating, verbs  # noqa: PLC0415
 
   folder = pathlib.Path(experiment.workdir or f"runs/{name}")
   step = given.checkpoint_step
   if verb in ("evaluate", "generate"):
     # A run is used with the settings it was trained with, but for the flags
-    # given now.
-    experiment = _resolve_run(verbs.settings(folder), given, folder)
+    # given now, and for what it is measured on, which is no part of it.
+    trained = dataclasses.replace(
+      verbs.settings(folder), evaluations=experiment.evaluations
+    )
+    experiment = _resolve_run(trained, given, folder)
   if verb == "train":
     return verbs.train(experiment, folder, name)
   if verb == "plan":
     return verbs.plan(experiment)
   if verb == "evaluate":
-    return verbs.evaluate(experiment, folder, step)
+    return evaluating.evaluate(experiment, folder, step, given.against)
   if verb == "generate":
     return verbs.generate(
       experiment, folder, step, given.prompt, given.prompts_file

@@ -1,35 +1,37 @@
 """What each verb of the command line does, once its flags are read."""
 
 from collections.abc import Sequence
+import contextlib
 import pathlib
 import signal
 import sys
 from typing import Any
 
 import jax
-import numpy as np
 
 from llm_jax import build, checks, claim, config, planning, trees, weights
 from llm_jax import model as model_lib
-from llm_jax.evaluation import ngrams
 from llm_jax.experiment import Experiment
-from llm_jax.reporting import files, report
-from llm_jax.reporting.progress import progress, say, waiting
+from llm_jax.reporting import report
+from llm_jax.reporting.progress import say
 from llm_jax.sharding import mesh as mesh_lib
 from llm_jax.training import loop
 
 settings = claim.settings
 
-# Tokens that the n-gram baselines learn from, at most.
-BASELINE_TOKENS = 5_000_000
-
 
 class _Stop:
-  """SIGTERM: at once before training, after the step while training."""
+  """SIGTERM: at once before training, after the step while training.
+
+  Several processes stop after the same step, whichever of them was told. JAX
+  hears the signal and passes it on; a handler here would keep it from JAX.
+  """
 
   def __init__(self) -> None:
     self.asked, self.training = False, False
-    signal.signal(signal.SIGTERM, self._handle)
+    self._alone = jax.process_count() == 1
+    if self._alone:
+      signal.signal(signal.SIGTERM, self._handle)
 
   def _handle(self, *_: Any) -> None:
     self.asked = True
@@ -37,11 +39,10 @@ class _Stop:
       sys.exit(143)
 
   def __call__(self, done: int) -> bool:
-    if jax.process_count() > 1:
-      # All processes must stop after the same step.
+    if not self._alone:
       from jax.experimental import multihost_utils  # noqa: PLC0415
 
-      self.asked |= multihost_utils.reached_preemption_sync_point(done)
+      self.asked = multihost_utils.reached_preemption_sync_point(done)
     return self.asked
 
 
@@ -51,8 +52,8 @@ def train(experiment: Experiment, folder: pathlib.Path, name: str) -> int:
   checks.settings(experiment)
   mesh = mesh_lib.make(experiment.mesh)
   build.check_batch(experiment, mesh)
-  with jax.set_mesh(mesh):
-    with claim.claim(folder, name, experiment):
+  with contextlib.ExitStack() as held, jax.set_mesh(mesh):
+    with claim.claim(folder, name, experiment, held):
       run = build.run(experiment, folder, mesh)
       claim.note(folder, parameters=trees.size(run.state.roles["policy"]))
     stop.training = True
@@ -108,53 +109,6 @@ def show(experiment: Experiment, name: str) -> int:
   return 0
 
 
-def evaluate(
-  experiment: Experiment, folder: pathlib.Path, step: int | None
-) -> int:
-  """Measures a checkpoint on a split, beside n-gram models."""
-  checks.settings(experiment)
-  checks.checkpoint(folder, step)
-  mesh = mesh_lib.make(experiment.mesh)
-  share = build.check_batch(experiment, mesh)
-  split = experiment.validation.split
-  with jax.set_mesh(mesh):
-    made = build.data(experiment, folder)
-    model = model_lib.make(experiment, made.tokenizer)
-    plan = weights.plan(experiment, model, mesh)
-    at, roles = weights.load(experiment, plan, mesh, folder, step)
-    batches = made.tokens.held_out(split, experiment.batch_size, share)
-    results = {
-      "model": build.evaluator(model, made.tokenizer, mesh)(
-        roles["policy"], progress(batches, len(batches), "evaluating")
-      )
-    }
-  if experiment.validation.baselines and jax.process_index() == 0:
-    with waiting("n-gram baselines"):
-      results |= _baselines(made, model.shape.vocab_size, split)
-  if jax.process_index() == 0:
-    found = {"checkpoint_step": at, "split": split, "results": results}
-    files.write_json(folder / "evaluation.json", found)
-    print(report.evaluation_table(found))
-    say(f"report: {report.write(folder)}")
-  return 0
-
-
-def _baselines(
-  made: build.Data, vocab_size: int, split: str
-) -> dict[str, dict[str, float]]:
-  known = made.tokenizer.token_bytes()
-  token_bytes = np.zeros(vocab_size, np.int64)
-  token_bytes[: len(known)] = known
-  train_ids = np.asarray(made.tokens.tokens("train").ids[:BASELINE_TOKENS])
-  ids = np.asarray(made.tokens.tokens(split).ids)
-  return {
-    "unigram": ngrams.unigram(train_ids, ids, vocab_size, token_bytes),
-    "kneser_ney_5": ngrams.KneserNey(train_ids, vocab_size).evaluate(
-      ids, token_bytes
-    ),
-  }
-
-
 def generate(
   experiment: Experiment,
   folder: pathlib.Path,
@@ -164,7 +118,7 @@ def generate(
 ) -> int:
   """Continues prompts; without any, asks for them at the terminal."""
   prompts = [*prompts, *_lines(prompts_file)]
-  if not prompts and not sys.stdin.isatty():
+  if not prompts and (jax.process_count() > 1 or not sys.stdin.isatty()):
     raise ValueError("nothing to continue: give --prompt or --prompts_file")
   checks.checkpoint(folder, step)
   mesh = mesh_lib.make(experiment.mesh)
@@ -176,6 +130,10 @@ def generate(
     _, roles = weights.load(experiment, plan, mesh, folder, step)
     generator = build.generator(model, tokenizer)
 
+    def tell(text: str, end: str = "\n") -> None:
+      if jax.process_index() == 0:
+        print(text, end=end, flush=True)
+
     def speak(prompts: Sequence[str]) -> None:
       stream = generator.stream(
         roles["policy"],
@@ -186,16 +144,16 @@ def generate(
         stop=experiment.samples.stop,
       )
       if len(prompts) == 1:
-        print(prompts[0], end="", flush=True)
+        tell(prompts[0], end="")
         for (new,) in stream:
-          print(new, end="", flush=True)
-        print()
+          tell(new, end="")
+        tell("")
         return
       texts = list(prompts)
       for news in stream:
         texts = [a + b for a, b in zip(texts, news, strict=True)]
       for i, text in enumerate(texts):
-        print(f"--- {i}\n{text}")
+        tell(f"--- {i}\n{text}")
 
     if prompts:
       speak(prompts)

@@ -1,5 +1,6 @@
 """Bad input: exit code 2, one line that names the flag, nothing left behind."""
 
+import contextlib
 import dataclasses
 import gzip
 import json
@@ -372,11 +373,28 @@ def test_a_split_that_is_not(folder):
   assert "the test split is empty: raise --data.test" in say("test")
 
 
+@contextlib.contextmanager
+def claimed(run, experiment=command.EXPERIMENT):
+  """A start in a folder, which nobody else may have meanwhile."""
+  with contextlib.ExitStack() as held:
+    with claim.claim(run, "smallest", experiment, held):
+      yield
+
+
+def test_two_runs_in_one_folder(folder):
+  run = folder / "run"
+  with claimed(run, claim.settings(run)):
+    said = refused(folder, "train", *command.train_flags(folder))
+  assert f"--workdir={run}: another process is training in it" in said
+  # The lock ends with its holder.
+  assert command.call("train", *command.train_flags(folder)).code == 0
+
+
 def test_what_a_killed_start_left_is_no_obstacle(tmp_path):
   run = tmp_path / "run"
   run.mkdir()
   (run / "experiment.json.123.partial").write_text("{")
-  with claim.claim(run, "smallest", command.EXPERIMENT):
+  with claimed(run):
     pass
   assert claim.settings(run) == command.EXPERIMENT
 
@@ -386,7 +404,7 @@ def test_a_start_that_fails_leaves_the_folder_as_it_was(error, tmp_path):
   run = tmp_path / "a/b/run"
 
   def start(experiment, files):
-    with claim.claim(run, "smallest", experiment):
+    with claimed(run, experiment):
       (run / "tokenizer").mkdir(exist_ok=True)
       (run / "tokenizer/model").write_text(files)
       raise error
@@ -399,7 +417,7 @@ def test_a_start_that_fails_leaves_the_folder_as_it_was(error, tmp_path):
     start(command.EXPERIMENT, "x")
   assert command.snapshot(run) == {}
   # Once it is a run, nothing of it is taken away.
-  with claim.claim(run, "smallest", command.EXPERIMENT):
+  with claimed(run):
     (run / "tokenizer").mkdir()
     (run / "tokenizer/model").write_text("x")
   before = command.snapshot(run)

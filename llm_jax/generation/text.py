@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from llm_jax import axes
 from llm_jax.contracts import Tokenizer
 from llm_jax.generation import decode as decode_lib
 from llm_jax.ops.sampling import Sampler
@@ -44,7 +45,7 @@ class Generator:
 
     @functools.partial(jax.jit, static_argnames=("sampler",), donate_argnums=1)
     def go_on(variables: Any, progress: Any, sampler: Sampler) -> Any:
-      return decode_lib.extend(
+      progress, new = decode_lib.extend(
         decode,
         variables,
         progress,
@@ -53,6 +54,9 @@ class Generator:
         stop_ids=(tokenizer.eos_id,),
         pad_id=tokenizer.pad_id,
       )
+      # Whole on every device, so that each of several processes reads it.
+      seen = (new.tokens_BT, new.length_B, progress.done_B)
+      return progress, [axes.constrain(x, "_" * x.ndim) for x in seen]
 
     self._start, self._go_on = start, go_on
 
@@ -106,11 +110,10 @@ class Generator:
     rows = [_Row(self._tokenizer, stop) for _ in ids]
     left = max_new_tokens
     while left > 0 and not all(row.over for row in rows):
-      progress, new = self._go_on(variables, progress, sampler)
-      tokens_BT, length_B = jax.device_get((new.tokens_BT, new.length_B))
+      progress, seen = self._go_on(variables, progress, sampler)
+      tokens_BT, length_B, done_B = jax.device_get(seen)
       take = min(left, CHUNK)
       left -= take
-      done_B = jax.device_get(progress.done_B)
       for row, tokens, n, done in zip(
         rows, tokens_BT, length_B, done_B, strict=True
       ):
