@@ -15,10 +15,11 @@ from llm_jax import model as model_lib
 from llm_jax.checkpoints.store import Store
 from llm_jax.contracts import Batch, Hook, Source, Tokenizer
 from llm_jax.data.arrays import Arrays, Loaded
-from llm_jax.data.instructions import Instructed
-from llm_jax.data.text import Tokenised
+from llm_jax.data.instructions import Instructed, Instructions
+from llm_jax.data.text import Text, Tokenised
 from llm_jax.evaluation import likelihood
 from llm_jax.experiment import Experiment
+from llm_jax.generation.greedy import Answerer
 from llm_jax.generation.text import Generator
 from llm_jax.model import Model
 from llm_jax.models import sizing
@@ -66,11 +67,24 @@ def data(experiment: Experiment, folder: pathlib.Path) -> Data:
     tokenizer = tokenizers.obtain(
       experiment.tokenizer, lambda: corpus.texts("train"), home
     )
-  tokens = corpus.tokenise(tokenizer, progress.progress)
-  if isinstance(tokens, Instructed):
-    for note in tokens.notes:
+  return Data(tokenizer, _tokens(corpus, tokenizer))
+
+
+def tokens(
+  where: Text | Instructions | Arrays, tokenizer: Tokenizer
+) -> Tokenised | Instructed | Loaded:
+  """Data as ids of a tokenizer that there is already."""
+  if isinstance(where, Arrays):
+    return where.load()
+  return _tokens(where.prepare(progress.progress), tokenizer)
+
+
+def _tokens(corpus: Any, tokenizer: Tokenizer) -> Tokenised | Instructed:
+  found = corpus.tokenise(tokenizer, progress.progress)
+  if isinstance(found, Instructed):
+    for note in found.notes:
       progress.say(note)
-  return Data(tokenizer, tokens)
+  return found
 
 
 def check_batch(experiment: Experiment, mesh: Mesh) -> tuple[int, int]:
@@ -108,6 +122,13 @@ def generator(model: Model, tokenizer: Tokenizer) -> Generator:
   """Prompts -> text."""
   return Generator(
     tokenizer, model.decode, model.open_cache, model.shape.max_length
+  )
+
+
+def answerer(model: Model, tokenizer: Tokenizer, rows: int) -> Answerer:
+  """Questions as ids -> answers as ids, `rows` at once."""
+  return Answerer(
+    tokenizer, model.decode, model.open_cache, model.shape.max_length, rows
   )
 
 

@@ -55,7 +55,7 @@ def leaves(config: Any, prefix: str = "") -> Iterator[Leaf]:
     elif _is_group(value):
       for i, part in enumerate(value):
         yield from leaves(part, f"{name}.{i}.")
-    else:
+    elif not _is_empty_group(value, hints[f.name]):
       m = f.metadata
       yield Leaf(
         name,
@@ -186,6 +186,12 @@ def _is_group(value: Any) -> bool:
     and bool(value)
     and all(dataclasses.is_dataclass(v) for v in value)
   )
+
+
+def _is_empty_group(value: Any, hint: Any) -> bool:
+  """No dataclasses, where there may be some."""
+  kinds = typing.get_args(hint)[:1]
+  return value == () and all(map(dataclasses.is_dataclass, kinds or [None]))
 
 
 def _without_none(hint: Any) -> tuple[Any, bool]:

@@ -39,8 +39,30 @@ class Validation:
   )
   split: str = field("validation", "what `evaluate` measures")
   baselines: bool = field(
-    True, "`evaluate` also scores a unigram and a 5-gram model"
+    True,
+    "`evaluate` also scores a unigram and a 5-gram model, where every token of"
+    " the data counts",
   )
+  questions: int = field(
+    100,
+    "questions of instruction data that `evaluate` has answered, for exact"
+    " match; 0 = none",
+    low=0,
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+  """Other data that `evaluate` measures: what was gained or lost there."""
+
+  name: str = field("", "of its line in tables")
+  data: Text | Instructions | Arrays = Text()
+  split: str = field("validation", "which split of it")
+  batches: int = field(0, "batches, at most; 0 = the whole split", low=0)
+  questions: int = field(
+    100, "questions answered, for exact match; 0 = none", low=0
+  )
+  shots: int = field(0, "answered questions shown before each", low=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +91,7 @@ class Experiment:
   log: Log = Log()
   validation: Validation = Validation()
   samples: Samples = Samples()
+  evaluations: tuple[Evaluation, ...] = ()
   steps: int = field(1000, "optimiser steps", low=0)
   batch_size: int = field(32, "rows in a step, over all devices", low=1)
   microbatches: int = field(
@@ -97,6 +120,13 @@ class Experiment:
       raise ValueError(
         "--average=1: must be less than 1, or nothing is learned"
       )
+    names = ["data", *(e.name for e in self.evaluations)]
+    for i, name in enumerate(names[1:]):
+      if not name or name in names[: i + 1]:
+        raise ValueError(
+          f"--evaluations.{i}.name={name}: must be given, and be none of"
+          f" {', '.join(names[: i + 1])}"
+        )
 
 
 # A run may go on with other values of these: they change where, how long and
@@ -111,6 +141,7 @@ MAY_CHANGE = (
   "checkpoints.",
   "validation.",
   "samples.",
+  "evaluations",
   "data.cache",
   "model.remat",
   "model.unroll",

@@ -19,19 +19,6 @@ _CONTROLS = re.compile(
 )
 
 
-def evaluation_table(found: dict[str, Any]) -> str:
-  """evaluation.json as a table for the terminal."""
-  columns = ("loss", "perplexity", "bits_per_byte", "accuracy")
-  lines = [f"{found['split']}, checkpoint {found['checkpoint_step']}"]
-  lines.append(f"{'':<14}" + "".join(f"{c:>15}" for c in columns))
-  for name, result in found["results"].items():
-    cells = (
-      f"{result[c]:>15.4f}" if c in result else f"{'':>15}" for c in columns
-    )
-    lines.append(f"{name:<14}" + "".join(cells))
-  return "\n".join(lines)
-
-
 def write(folder: pathlib.Path) -> pathlib.Path:
   """Writes report.html of what the run folder holds, and returns its path.
 

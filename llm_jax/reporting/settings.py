@@ -41,6 +41,11 @@ def groups(settings: Any) -> list[Group]:
   default, about = _known(settings)
   plain, found = {}, []
   for name, value in _items(settings):
+    if isinstance(value, list) and any(isinstance(v, dict) for v in value):
+      for i, one in enumerate(v for v in value if isinstance(v, dict)):
+        leaves = _walk(one, None, f"{name}.{i}.", "")
+        found.append(Group(f"{name}.{i}", kind(one), False, leaves))
+      continue
     if not isinstance(value, dict):
       plain[name] = value
       continue

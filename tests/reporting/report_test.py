@@ -11,7 +11,14 @@ import pytest
 
 from llm_jax import config
 from llm_jax.experiment import Experiment
-from llm_jax.reporting import curves, files, numerals, report, results
+from llm_jax.reporting import (
+  curves,
+  files,
+  numerals,
+  report,
+  results,
+  tables,
+)
 
 EVIL = "<script>alert(1)</script>\"'&</pre>"
 VOID = {"meta", "br", "img", "link", "input"}
@@ -326,7 +333,7 @@ def test_ten_thousand_rows_take_less_than_three_seconds(folder):
 
 
 def test_the_table_of_the_terminal(folder):
-  lines = report.evaluation_table(
+  lines = tables.evaluation(
     files.read_json(folder / "evaluation.json")
   ).splitlines()
   assert lines[0] == "test, checkpoint 40"

@@ -1,7 +1,7 @@
 import dataclasses
 
 from llm_jax import config
-from llm_jax.experiment import Experiment, Samples
+from llm_jax.experiment import Evaluation, Experiment, Samples
 from llm_jax.models.config import TransformerConfig
 from llm_jax.objectives.causal import Causal
 from llm_jax.ops.sampling import Sampler
@@ -23,9 +23,20 @@ def test_every_leaf_is_there_under_its_flag():
   assert {leaf.name for leaf in leaves} <= set(found)
   for leaf in leaves:
     assert found[leaf.name].help == leaf.help
-  # Only the members of tuples are rows besides, to say their class.
-  rest = set(found) - {leaf.name for leaf in leaves}
+  # Only members of tuples are rows besides, to say their class, and a tuple
+  # that has none.
+  rest = set(found) - {leaf.name for leaf in leaves} - {"evaluations"}
   assert all(name.startswith("data.sources.") for name in rest)
+
+
+def test_other_data_to_measure_is_a_group_each():
+  experiment = Experiment(evaluations=(Evaluation("a"), Evaluation("b")))
+  groups, found = _found(experiment)
+  names = [g.name for g in groups if g.kind == "Evaluation"]
+  assert names == ["evaluations.0", "evaluations.1"]
+  assert found["evaluations.1.name"].value == "b"
+  assert found["evaluations.0.data.length"].value == "256"
+  assert "evaluations" not in found
 
 
 def test_defaults_are_not_marked():

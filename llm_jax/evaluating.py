@@ -1,0 +1,210 @@
+"""The verb `evaluate`: a run on its own data, on others, beside another run."""
+
+from collections.abc import Iterable
+import dataclasses
+import pathlib
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+import numpy as np
+
+from llm_jax import build, checks, claim, weights
+from llm_jax import model as model_lib
+from llm_jax.checkpoints.store import Store
+from llm_jax.contracts import Batch, Tokenizer
+from llm_jax.data.instructions import Example, Instructed
+from llm_jax.evaluation import comparison, exact_match, ngrams
+from llm_jax.experiment import Evaluation, Experiment
+from llm_jax.reporting import files, report, tables
+from llm_jax.reporting.progress import progress, say, waiting
+from llm_jax.sharding import mesh as mesh_lib
+from llm_jax.tokenizers import store as tokenizers
+
+OWN = "data"  # what the run's own data is called
+BASELINE_TOKENS = 5_000_000  # that n-gram models learn from, at most
+_LONGER = 8  # tokens that an answer may have more than the longest reference
+
+Measures = dict[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+  """What one line of the table is measured on."""
+
+  name: str
+  batches: Any  # a sequence of batches
+  num_batches: int
+  examples: list[Example]
+
+  def rows(self) -> Iterable[Batch]:
+    """The batches to measure, with a bar."""
+    chosen = (self.batches[i] for i in range(self.num_batches))
+    return progress(chosen, self.num_batches, f"evaluating {self.name}")
+
+
+def evaluate(
+  experiment: Experiment,
+  folder: pathlib.Path,
+  step: int | None,
+  against: str | None = None,
+) -> int:
+  """Measures a checkpoint; prints tables, writes evaluation.json.
+
+  Args:
+    experiment: the run's settings, and what else to measure.
+    folder: of the run.
+    step: of the checkpoint; None is the newest.
+    against: folder of another run, measured likewise.
+
+  Raises:
+    ValueError: data that the model cannot read; another run that is none, or
+      whose tokenizer is another.
+  """
+  checks.settings(experiment)
+  checks.checkpoint(folder, step)
+  _check_lengths(experiment)
+  mesh = mesh_lib.make(experiment.mesh)
+  share = build.check_batch(experiment, mesh)
+  if against is not None:
+    other, other_folder = _other(against, folder, experiment)
+  with jax.set_mesh(mesh):
+    made = build.data(experiment, folder)
+    datasets = list(_datasets(experiment, made, share))
+    at, measured = _measure(
+      experiment, mesh, made.tokenizer, datasets, folder, step
+    )
+    split = experiment.validation.split
+    found: dict[str, Any] = {
+      "checkpoint_step": at,
+      "split": split,
+      "results": {"model": measured[OWN]},
+      "datasets": measured,
+    }
+    if against is not None:
+      there, others = _measure(
+        other, mesh, made.tokenizer, datasets, other_folder, None
+      )
+      found["against"] = {
+        "run": against,
+        "checkpoint_step": there,
+        "datasets": others,
+        "comparison": comparison.compare(measured, others),
+      }
+  counts_all = not isinstance(made.tokens, Instructed)
+  first = jax.process_index() == 0
+  if experiment.validation.baselines and counts_all and first:
+    with waiting("n-gram baselines"):
+      found["results"] |= _baselines(made, split)
+  if first:
+    files.write_json(folder / "evaluation.json", found)
+    print(tables.evaluation(found))
+    say(f"report: {report.write(folder)}")
+  return 0
+
+
+def _check_lengths(experiment: Experiment) -> None:
+  """ValueError where a row of other data is longer than the model allows."""
+  longest = experiment.model.max_length
+  for i, e in enumerate(experiment.evaluations):
+    if e.data.length > longest:
+      raise ValueError(
+        f"--evaluations.{i}.data.length={e.data.length}: longer than"
+        f" --model.max_length={longest}"
+      )
+
+
+def _other(
+  against: str, folder: pathlib.Path, experiment: Experiment
+) -> tuple[Experiment, pathlib.Path]:
+  """Settings and folder of the run to compare with."""
+  there = pathlib.Path(against).expanduser()
+  given = f"--against={against}"
+  if not Store(there / "checkpoints").steps():
+    raise ValueError(f"{given}: holds no trained run")
+  settings = claim.settings(there)
+  theirs = tokenizers.load(there / "tokenizer").fingerprint
+  if theirs != tokenizers.load(folder / "tokenizer").fingerprint:
+    raise ValueError(
+      f"{given}: its tokenizer is not that of {folder}, so that their tokens"
+      " cannot be compared; start one from the other with --init_from"
+    )
+  lengths = [e.data.length for e in (experiment, *experiment.evaluations)]
+  if max(lengths) > settings.model.max_length:
+    raise ValueError(
+      f"{given}: reads {settings.model.max_length} tokens at most, and rows"
+      f" here have {max(lengths)}"
+    )
+  return settings, there
+
+
+def _datasets(
+  experiment: Experiment, made: build.Data, share: tuple[int, int]
+) -> Iterable[Dataset]:
+  """The run's own data, then the others."""
+  v = experiment.validation
+  own = Evaluation(OWN, experiment.data, v.split, 0, v.questions)
+  yield _dataset(own, made.tokens, experiment.batch_size, share)
+  for i, e in enumerate(experiment.evaluations):
+    try:
+      tokens = build.tokens(e.data, made.tokenizer)
+      yield _dataset(e, tokens, experiment.batch_size, share)
+    except ValueError as error:
+      raise ValueError(f"--evaluations.{i} ({e.name}): {error}") from error
+
+
+def _dataset(
+  settings: Evaluation, tokens: Any, batch_size: int, share: tuple[int, int]
+) -> Dataset:
+  batches = tokens.held_out(settings.split, batch_size, share)
+  size, examples = len(batches), []
+  if isinstance(tokens, Instructed) and settings.questions:
+    examples = tokens.examples(
+      settings.split, settings.questions, settings.shots
+    )
+  chosen = min(size, settings.batches or size)
+  return Dataset(settings.name, batches, chosen, examples)
+
+
+def _measure(
+  experiment: Experiment,
+  mesh: Mesh,
+  tokenizer: Tokenizer,
+  datasets: list[Dataset],
+  folder: pathlib.Path,
+  step: int | None,
+) -> tuple[int, dict[str, Measures]]:
+  """Step and measures by dataset of a run."""
+  model = model_lib.make(experiment, tokenizer)
+  plan = weights.plan(experiment, model, mesh)
+  at, roles = weights.load(experiment, plan, mesh, folder, step)
+  score = build.evaluator(model, tokenizer, mesh)
+  answer = build.answerer(model, tokenizer, experiment.batch_size)
+  out = {}
+  for d in datasets:
+    out[d.name] = score(roles["policy"], d.rows())
+    if d.examples:
+      references = [e.reference for e in d.examples]
+      limit = _LONGER + max(map(len, tokenizer.encode_batch(references)))
+      answers = progress(
+        answer(roles["policy"], [e.prompt_ids for e in d.examples], limit),
+        len(d.examples),
+        f"answering {d.name}",
+      )
+      texts = (tokenizer.decode(ids) for ids in answers)
+      out[d.name] |= exact_match.evaluate(texts, references)
+  return at, out
+
+
+def _baselines(made: build.Data, split: str) -> dict[str, Measures]:
+  """N-gram models, which learn from the training split."""
+  token_bytes = np.asarray(made.tokenizer.token_bytes(), np.int64)
+  train_ids = np.asarray(made.tokens.tokens("train").ids[:BASELINE_TOKENS])
+  ids = np.asarray(made.tokens.tokens(split).ids)
+  vocab_size = len(token_bytes)
+  return {
+    "unigram": ngrams.unigram(train_ids, ids, vocab_size, token_bytes),
+    "kneser_ney_5": ngrams.KneserNey(train_ids, vocab_size).evaluate(
+      ids, token_bytes
+    ),
+  }

@@ -1,0 +1,95 @@
+"""Questions as ids -> the likeliest answers as ids."""
+
+from collections.abc import Callable, Iterator, Sequence
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+
+from llm_jax import axes
+from llm_jax.contracts import Tokenizer
+from llm_jax.generation import decode as decode_lib
+from llm_jax.ops.sampling import Sampler
+
+
+class Answerer:
+  """The likeliest token, again and again, until a turn or the text ends.
+
+  Args:
+    tokenizer: names the ids that end an answer.
+    decode: the model, see `decode.Decode`.
+    open_cache: (variables, rows, slots) -> a cache to fill.
+    max_length: of question and answer together.
+    rows: answered at once.
+  """
+
+  def __init__(
+    self,
+    tokenizer: Tokenizer,
+    decode: decode_lib.Decode,
+    open_cache: Callable[[Any, int, int], Any],
+    max_length: int,
+    rows: int,
+  ):
+    self._start_id, self._pad_id = tokenizer.eos_id, tokenizer.pad_id
+    self._max_length, self._rows = max_length, rows
+    self._stop_ids = (tokenizer.eos_id, tokenizer.role_ids["end"])
+
+    @functools.partial(jax.jit, static_argnames=("limit",))
+    def answer(
+      variables: Any, prompt_BP: Any, length_B: Any, limit: int
+    ) -> list[jax.Array]:
+      slots = prompt_BP.shape[1] + limit
+      out = decode_lib.rollout(
+        decode,
+        variables,
+        prompt_BP,
+        length_B,
+        open_cache(variables, rows, slots),
+        jax.random.key(0),  # not drawn from
+        limit=limit,
+        sampler=Sampler(temperature=0.0),
+        stop_ids=self._stop_ids,
+      )
+      # Whole on every device, so that each of several processes reads it.
+      return [
+        axes.constrain(x, "_" * x.ndim) for x in (out.tokens_BT, out.length_B)
+      ]
+
+    self._answer = answer
+
+  def __call__(
+    self, variables: Any, questions: Sequence[Sequence[int]], limit: int
+  ) -> Iterator[list[int]]:
+    """Yields the answer to each question, without what ends it.
+
+    Args:
+      variables: of the model.
+      questions: ids of each, as they begin a document.
+      limit: tokens of an answer, at most.
+
+    Raises:
+      ValueError: a question and its answer may be longer than the model allows.
+    """
+    if not questions:
+      return
+    longest = 1 + max(map(len, questions))
+    if longest + limit > self._max_length:
+      raise ValueError(
+        f"a question of {longest} tokens and an answer of {limit} are together"
+        f" longer than --model.max_length={self._max_length}"
+      )
+    for at in range(0, len(questions), self._rows):
+      asked = questions[at : at + self._rows]
+      prompt_BP = np.full((self._rows, longest), self._pad_id, np.int32)
+      length_B = np.ones(self._rows, np.int32)
+      prompt_BP[:, -1] = self._start_id  # rows that nobody asked for
+      for i, ids in enumerate(asked):
+        known = [self._start_id, *ids]
+        prompt_BP[i, longest - len(known) :] = known
+        length_B[i] = len(known)
+      found = self._answer(variables, prompt_BP, length_B, limit=limit)
+      tokens_BT, lengths = jax.device_get(found)
+      for tokens, n in zip(tokens_BT[: len(asked)], lengths, strict=False):
+        yield [t for t in tokens[:n].tolist() if t not in self._stop_ids]

@@ -1,0 +1,63 @@
+"""evaluation.json as tables for the terminal."""
+
+from typing import Any
+
+from llm_jax.reporting.numerals import named
+
+_MEASURES = ("loss", "perplexity", "bits_per_byte", "accuracy", "exact_match")
+
+
+def evaluation(found: dict[str, Any]) -> str:
+  """The model beside baselines; other data; another run: what there is."""
+  parts = [f"{found['split']}, checkpoint {found['checkpoint_step']}"]
+  parts[0] += f"\n{_measures(found['results'])}"
+  if len(found.get("datasets", {})) > 1:
+    parts.append(_measures(found["datasets"]))
+  if "against" in found:
+    parts.append(_comparison(found["against"]))
+  return "\n\n".join(parts)
+
+
+def _measures(results: dict[str, dict[str, float]]) -> str:
+  """A line each, a column a measure that any has."""
+  columns = [m for m in _MEASURES if any(m in r for r in results.values())]
+  lines = [["", *columns]]
+  for name, result in results.items():
+    cells = (f"{result[c]:.4f}" if c in result else "" for c in columns)
+    lines.append([name, *cells])
+  return _aligned(lines)
+
+
+def _comparison(against: dict[str, Any]) -> str:
+  """A line for each dataset and measure: other, this, what was gained."""
+  run, step = against["run"], against["checkpoint_step"]
+  lines = [["", "measure", "other", "this", "gained", "lost"]]
+  before = ""
+  for row in against["comparison"]:
+    gain = row["gain"]
+    lines.append(
+      [
+        row["dataset"] if row["dataset"] != before else "",
+        named(row["measure"]),
+        f"{row['other']:.4f}",
+        f"{row['this']:.4f}",
+        f"{gain:.4f}" if gain > 0 else "",
+        f"{-gain:.4f}" if gain < 0 else "",
+      ]
+    )
+    before = row["dataset"]
+  return f"other: {run}, checkpoint {step}\n{_aligned(lines)}"
+
+
+def _aligned(lines: list[list[str]]) -> str:
+  """Columns under each other, the first to the left."""
+  widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+  first = max(widths[0], 14)
+  return "\n".join(
+    line[0].ljust(first)
+    + "".join(
+      cell.rjust(max(n, 13) + 2)
+      for cell, n in zip(line[1:], widths[1:], strict=True)
+    )
+    for line in lines
+  )
