@@ -93,7 +93,9 @@ def plan(
     parts = {"params": kept, "adapters": adapters, "quantised": quantised}
     return {"policy": {name: part for name, part in parts.items() if part}}
 
-  trainable, _ = trees.split(jax.eval_shape(roles, key, None), moves)
+  trainable = jax.eval_shape(
+    lambda key: trees.split(roles(key, None), moves)[0], key
+  )
   if not jax.tree.leaves(trainable):
     raise ValueError("--peft: nothing is left to train")
   optimizer = experiment.optimizer.make(
@@ -187,10 +189,16 @@ def load(
 
 def checksums(frozen: Any) -> dict[str, int]:
   """{path: a number that changes with any bit of the leaf}."""
-  return {path: int(_checksum(x)) for path, x in trees.paths(frozen) if x.size}
+  leaves = {path: x for path, x in trees.paths(frozen) if x.size}
+  sums = jax.device_get(_checksums(leaves))
+  return {path: int(sums[path]) for path in leaves}
 
 
 @jax.jit
+def _checksums(leaves: dict[str, jax.Array]) -> dict[str, jax.Array]:
+  return {path: _checksum(x) for path, x in leaves.items()}
+
+
 def _checksum(x: jax.Array) -> jax.Array:
   """Sum of the bits, each by its place in the last dims, modulo 2^32."""
   if jnp.issubdtype(x.dtype, jnp.floating):
@@ -224,12 +232,17 @@ def base_of(folder: pathlib.Path, like: Plan, mesh: Mesh) -> Any:
   policy = roles["policy"]
 
   def whole(policy: Any) -> Any:
-    params = hold.seen(its.base, policy["params"], policy.get("quantised", {}))
-    return merge.merge(params, policy.get("adapters", {}), its.suffixes)
+    adapters = policy.get("adapters", {})
+    return merge.merge(seen(its, policy), adapters, its.suffixes)
 
   if set(policy) == {"params"} and trained.frozen == "same":
     return policy["params"]
   return jax.jit(whole)(policy)
+
+
+def seen(plan: Plan, policy: Any) -> Any:
+  """A base's params in their own dtypes, however they are held."""
+  return hold.seen(plan.base, policy["params"], policy.get("quantised", {}))
 
 
 def _frozen(

@@ -1,0 +1,146 @@
+"""Every method, every objective, and a run of a few steps in float64."""
+
+import dataclasses
+import functools
+from typing import Any, NamedTuple
+from unittest import mock
+
+import jax
+import numpy as np
+
+from llm_jax import model as model_lib
+from llm_jax import trees, weights
+from llm_jax.experiment import Experiment
+from llm_jax.objectives.causal import Causal
+from llm_jax.peft.bottlenecks import Bottlenecks
+from llm_jax.peft.ia3 import IA3
+from llm_jax.peft.lora import LoRA
+from llm_jax.peft.prompts import Prefix, Prompt
+from llm_jax.peft.select import BitFit, Select
+from llm_jax.sharding import mesh as mesh_lib
+from llm_jax.tokenizers.bytes import Bytes
+from llm_jax.training.optimizers import AdamW
+from tests import small
+
+# Name -> (method, how what is frozen is held).
+METHODS = {
+  "lora": (LoRA(rank=2), "same"),
+  "stabilised": (LoRA(rank=4, stabilised=True), "same"),
+  "dora": (LoRA(rank=2, dora=True), "same"),
+  "dropout": (LoRA(rank=2, dropout=0.5, targets=("attention/*",)), "same"),
+  "bfloat16": (LoRA(rank=2), "bfloat16"),
+  "int8": (LoRA(rank=2), "int8"),
+  "nf4": (LoRA(rank=2, targets=("mlp/*",)), "nf4"),
+  "ia3": (IA3(), "same"),
+  "houlsby": (Bottlenecks(width=4), "same"),
+  "pfeiffer": (Bottlenecks(placement="pfeiffer", width=4), "int8"),
+  "prompt_text": (Prompt(tokens=3, text="ab"), "same"),
+  "prompt_vocabulary": (Prompt(tokens=3, init="vocabulary"), "same"),
+  "prompt_random": (Prompt(tokens=3, init="random"), "same"),
+  "prefix": (Prefix(tokens=3), "same"),
+  "bitfit": (BitFit(), "same"),
+  "bitfit_of_biases": (BitFit(), "same"),
+  "norms": (Select(patterns=("*norm*",)), "int8"),
+  "last_layer": (Select(patterns=("blocks/*",), last=1), "same"),
+  "path": (Select(patterns=("*/mlp/up/*", "embedding")), "same"),
+}
+# What an objective needs to join the matrix: one line.
+OBJECTIVES = {"causal": (Causal(z_loss=1e-2), small.causal_batch())}
+MESHES = {"1": (1, 1, 1), "8": (2, 2, 2)}
+SHAPES = {"bitfit_of_biases": small.SHAPES["gpt2"]}
+SEED = 3
+
+
+class Made(NamedTuple):
+  """A method on a mesh, before its first step."""
+
+  experiment: Experiment
+  mesh: Any
+  model: model_lib.Model
+  plan: weights.Plan
+  batch: Any
+  score: Any  # (variables) -> logp_BT
+
+
+def encode(text):
+  return [ord(c) % small.DIMS.V for c in text]
+
+
+def make(name, objective="causal", mesh="1", **shape):
+  """Plan and furniture; only in float64."""
+  method, frozen = METHODS[name]
+  loss, batch = OBJECTIVES[objective]
+  config = dataclasses.replace(
+    SHAPES.get(name, small.CONFIG), dtype="float64", **shape
+  )
+  experiment = Experiment(
+    model=config,
+    objective=loss,
+    tokenizer=Bytes(),
+    optimizer=AdamW(peak=1e-2),
+    peft=method,
+    frozen=frozen,
+    mesh=mesh_lib.MeshShape(*MESHES[mesh]),
+    batch_size=small.DIMS.B,
+    steps=10,
+    seed=SEED,
+  )
+  devices = mesh_lib.make(experiment.mesh)
+  model = model_lib.of_shape(config)
+  with jax.set_mesh(devices):
+    plan = weights.plan(experiment, model, devices, encode)
+    placed = mesh_lib.place(batch, devices)
+  score = jax.jit(lambda variables: model.score(variables, batch).logp_BT)
+  return Made(experiment, devices, model, plan, placed, score)
+
+
+def base(experiment, plan, mesh):
+  """Drawn by numpy, which compiles nothing: in the place of `init_from`."""
+  _, variables = small.build(experiment.model)
+  return jax.device_put(
+    variables["params"], jax.tree.map(lambda x: x.sharding, plan.base)
+  )
+
+
+def start(made):
+  with jax.set_mesh(made.mesh), mock.patch.object(weights, "_base", base):
+    return weights.start(made.experiment, made.plan, made.mesh)
+
+
+def resume(made, store):
+  with jax.set_mesh(made.mesh), mock.patch.object(weights, "_base", base):
+    return weights.resume(made.experiment, made.plan, made.mesh, store)
+
+
+def train(made, state, steps):
+  """The state after some steps; uses up the one given."""
+  with jax.set_mesh(made.mesh):
+    for _ in range(steps):
+      state, _ = made.plan.step(state, made.batch)
+  return state
+
+
+def numbers(tree):
+  """Path -> array on the host, of every leaf."""
+  return {path: np.asarray(x) for path, x in trees.paths(tree)}
+
+
+def drawn(adapters, seed=0):
+  """Adapters moved at random, as training might; constants stay."""
+  r = np.random.default_rng(seed)
+
+  def one(path, x):
+    name = trees.path_string(path).split("/")[-1]
+    if name in ("scale", "dropout"):
+      return x
+    new = np.asarray(x) + 0.3 * r.normal(size=x.shape)
+    return jax.device_put(new, x.sharding)
+
+  return jax.tree_util.tree_map_with_path(one, adapters)
+
+
+@functools.cache
+def trained_on_one_device(name, objective):
+  """What two steps leave on one device: what every mesh must leave."""
+  made = make(name, objective)
+  return numbers(train(made, start(made), 2).trainable)
