@@ -64,6 +64,12 @@ def claim(
       _check_same(folder, found, (name, experiment))
     yield
     return
+  try:
+    str(folder.absolute()).encode()
+  except UnicodeEncodeError as e:
+    raise ValueError(
+      f"--workdir={str(folder)!r}: not UTF-8, which checkpoints cannot bear"
+    ) from e
   _about(folder)  # no folder at all, or one that can be read
   new_folders = [p for p in (folder, *folder.parents) if not p.exists()]
   try:

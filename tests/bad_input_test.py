@@ -390,6 +390,15 @@ def test_two_runs_in_one_folder(folder):
   assert command.call("train", *command.train_flags(folder)).code == 0
 
 
+def test_a_folder_whose_name_checkpoints_cannot_bear(tmp_path):
+  flags = command.train_flags(tmp_path)
+  run = os.fsdecode(bytes(tmp_path) + b"/\xff")
+  said = command.call("train", *flags[1:], f"--workdir={run}")
+  assert said.code == 2
+  assert "not UTF-8" in said.error
+  assert not pathlib.Path(run).exists()
+
+
 def test_what_a_killed_start_left_is_no_obstacle(tmp_path):
   run = tmp_path / "run"
   run.mkdir()

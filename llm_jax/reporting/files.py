@@ -66,11 +66,13 @@ class Rows:
     rows: list[dict[str, Any]] = []
     if not self._path.exists():
       return rows
-    for line in self._path.read_text(encoding="utf-8").splitlines():
+    for line in self._path.read_bytes().splitlines():
       try:
-        rows.append(json.loads(line))
+        row = json.loads(line)
       except ValueError:
-        break  # the writer was killed in the middle of this line
+        continue  # the writer, or the machine, was stopped in the middle of it
+      if isinstance(row, dict):
+        rows.append(row)
     return rows
 
 

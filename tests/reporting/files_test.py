@@ -40,6 +40,17 @@ def test_a_line_cut_short_is_not_a_row_and_spoils_none(tmp_path, cut):
     json.loads(line)
 
 
+@pytest.mark.parametrize("junk", [b"\xff\xfe\n", b"\0" * 9 + b"\n", b"3\n"])
+def test_junk_between_rows_is_passed_over(tmp_path, junk):
+  rows = _rows(tmp_path)
+  with (tmp_path / "metrics.jsonl").open("ab") as f:
+    f.write(junk)
+  rows.append({"step": 5, "split": "train", "loss": 0.0})
+  rows.keep_until(9)
+  assert [r["step"] for r in rows.read()] == [1, 2, 3, 4, 5]
+  assert junk not in (tmp_path / "metrics.jsonl").read_bytes()
+
+
 def test_without_dropping_the_cut_line_the_next_row_is_lost(tmp_path):
   # The mutant: appending to a torn line instead of calling keep_until.
   rows = _rows(tmp_path)
