@@ -170,3 +170,10 @@ def test_a_row_is_drawn_by_its_own_key_alone():
   flat = jnp.zeros((6, 1000))
   draw = lambda rows: jax.random.categorical(jax.random.key(0), rows).tolist()
   assert draw(flat) != draw(flat[:1]) * 6
+
+
+def test_top_p_reached_exactly_keeps_no_more():
+  """The mutant <= for < would keep one token too many."""
+  logits_BV = jnp.log(jnp.array([[0.5, 0.25, 0.125, 0.125]]))
+  kept_BV = jnp.isfinite(sampling.filtered(logits_BV, Sampler(top_p=0.5)))
+  np.testing.assert_array_equal(kept_BV, [[True, False, False, False]])

@@ -137,3 +137,13 @@ def test_the_environment_is_json_and_says_what_is_missing(monkeypatch):
   assert json.loads(json.dumps(found)) == found
   assert found["packages"]["no-such-package"] is None
   assert found["packages"]["jax"] and found["revision"] is None
+
+
+def test_a_step_that_is_skipped_does_not_move_the_learning_rate(tmp_path):
+  """The mutant would write the rate of the step, not of the update."""
+  metrics = _metrics(tmp_path, every=1)
+  for step, skipped in enumerate((0.0, 1.0, 1.0), 1):
+    metrics.read(step, {"loss": 1.0, "tokens": 8.0, "skipped": skipped})
+  metrics.close()
+  rows = files.Rows(tmp_path / "metrics.jsonl").read()
+  assert [r["learning_rate"] for r in rows] == [0.0, 0.0, 0.01]
