@@ -132,7 +132,7 @@ class Store:
     if step is not None:
       folder = self._at(step)
       if damage := listing.damage(folder):
-        raise ValueError(f"--step={step}: {folder}: {damage}")
+        raise ValueError(f"--checkpoint_step={step}: {folder}: {damage}")
     else:
       newest = self._newest()
       if newest is None:

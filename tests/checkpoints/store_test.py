@@ -117,7 +117,8 @@ def test_a_part_comes_back_alone_and_of_any_step(tmp_path):
     assert at == step
     assert trees.bits(found) == trees.bits(wanted)
   assert trees.bits(wanted) != trees.bits(part)  # steps differ
-  with pytest.raises(ValueError, match=r"--step=7: .*not written to its end"):
+  said = r"--checkpoint_step=7: .*not written to its end"
+  with pytest.raises(ValueError, match=said):
     made.restore_part(trees.abstract(part), 7)
 
 
