@@ -5,7 +5,7 @@ import dataclasses
 import itertools
 import random
 
-from llm_jax.data.conversation import Conversation
+from llm_jax.data.conversation import Conversation, Message
 
 _TRIES = 64  # looks at the pool for each example wanted
 
@@ -32,7 +32,7 @@ def show(
   fit = (
     c
     for c in others
-    if c.task == question.task and c.question.messages != question.messages
+    if c.task == question.task and _said(c.question) != _said(question)
   )
   shown = list(itertools.islice(fit, count))
   if len(shown) < count:
@@ -41,6 +41,10 @@ def show(
       f" {question.task or 'this source'}"
     )
   system = [m for m in question.messages if m.role == "system"]
-  turns = [m for c in shown for m in c.messages if m.role != "system"]
-  asked = [m for m in question.messages if m.role != "system"]
-  return dataclasses.replace(question, messages=(*system, *turns, *asked))
+  turns = [m for c in shown for m in _said(c)]
+  messages = (*system, *turns, *_said(question))
+  return dataclasses.replace(question, messages=messages)
+
+
+def _said(conversation: Conversation) -> list[Message]:
+  return [m for m in conversation.messages if m.role != "system"]

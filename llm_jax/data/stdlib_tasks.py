@@ -96,9 +96,12 @@ class StdlibTasks:
       neighbours.setdefault(_group(f), {})[f.module] = None
     asked = set()
     for f in functions:
-      known = _fields(f, list(neighbours[_group(f)]))
+      modules = list(neighbours[_group(f)])
+      known = _fields(f, modules)
       for name in self.tasks:
         task = TASKS[name]
+        if name == "module" and len(modules) == 1:
+          continue  # nothing to choose
         if len(known[task.answer]) > _LONGEST_ANSWER:
           continue
         question, answer = templates.ask(task, known.get, f.module)
