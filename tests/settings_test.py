@@ -4,6 +4,7 @@ be written down."""
 import contextlib
 import dataclasses
 import importlib
+import json
 import pkgutil
 import shutil
 import sys
@@ -18,7 +19,10 @@ from llm_jax import build, config, weights
 from llm_jax import model as model_lib
 from llm_jax.config import field
 from llm_jax.data.arrays import Arrays
+from llm_jax.data.conversations import Conversations, TFDSConversations
+from llm_jax.data.instructions import Instructions
 from llm_jax.data.stdlib import Stdlib
+from llm_jax.data.stdlib_tasks import StdlibTasks
 from llm_jax.data.text import Text
 from llm_jax.data.tfds_source import TFDS
 from llm_jax.models import transformer
@@ -181,6 +185,27 @@ def try_every_source(folder, cache):
     corpus.tokenise(tokenizer, plain).train(2, 0)
 
 
+def try_every_conversation(folder, cache):
+  prepared, *_ = cache.glob("documents/*/corpus/*")
+  source = TFDSConversations(
+    name=str(prepared), split="documents", prompt="say", answer="text"
+  )
+  assert next(iter(source.documents()))
+  assert StdlibTasks().identity(plain)
+  rows = [json.dumps({"q": f"{i}", "answer": "a"}) for i in range(40)]
+  path = command.text_file(folder, "rows.jsonl", rows)
+  data = Instructions(
+    sources=(
+      Conversations(
+        paths=(str(path),), task="question_answering", fields=("question=q",)
+      ),
+    ),
+    cache=str(folder / "cache3"),
+    length=64,
+  ).prepare(plain)
+  data.tokenise(store.ByteTokenizer(), plain).train(2, 0)
+
+
 def test_no_leaf_goes_unread(tmp_path, tmp_path_factory):
   there = command.trained(tmp_path_factory)
   copy = shutil.copytree(there, tmp_path / "copy")
@@ -196,6 +221,7 @@ def test_no_leaf_goes_unread(tmp_path, tmp_path_factory):
     try_every_model()
     try_every_optimizer()
     try_every_source(tmp_path, there / "cache")
+    try_every_conversation(tmp_path, there / "cache")
   assert unread(kinds, reads) == set()
 
 

@@ -47,7 +47,7 @@ def tokenise(
 
   def make(partial: pathlib.Path) -> None:
     lines = progress(documents, total=len(documents), label="tokenising")
-    _write(lines, shares, tokenizer, template, dtype, partial)
+    _write(iter(lines), shares, tokenizer, template, dtype, partial)
 
   cache.once(final, make)
   out = {}
