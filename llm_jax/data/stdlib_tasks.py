@@ -71,17 +71,10 @@ class StdlibTasks:
     tuple(TASKS), f"kinds of question, of {', '.join(TASKS)}"
   )
 
-  def __post_init__(self) -> None:
-    unknown = [t for t in self.tasks if t not in TASKS]
-    if unknown or not self.tasks:
-      raise ValueError(
-        f"--data.sources.N.tasks={','.join(self.tasks)}: some of"
-        f" {', '.join(TASKS)}"
-      )
-
   def identity(self, progress: Progress) -> str:
     """Changes with the interpreter's version and the tasks."""
     del progress  # nothing to wait for
+    self._check()
     return f"stdlib-tasks-1 {' '.join(self.tasks)} {sys.version}"
 
   def documents(self) -> Iterator[str]:
@@ -90,6 +83,7 @@ class StdlibTasks:
 
   def conversations(self) -> Iterator[Conversation]:
     """One for each function and task; no question comes twice."""
+    self._check()
     functions = list(_functions())
     neighbours: dict[int, dict[str, None]] = {}
     for f in functions:
@@ -112,6 +106,14 @@ class StdlibTasks:
             f.place,
             name,
           )
+
+  def _check(self) -> None:
+    unknown = [t for t in self.tasks if t not in TASKS]
+    if unknown or not self.tasks:
+      raise ValueError(
+        f"--data.sources.N.tasks={','.join(self.tasks)}: some of"
+        f" {', '.join(TASKS)}"
+      )
 
 
 def _functions() -> Iterator[_Function]:

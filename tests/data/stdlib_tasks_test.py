@@ -151,4 +151,4 @@ def test_unknown_tasks():
     with pytest.raises(
       ValueError, match="some of docstring, name, module, sig"
     ):
-      StdlibTasks(wrong)
+      next(StdlibTasks(wrong).documents())
