@@ -1,6 +1,6 @@
 """Experiment -> Run: the one place where the rooms meet."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 import dataclasses
 import pathlib
 import sys
@@ -14,6 +14,7 @@ from llm_jax import checks, weights
 from llm_jax import model as model_lib
 from llm_jax.checkpoints.store import Store
 from llm_jax.contracts import Batch, Hook, Source, Tokenizer
+from llm_jax.data import instructions
 from llm_jax.data.arrays import Arrays, Loaded
 from llm_jax.data.instructions import Instructed, Instructions
 from llm_jax.data.text import Text, Tokenised
@@ -118,11 +119,36 @@ def evaluator(
   return evaluate
 
 
-def generator(model: Model, tokenizer: Tokenizer) -> Generator:
-  """Prompts -> text."""
-  return Generator(
-    tokenizer, model.decode, model.open_cache, model.shape.max_length
-  )
+def encoder(
+  experiment: Experiment, tokenizer: Tokenizer
+) -> Callable[[str], Sequence[int]]:
+  """Prompt -> ids: a question, where the experiment's data are answers."""
+  if isinstance(experiment.data, Instructions):
+    return instructions.encoder(experiment.data, tokenizer)
+  return tokenizer.encode
+
+
+def generator(
+  experiment: Experiment,
+  model: Model,
+  tokenizer: Tokenizer,
+  places: int = 0,
+  by_row: bool = False,
+) -> Generator:
+  """Prompts -> text.
+
+  Args:
+    experiment: what the prompts are, see `encoder`.
+    model: the decoder.
+    tokenizer: text <-> ids.
+    places: taken by virtual tokens before each prompt.
+    by_row: each row has an adapter of its own.
+  """
+  decode = model.decode_rows if by_row else model.decode
+  opened = model.open_rows if by_row else model.open_cache
+  room = model.shape.max_length - places
+  encode = encoder(experiment, tokenizer)
+  return Generator(tokenizer, decode, opened, room, encode)
 
 
 def answerer(model: Model, tokenizer: Tokenizer, rows: int) -> Answerer:
@@ -172,7 +198,9 @@ def run(experiment: Experiment, folder: pathlib.Path, mesh: Mesh) -> Run:
   made = data(experiment, folder)
   the_model = model_lib.make(experiment, made.tokenizer)
   if experiment.samples.every:  # too long is told now, not at the first one
-    checks.prompts(experiment, the_model.shape, made.tokenizer)
+    checks.prompts(
+      experiment, the_model.shape, encoder(experiment, made.tokenizer)
+    )
   plan = weights.plan(experiment, the_model, mesh, made.tokenizer.encode)
   store = Store(folder / "checkpoints", experiment.checkpoints, progress.say)
   source = _Placed(
@@ -242,7 +270,9 @@ def _hooks(
     count = min(len(batches), validation.batches or len(batches))
     return evaluate(variables, (batches[i] for i in range(count)))
 
-  generate = generator(the_model, made.tokenizer)
+  generate = generator(
+    experiment, the_model, made.tokenizer, experiment.peft.places
+  )
 
   def sample(variables: Any) -> list[dict[str, str]]:
     texts = generate(

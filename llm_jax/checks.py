@@ -1,12 +1,11 @@
 """What can be seen to be wrong before anything is made."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import pathlib
 
 import jax
 
 from llm_jax.checkpoints.store import Store
-from llm_jax.contracts import Tokenizer
 from llm_jax.experiment import Experiment
 from llm_jax.models.config import TransformerConfig
 
@@ -19,6 +18,12 @@ def settings(experiment: Experiment) -> None:
     raise ValueError(
       f"--data.length={experiment.data.length}: longer than"
       f" --model.max_length={longest}"
+    )
+  places = experiment.peft.places
+  if experiment.data.length + places > longest:
+    raise ValueError(
+      f"--peft.tokens={places}: with --data.length={experiment.data.length}"
+      f" longer than --model.max_length={longest}"
     )
   if samples.every and samples.prompts and samples.max_new_tokens >= longest:
     raise ValueError(
@@ -40,20 +45,22 @@ def settings(experiment: Experiment) -> None:
 def prompts(
   experiment: Experiment,
   shape: TransformerConfig,
-  tokenizer: Tokenizer,
+  encode: Callable[[str], Sequence[int]],
   given: Sequence[str] | None = None,
 ) -> None:
   """ValueError where a prompt (None: the samples') leaves too little place."""
-  samples, longest = experiment.samples, shape.max_length
+  samples, places = experiment.samples, experiment.peft.places
+  longest = shape.max_length
   flag = "--samples.prompts" if given is None else "--prompt"
   for prompt in samples.prompts if given is None else given:
     try:
-      size = len(tokenizer.encode(prompt)) + 1
+      size = len(encode(prompt)) + 1
     except ValueError as e:
       raise ValueError(f"{flag}={prompt[:30]!r}: {e}") from e
-    if size + samples.max_new_tokens > longest:
+    if places + size + samples.max_new_tokens > longest:
+      soft = f" after {places} virtual ones" if places else ""
       raise ValueError(
-        f"{flag}={prompt[:30]!r}: {size} tokens, which with"
+        f"{flag}={prompt[:30]!r}: {size} tokens{soft}, which with"
         f" --samples.max_new_tokens={samples.max_new_tokens} is longer than"
         f" --model.max_length={longest}"
       )

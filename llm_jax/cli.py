@@ -20,13 +20,16 @@ VERBS = {
   "plan": "parameters, flops, bytes a device, expected time",
   "evaluate": "measures a checkpoint; a table and evaluation.json",
   "generate": "text from --prompt, --prompts_file or the terminal",
+  "merge": "adapters into their base; an ordinary run folder at --into",
   "show": "resolved settings, and each parameter's shape and placement",
 }
 # Flags that are no settings of an experiment, and the verbs that read them.
 READ_BY = {
   "prompt": ("generate",),
   "prompts_file": ("generate",),
-  "checkpoint_step": ("evaluate", "generate"),
+  "adapter": ("generate",),
+  "into": ("merge",),
+  "checkpoint_step": ("evaluate", "generate", "merge"),
   "against": ("evaluate",),
   "coordinator": tuple(VERBS),
   "num_processes": tuple(VERBS),
@@ -94,6 +97,14 @@ def _define(experiment: Experiment) -> flags.FlagValues:
     flags.DEFINE_multi_string, "prompt", [], "continue this text; repeatable"
   )
   define(flags.DEFINE_string, "prompts_file", None, "a prompt a line")
+  define(
+    flags.DEFINE_multi_string,
+    "adapter",
+    [],
+    "answer with this run's adapters; runs/a+runs/b stacks two, none is the"
+    " base; repeatable: each prompt is answered with each",
+  )
+  define(flags.DEFINE_string, "into", None, "run folder to write")
   define(
     flags.DEFINE_integer, "checkpoint_step", None, "which one; none = the last"
   )
@@ -187,7 +198,7 @@ def _run_verb(
 
   folder = pathlib.Path(experiment.workdir or f"runs/{name}")
   step = given.checkpoint_step
-  if verb in ("evaluate", "generate"):
+  if verb in ("evaluate", "generate", "merge"):
     # A run is used with the settings it was trained with, but for the flags
     # given now, and for what it is measured on, which is no part of it.
     trained = dataclasses.replace(
@@ -202,8 +213,17 @@ def _run_verb(
     return evaluating.evaluate(experiment, folder, step, given.against)
   if verb == "generate":
     return verbs.generate(
-      experiment, folder, step, given.prompt, given.prompts_file
+      experiment,
+      folder,
+      step,
+      given.prompt,
+      given.prompts_file,
+      given.adapter,
     )
+  if verb == "merge":
+    if not given.into:
+      raise ValueError("--into: no folder given to write the merged run to")
+    return verbs.merge(experiment, folder, step, pathlib.Path(given.into), name)
   return verbs.show(experiment, name)
 
 

@@ -11,6 +11,7 @@ from llm_jax import trees
 from llm_jax.contracts import Batch, Score, Tokenizer
 from llm_jax.experiment import Experiment
 from llm_jax.models import transformer
+from llm_jax.models.cache import Cache, OF_ROWS, with_row, without_row
 from llm_jax.models.config import TransformerConfig
 from llm_jax.tokenizers.bytes import ByteTokenizer
 from llm_jax.tokenizers.sentencepiece import SentencePiece
@@ -27,6 +28,8 @@ class Model:
   score: Score
   decode: Callable[..., Any]
   open_cache: Callable[[Any, int, int], Any]  # (variables, rows, slots)
+  decode_rows: Callable[..., Any]  # each row with an adapter of its own
+  open_rows: Callable[[Any, int, int], Any]
   init: Callable[[jax.Array], Any]  # key -> boxed variables
 
 
@@ -80,11 +83,41 @@ def of_shape(shape: TransformerConfig) -> Model:
   def open_cache(variables: Any, rows: int, slots: int) -> Any:
     return module.apply(variables, rows, slots, method="open_cache")
 
+  # The adapters of rows have a leading dim B, the cache keeps its layout.
+  def split(variables: Any) -> tuple[Any, Any]:
+    rest = {k: v for k, v in variables.items() if k != "adapters"}
+    return rest, variables["adapters"]
+
+  def decode_rows(variables: Any, *arguments: Any) -> Any:
+    rest, adapters = split(variables)
+
+    def one(adapter: Any, cache: Cache, *row: jax.Array) -> Any:
+      logits_BV, cache = decode(
+        rest | {"adapters": adapter}, *(x[None] for x in row), with_row(cache)
+      )
+      return logits_BV[0], without_row(cache)
+
+    *rows, cache = arguments
+    return jax.vmap(one, (0, OF_ROWS, 0, 0, 0), (0, OF_ROWS))(
+      adapters, cache, *rows
+    )
+
+  def open_rows(variables: Any, rows: int, slots: int) -> Any:
+    rest, adapters = split(variables)
+
+    def one(adapter: Any) -> Any:
+      opened = open_cache(rest | {"adapters": adapter}, 1, slots)
+      return without_row(opened)
+
+    return jax.vmap(one, out_axes=OF_ROWS, axis_size=rows)(adapters)
+
   return Model(
     shape=shape,
     score=score,
     decode=decode,
     open_cache=open_cache,
+    decode_rows=decode_rows,
+    open_rows=open_rows,
     init=lambda key: looped.init(key, jnp.zeros((1, 1), jnp.int32)),
   )
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 import contextlib
+import itertools
 import pathlib
 import signal
 import sys
@@ -9,15 +10,25 @@ from typing import Any
 
 import jax
 
-from llm_jax import build, checks, claim, config, planning, trees, weights
+from llm_jax import (
+  adapting,
+  build,
+  checks,
+  claim,
+  config,
+  planning,
+  trees,
+  weights,
+)
 from llm_jax import model as model_lib
 from llm_jax.experiment import Experiment
 from llm_jax.reporting import report
-from llm_jax.reporting.progress import say
+from llm_jax.reporting.progress import say, waiting
 from llm_jax.sharding import mesh as mesh_lib
 from llm_jax.training import loop
 
 settings = claim.settings
+merge = adapting.merge
 
 
 class _Stop:
@@ -115,8 +126,12 @@ def generate(
   step: int | None,
   prompts: Sequence[str],
   prompts_file: str | None,
+  names: Sequence[str] = (),
 ) -> int:
-  """Continues prompts; without any, asks for them at the terminal."""
+  """Continues prompts; without any, asks for them at the terminal.
+
+  With names of adapters, each prompt is continued with each of them.
+  """
   prompts = [*prompts, *_lines(prompts_file)]
   if not prompts and (jax.process_count() > 1 or not sys.stdin.isatty()):
     raise ValueError("nothing to continue: give --prompt or --prompts_file")
@@ -125,24 +140,47 @@ def generate(
   with jax.set_mesh(mesh):
     tokenizer = build.tokenizers.load(folder / "tokenizer")
     model = model_lib.make(experiment, tokenizer)
-    checks.prompts(experiment, model.shape, tokenizer, prompts)
-    plan = weights.plan(experiment, model, mesh)
-    _, roles = weights.load(experiment, plan, mesh, folder, step)
-    generator = build.generator(model, tokenizer)
+    encode = build.encoder(experiment, tokenizer)
+    checks.prompts(experiment, model.shape, encode, prompts)
+    with waiting("loading the model"):
+      if names:
+        variables, adapters = adapting.load(
+          experiment, folder, step, mesh, model, tokenizer, names
+        )
+      else:
+        plan = weights.plan(experiment, model, mesh)
+        _, roles = weights.load(experiment, plan, mesh, folder, step)
+        variables, adapters = roles["policy"], []
+    by_row = len(names) > 1 and any(adapters)
+    if not by_row and any(adapters):
+      variables = variables | {"adapters": adapters[0]}
+    places = [adapting.places(a) for a in adapters] or [experiment.peft.places]
+    generator = build.generator(
+      experiment, model, tokenizer, max(places), by_row
+    )
 
     def tell(text: str, end: str = "\n") -> None:
       if jax.process_index() == 0:
         print(text, end=end, flush=True)
 
     def speak(prompts: Sequence[str]) -> None:
+      used = range(max(len(names), 1))
+      prompts = [p for p in prompts for _ in used]
+      which = [*used] * (len(prompts) // len(used))
+      mine = variables
+      if by_row:
+        mine = variables | {"adapters": adapting.rows(adapters, which)}
       stream = generator.stream(
-        roles["policy"],
+        mine,
         prompts,
         max_new_tokens=experiment.samples.max_new_tokens,
         sampler=experiment.samples.sampler,
         seed=experiment.seed,
         stop=experiment.samples.stop,
+        models=which,
       )
+      with waiting("compiling"):
+        stream = itertools.chain([next(stream)], stream)
       if len(prompts) == 1:
         tell(prompts[0], end="")
         for (new,) in stream:
@@ -153,14 +191,15 @@ def generate(
       for news in stream:
         texts = [a + b for a, b in zip(texts, news, strict=True)]
       for i, text in enumerate(texts):
-        tell(f"--- {i}\n{text}")
+        name = f" {names[which[i]]}" if names else ""
+        tell(f"--- {i}{name}\n{text}")
 
     if prompts:
       speak(prompts)
       return 0
     while prompt := _ask():
       try:
-        checks.prompts(experiment, model.shape, tokenizer, [prompt])
+        checks.prompts(experiment, model.shape, encode, [prompt])
         speak([prompt])
       except ValueError as e:  # too long: the next one need not be
         say(f"error: {e}")

@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import pathlib
 from typing import Any
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -98,6 +99,11 @@ def plan(
   )
   if not jax.tree.leaves(trainable):
     raise ValueError("--peft: nothing is left to train")
+  every = jax.eval_shape(lambda key: roles(key, None), key)
+  if experiment.frozen != "same" and trees.size(every) == trees.size(trainable):
+    raise ValueError(
+      f"--frozen={experiment.frozen}: every weight trains and none is frozen"
+    )
   optimizer = experiment.optimizer.make(
     experiment.steps, axes.suffixes(trainable)
   )
@@ -147,9 +153,10 @@ def plan(
 
 def start(experiment: Experiment, plan: Plan, mesh: Mesh) -> TrainState:
   """The state before the first step."""
-  return plan.init(
-    jax.random.key(experiment.seed), _base(experiment, plan, mesh)
-  )
+  base = _base(experiment, plan, mesh)
+  with warnings.catch_warnings():  # parts of it may be of no use to the result
+    warnings.filterwarnings("ignore", "Some donated buffers")
+    return plan.init(jax.random.key(experiment.seed), base)
 
 
 def resume(
@@ -219,6 +226,26 @@ def _base(experiment: Experiment, plan: Plan, mesh: Mesh) -> Any:
   return base_of(origin(experiment.init_from), plan, mesh)
 
 
+def base_params(
+  experiment: Experiment,
+  plan: Plan,
+  model: Model,
+  mesh: Mesh,
+  folder: pathlib.Path,
+  step: int | None,
+) -> Any:
+  """A run's params without its adapters, for other adapters to be put on."""
+  if "adapters" not in plan.abstract.trainable["policy"]:
+    _, roles = load(experiment, plan, mesh, folder, step)
+    return jax.jit(lambda policy: seen(plan, policy))(roles["policy"])
+  params = _base(experiment, plan, mesh)
+  if params is not None:
+    return params
+  placement = jax.tree.map(lambda x: x.sharding, plan.base)
+  make = lambda key: axes.unbox(model.init(key))["params"]
+  return jax.jit(make, out_shardings=placement)(jax.random.key(experiment.seed))
+
+
 def base_of(folder: pathlib.Path, like: Plan, mesh: Mesh) -> Any:
   """A run's weights as params of another's base; adapters are merged."""
   trained = claim.settings(folder)
@@ -228,6 +255,7 @@ def base_of(folder: pathlib.Path, like: Plan, mesh: Mesh) -> Any:
     shape = dataclasses.replace(shape, vocab_size=table.shape[0])
   model = model_lib.of_shape(shape)
   its = plan(trained, model, mesh)
+  _check_shapes(folder, its.base, like.base)
   _, roles = load(trained, its, mesh, folder)
   policy = roles["policy"]
 
@@ -238,6 +266,20 @@ def base_of(folder: pathlib.Path, like: Plan, mesh: Mesh) -> Any:
   if set(policy) == {"params"} and trained.frozen == "same":
     return policy["params"]
   return jax.jit(whole)(policy)
+
+
+def _check_shapes(folder: pathlib.Path, there: Any, here: Any) -> None:
+  """ValueError where two bases are not of one shape; names the first."""
+  shapes = [
+    {p: list(x.shape) for p, x in trees.paths(t)} for t in (there, here)
+  ]
+  for path in [*shapes[0], *shapes[1]]:
+    old, new = (s.get(path, "nothing") for s in shapes)
+    if old != new:
+      raise ValueError(
+        f"--init_from={folder}: {path} is {old} there and {new} here; --model"
+        " must have the shape of that run"
+      )
 
 
 def seen(plan: Plan, policy: Any) -> Any:
@@ -251,16 +293,32 @@ def _frozen(
   """The frozen half, made again; ValueError where it is not the same."""
   if not jax.tree.leaves(plan.abstract.frozen):
     return plan.abstract.frozen
-  frozen = plan.frozen(
-    jax.random.key(experiment.seed), _base(experiment, plan, mesh)
-  )
+  given = experiment.init_from or f"(none, --seed={experiment.seed})"
+  base = _base(experiment, plan, mesh)
+  return frozen_on(f"--init_from={given}", experiment, plan, position, base)
+
+
+def frozen_on(
+  given: str,
+  experiment: Experiment,
+  plan: Plan,
+  position: dict[str, Any],
+  base: Any,
+) -> Any:
+  """The frozen half made on a base, which is used up.
+
+  Raises:
+    ValueError: it is not what a checkpoint at `position` was trained beside.
+  """
+  with warnings.catch_warnings():  # parts of it may be of no use to the result
+    warnings.filterwarnings("ignore", "Some donated buffers")
+    frozen = plan.frozen(jax.random.key(experiment.seed), base)
   here = checksums(frozen)
   for path, there in position.get("base", {}).items():
     if here.get(path) != there:
-      given = experiment.init_from or f"(none, --seed={experiment.seed})"
       raise ValueError(
-        f"--init_from={given}: not the base that this run was trained on;"
-        f" the first weight to differ is {path}"
+        f"{given}: not the base that this run was trained on; the first weight"
+        f" to differ is {path}"
       )
   return frozen
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 import functools
 from typing import Any
+import zlib
 
 import jax
 import numpy as np
@@ -23,6 +24,7 @@ class Generator:
     decode: the model, see `decode.Decode`.
     open_cache: (variables, rows, slots) -> a cache to fill.
     max_length: of prompt and new tokens together.
+    encode: prompt -> ids; None = the tokenizer's.
   """
 
   def __init__(
@@ -31,8 +33,10 @@ class Generator:
     decode: decode_lib.Decode,
     open_cache: Callable[[Any, int, int], Any],
     max_length: int,
+    encode: Callable[[str], Sequence[int]] | None = None,
   ):
     self._tokenizer, self._max_length = tokenizer, max_length
+    self._encode = encode or tokenizer.encode
 
     @functools.partial(jax.jit, static_argnames=("slots",))
     def start(
@@ -51,7 +55,7 @@ class Generator:
         progress,
         limit=CHUNK,
         sampler=sampler,
-        stop_ids=(tokenizer.eos_id,),
+        stop_ids=(tokenizer.eos_id, tokenizer.role_ids["end"]),
         pad_id=tokenizer.pad_id,
       )
       # Whole on every device, so that each of several processes reads it.
@@ -69,21 +73,21 @@ class Generator:
     sampler: Sampler,
     seed: int = 0,
     stop: Sequence[str] = (),
+    models: Sequence[int] | None = None,
   ) -> Iterator[list[str]]:
     """Yields, again and again, what each row has gained since the last time.
 
-    A row ends at the tokenizer's eos, before a stop string, or after
-    `max_new_tokens`. The same seed gives the same text, whatever else is in
-    the batch.
+    A row ends at the tokenizer's eos or the end of a turn, before a stop
+    string, or after `max_new_tokens`. The same seed gives the same text,
+    whatever else is in the batch. `models` numbers the model that answers
+    each prompt, where rows have adapters of their own.
 
     Raises:
       ValueError: a prompt and its new tokens are longer than the model allows.
     """
     if not prompts:
       return
-    ids = [
-      [self._tokenizer.eos_id, *self._tokenizer.encode(p)] for p in prompts
-    ]
+    ids = [[self._tokenizer.eos_id, *self._encode(p)] for p in prompts]
     longest = max(map(len, ids))
     if longest + max_new_tokens > self._max_length:
       raise ValueError(
@@ -95,10 +99,16 @@ class Generator:
     prompt_BP = np.full((len(ids), width), self._tokenizer.pad_id, np.int32)
     for slots, known in zip(prompt_BP, ids, strict=True):
       slots[width - len(known) :] = known
-    # The n-th copy of a prompt has the n-th key, wherever it stands.
-    copies = [prompts[:i].count(p) for i, p in enumerate(prompts)]
-    keys_B = jax.vmap(jax.random.fold_in, (None, 0))(
-      jax.random.key(seed), np.array(copies, np.int32)
+    # The n-th copy of a prompt has the n-th key, wherever it stands, and has
+    # it with each model.
+    asked = list(zip(prompts, models or [0] * len(prompts), strict=True))
+    copies = [asked[:i].count(row) for i, row in enumerate(asked)]
+    # Without the prompt in it, all prompts would be answered by one draw.
+    hashes = [zlib.crc32(prompt.encode()) for prompt in prompts]
+    fold = jax.vmap(jax.random.fold_in, (None, 0))
+    keys_B = jax.vmap(jax.random.fold_in)(
+      fold(jax.random.key(seed), np.array(hashes, np.uint32)),
+      np.array(copies, np.int32),
     )
     progress = self._start(
       variables,

@@ -4,6 +4,7 @@ Dimension key: L layers; B sequences; S slots; K key/value heads; H head width.
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -76,3 +77,27 @@ def store(
 def advance(cache: Cache, tokens: int) -> Cache:
   """The cache with `tokens` more slots in use."""
   return dataclasses.replace(cache, length=cache.length + tokens)
+
+
+# The dim of each array that rows lie on; the length is of all rows.
+OF_ROWS: Any = Cache(1, 1, 0, 0, None)  # type: ignore[arg-type]
+
+
+def with_row(cache: Cache) -> Cache:
+  """One row's part of a cache, as a cache of one row."""
+  return jax.tree.map(
+    lambda dim, x: x if dim is None else jnp.expand_dims(x, dim),
+    OF_ROWS,
+    cache,
+    is_leaf=lambda x: x is None,
+  )
+
+
+def without_row(cache: Cache) -> Cache:
+  """The inverse of `with_row`."""
+  return jax.tree.map(
+    lambda dim, x: x if dim is None else x.squeeze(dim),
+    OF_ROWS,
+    cache,
+    is_leaf=lambda x: x is None,
+  )

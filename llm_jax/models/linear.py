@@ -97,7 +97,9 @@ class Linear(nn.Module):
       dropped = jnp.where(keep, x / kept, 0)
     y += adapter["scale"] * (dropped @ a @ b)
     if "magnitude" in adapter:
-      moved = kernel + adapter["scale"] * (a @ b)
+      wide = jnp.promote_types(self.dtype, jnp.float32)
+      moved = (kernel + adapter["scale"] * (a @ b)).astype(wide)
       norm = jax.lax.stop_gradient(jnp.linalg.norm(moved, axis=0))
-      y *= adapter["magnitude"].reshape(-1) / norm
+      magnitude: jax.Array = self.get_variable("adapters", "magnitude")
+      y *= (magnitude.astype(wide).reshape(-1) / norm).astype(self.dtype)
     return y

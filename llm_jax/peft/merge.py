@@ -7,22 +7,20 @@ import numpy as np
 
 from llm_jax import axes, trees
 
-_MERGEABLE = ("a", "b", "scale", "dropout", "magnitude")
-_SCALES = ("input_scale", "output_scale")
+_MERGEABLE = (
+  *("a", "b", "scale", "dropout", "magnitude"),
+  *("input_scale", "output_scale"),
+)
 
 
 def merge(params: Any, adapters: Any, suffixes: Any) -> Any:
   """The base that does alone what it did with its adapters.
 
   Raises:
-    ValueError: an adapter that is no change of a kernel or bias.
+    ValueError: an adapter that is no change of a weight of the base.
   """
   for path, _ in trees.paths(adapters):
-    at, _, name = path.rpartition("/")
-    has_bias = trees.get(params, f"{at}/bias") is not None
-    if name not in (*_MERGEABLE, *_SCALES) and not (
-      name == "bias" and has_bias
-    ):
+    if path.rpartition("/")[2] not in _MERGEABLE:
       raise ValueError(
         f"{path}: cannot be merged into the base's own weights; use the"
         " adapter as it is"

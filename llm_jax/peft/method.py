@@ -19,6 +19,11 @@ class Method:
   collection is the base untouched, which is also the reference policy.
   """
 
+  @property
+  def places(self) -> int:
+    """Places that virtual tokens take before each document."""
+    return 0
+
   def add(
     self,
     params: Any,

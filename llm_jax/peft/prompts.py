@@ -30,6 +30,10 @@ class Prompt(Method):
   )
   text: str = field("Answer the question.", "for init=text")
 
+  @property
+  def places(self) -> int:
+    return self.tokens
+
   def add(
     self,
     params: Any,

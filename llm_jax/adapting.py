@@ -1,0 +1,181 @@
+"""Adapters of trained runs: put on a base for generation, or merged into it."""
+
+from collections.abc import Sequence
+import contextlib
+import dataclasses
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from llm_jax import checks, claim, config, trees, weights
+from llm_jax import model as model_lib
+from llm_jax.checkpoints.store import Store
+from llm_jax.contracts import Tokenizer
+from llm_jax.experiment import Experiment, MAY_CHANGE
+from llm_jax.model import Model
+from llm_jax.peft import merge as merge_lib
+from llm_jax.peft import stack
+from llm_jax.peft.method import Full
+from llm_jax.reporting.progress import say
+from llm_jax.sharding import mesh as mesh_lib
+from llm_jax.tokenizers import store as tokenizers
+
+
+def load(
+  experiment: Experiment,
+  folder: pathlib.Path,
+  step: int | None,
+  mesh: Mesh,
+  model: Model,
+  tokenizer: Tokenizer,
+  names: Sequence[str],
+) -> tuple[Any, list[Any]]:
+  """A run's variables without adapters of its own, and an adapter a name.
+
+  Args:
+    experiment: of the base's run.
+    folder: of that run. Where it has adapters of its own, its base counts.
+    step: of its checkpoint.
+    mesh: where.
+    model: its decoder.
+    tokenizer: its tokenizer.
+    names: "runs/a", "runs/a+runs/b" (stacked), or "none" (the base).
+
+  Raises:
+    ValueError: not an adapter, or not one of this base.
+  """
+  plan = weights.plan(experiment, model, mesh, tokenizer.encode)
+  base = weights.base_params(experiment, plan, model, mesh, folder, step)
+  variables, loaded = {"params": base}, {}
+  parts = {name: _parts(name) for name in names}
+  runs = dict.fromkeys(run for each in parts.values() for run in each)
+  held = {run: _settings(run, experiment).frozen for run in runs}
+  if len(set(held.values())) > 1:
+    said = ", ".join(f"{run} {kind}" for run, kind in held.items())
+    raise ValueError(
+      f"--adapter: bases held differently cannot share a batch ({said})"
+    )
+  for run in runs:
+    one, frozen = _load(run, experiment, model, mesh, tokenizer, base)
+    if run == next(iter(runs)):
+      variables = {k: v for k, v in frozen.items() if k != "adapters"}
+    loaded[run] = one
+  try:
+    together = [
+      stack.together([loaded[run] for run in each]) if each else {}
+      for each in parts.values()
+    ]
+  except ValueError as e:
+    raise ValueError(f"--adapter: {e}") from e
+  return variables, [together[list(parts).index(name)] for name in names]
+
+
+def places(adapter: Any) -> int:
+  """Places that an adapter's virtual tokens take before each prompt."""
+  return len(adapter.get("prompt", ()))
+
+
+def rows(adapters: Sequence[Any], which: Sequence[int]) -> Any:
+  """Adapters on a leading dim B, row b having that of number `which[b]`."""
+  try:
+    stacked = stack.rows(adapters)
+  except ValueError as e:
+    raise ValueError(f"--adapter: {e}") from e
+  return jax.tree.map(lambda x: x[jnp.array(which)], stacked)
+
+
+def merge(
+  experiment: Experiment,
+  folder: pathlib.Path,
+  step: int | None,
+  into: pathlib.Path,
+  name: str,
+) -> int:
+  """Writes a run without adapters that does what a run with them does."""
+  checks.checkpoint(folder, step)
+  if into.exists() and (not into.is_dir() or any(into.iterdir())):
+    raise ValueError(f"--into={into}: is there already; name a new folder")
+  if isinstance(experiment.peft, Full):
+    raise ValueError(f"--workdir={folder}: a full run has nothing to merge")
+  alone = dataclasses.replace(
+    experiment, peft=Full(), frozen="same", init_from=None, workdir=None
+  )
+  mesh = mesh_lib.make(experiment.mesh)
+  with contextlib.ExitStack() as held, jax.set_mesh(mesh):
+    model = model_lib.make(experiment, tokenizers.load(folder / "tokenizer"))
+    plan = weights.plan(experiment, model, mesh)
+    at, roles = weights.load(experiment, plan, mesh, folder, step)
+    merged = jax.jit(lambda policy: _merged(plan, policy))(roles["policy"])
+    its = weights.plan(alone, model, mesh)
+    state = its.init(jax.random.key(alone.seed), merged)
+    state = dataclasses.replace(state, step=state.step + at)
+    position = Store(folder / "checkpoints").position(at)
+    with claim.claim(into, name, alone, held):
+      tokenizers.copy(folder / "tokenizer", into / "tokenizer")
+      store = Store(into / "checkpoints")
+      store.save(at, weights.saved(state), position | {"base": {}})
+      store.wait()
+  say(f"merged {folder} after step {at} into {into}")
+  return 0
+
+
+def _merged(plan: weights.Plan, policy: Any) -> Any:
+  adapters = policy.get("adapters", {})
+  return merge_lib.merge(weights.seen(plan, policy), adapters, plan.suffixes)
+
+
+def _parts(name: str) -> list[str]:
+  return [] if name == "none" else name.split("+")
+
+
+def _settings(run: str, base: Experiment) -> Experiment:
+  """Settings of an adapter's run; ValueError where it is none, or another's."""
+  folder = pathlib.Path(run).expanduser()
+  try:
+    found = claim.settings(folder)
+    checks.checkpoint(folder, None)
+  except ValueError as e:
+    said = str(e).removeprefix(f"--workdir={folder}: ")
+    raise ValueError(f"--adapter={run}: {said}") from e
+  there, here = (config.to_json(e.model) for e in (found, base))
+  for path, (its, ours) in config.differences(there, here).items():
+    if not f"model.{path}".startswith(MAY_CHANGE):
+      raise ValueError(
+        f"--adapter={run}: of another model: {path} is {its} there and {ours}"
+        " here"
+      )
+  return found
+
+
+def _load(
+  run: str,
+  base: Experiment,
+  model: Model,
+  mesh: Mesh,
+  tokenizer: Tokenizer,
+  params: Any,
+) -> tuple[Any, Any]:
+  """(adapters, frozen variables) of a run whose base is `params`."""
+  its = _settings(run, base)
+  plan = weights.plan(its, model, mesh, tokenizer.encode)
+  moved = plan.abstract.trainable["policy"]
+  if "adapters" not in moved or jax.tree.leaves(moved["params"]):
+    raise ValueError(
+      f"--adapter={run}: trained weights of the base itself; use it with"
+      " --workdir"
+    )
+  store = Store(pathlib.Path(run).expanduser() / "checkpoints", warn=say)
+  part = "average" if its.average is not None else "trainable"
+  at, found = store.restore_part({part: plan.abstract.trainable})
+  frozen = weights.frozen_on(
+    f"--adapter={run}",
+    its,
+    plan,
+    store.position(at),
+    jax.tree.map(jnp.copy, params),
+  )
+  whole = trees.join(found[part], frozen)["policy"]
+  return whole["adapters"], whole
