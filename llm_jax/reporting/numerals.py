@@ -39,7 +39,7 @@ def measure(name: str, value: Any) -> str:
     return ""
   if not math.isfinite(value):
     return str(value)
-  if name == "accuracy":
+  if name in ("accuracy", "exact_match"):
     return f"{value:.1%}"
   if name == "perplexity":
     return f"{value:,.2f}" if value < 1e6 else f"{value:.2e}"

@@ -6,7 +6,7 @@ import re
 import shlex
 from typing import Any
 
-from llm_jax.reporting import files, pictures, results, settings
+from llm_jax.reporting import comparisons, files, pictures, results, settings
 from llm_jax.reporting.numerals import count
 from llm_jax.reporting.progress import waiting
 
@@ -69,6 +69,8 @@ def _read(folder: pathlib.Path) -> dict[str, Any]:
     "figures": results.figures(rows, evaluation, about),
     "pictures": pictures.pictures(rows, evaluation),
     "evaluation": evaluation,
+    "datasets": comparisons.datasets(found),
+    "comparison": comparisons.comparison(found),
     "command": command,
     "samples": _samples(folder / "samples", notes),
     "groups": settings.groups(given),

@@ -1,0 +1,89 @@
+"""What one run gained over another, dataset by dataset, for the report."""
+
+import dataclasses
+from typing import Any
+
+from llm_jax.reporting.numerals import count, finite, measure, named, number
+
+# What the picture shows; others, such as perplexity, say the same again.
+SHOWN = ("loss", "bits_per_byte", "accuracy", "exact_match")
+
+
+@dataclasses.dataclass(frozen=True)
+class Gain:
+  """One measure on one dataset; `bar` is -100 to 100, of the largest."""
+
+  dataset: str  # empty where it is that of the row above
+  measure: str
+  other: str
+  this: str
+  change: str
+  bar: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+  """Another run beside this one."""
+
+  run: str
+  step: int
+  rows: list[Gain]
+
+
+def comparison(found: dict[str, Any]) -> Comparison | None:
+  """What evaluation.json says of another run; None where it says nothing."""
+  against = found.get("against")
+  given = against.get("comparison") if isinstance(against, dict) else None
+  if not isinstance(against, dict) or not isinstance(given, list):
+    return None
+  known = [
+    row
+    for row in given
+    if isinstance(row, dict)
+    and str(row.get("measure")) in SHOWN
+    and all(finite(number(row.get(k))) for k in ("other", "this", "gain"))
+  ]
+  most = {
+    m: max(abs(float(r["gain"])) for r in known if r["measure"] == m)
+    for m in {r["measure"] for r in known}
+  }
+  rows, before = [], None
+  for row in known:
+    name, gain = row["measure"], float(row["gain"])
+    dataset = str(row.get("dataset", ""))
+    rows.append(
+      Gain(
+        dataset if dataset != before else "",
+        named(name),
+        measure(name, row["other"]),
+        measure(name, row["this"]),
+        _change(name, gain),
+        100 * gain / most[name] if most[name] else 0.0,
+      )
+    )
+    before = dataset
+  step = count(against.get("checkpoint_step"))
+  return Comparison(str(against.get("run", "")), step, rows) if rows else None
+
+
+def datasets(found: dict[str, Any]) -> list[tuple[str, dict[str, str]]]:
+  """Name and measures of each dataset, where there is more than the own."""
+  given = found.get("datasets")
+  given = given if isinstance(given, dict) else {}
+  rows = {k: v for k, v in given.items() if isinstance(v, dict)}
+  if len(rows) < 2 and not any("exact_match" in v for v in rows.values()):
+    return []
+  return [
+    (str(name), {m: measure(m, row.get(m)) for m in SHOWN})
+    for name, row in rows.items()
+  ]
+
+
+def _change(name: str, gain: float) -> str:
+  """ "gained 0.120", "lost 3.1%", "same"."""
+  size = measure(name, abs(gain))
+  if size == measure(name, 0.0):
+    return "same"
+  if size.endswith("%"):
+    size = f"{size[:-1]} points"
+  return f"{'gained' if gain > 0 else 'lost'} {size}"

@@ -1,0 +1,80 @@
+"""Answers are what a naive loop over whole texts would say."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from llm_jax import model as model_lib
+from llm_jax.generation.greedy import Answerer
+from tests import small
+
+
+class Tokenizer:
+  pad_id, eos_id = 0, 1
+
+  def __init__(self, end=2):
+    self.role_ids = {"end": end}
+
+
+_, VARIABLES = small.build()
+PURE = model_lib.of_shape(small.CONFIG)
+QUESTIONS = [[5, 6, 7], [9], [4, 4, 4, 4, 4, 11, 3], [12, 13], [8, 3]]
+LIMIT, WIDTH = 6, 14
+
+
+def _answers(rows, max_length=32, questions=QUESTIONS, end=2):
+  answerer = Answerer(
+    Tokenizer(end), PURE.decode, PURE.open_cache, max_length, rows
+  )
+  return list(answerer(VARIABLES, questions, LIMIT))
+
+
+@jax.jit
+def _likeliest(tokens_T, n):
+  """The token after the first n, from the scores of all of them."""
+  V = small.CONFIG.vocab_size
+  tokens_VT = jnp.tile(tokens_T, (V, 1))
+  target_VT = jnp.roll(tokens_VT, -1, 1).at[:, n - 1].set(jnp.arange(V))
+  mask_VT = jnp.ones((V, WIDTH), bool)
+  batch = {"tokens_BT": tokens_VT, "target_BT": target_VT, "mask_BT": mask_VT}
+  return PURE.score(VARIABLES, batch).logp_BT[:, n - 1].argmax()
+
+
+def _naive(question, end=2):
+  """The whole text again for each token: no cache, nothing beside it."""
+  ids, out = [Tokenizer.eos_id, *question], []
+  for _ in range(LIMIT):
+    padded = jnp.array(ids + [0] * (WIDTH - len(ids)), jnp.int32)
+    token = int(_likeliest(padded, len(ids)))
+    if token in (Tokenizer.eos_id, end):
+      break
+    ids.append(token)
+    out.append(token)
+  return out
+
+
+def test_answers_are_those_of_a_naive_loop():
+  """In rows of two: a last row is empty, and questions are padded."""
+  found = _answers(rows=2)
+  assert found == [_naive(q) for q in QUESTIONS]
+  assert len({tuple(a) for a in found}) > 1  # or any question would do
+
+
+def test_an_answer_ends_before_the_id_that_ends_it():
+  """One that it would go on with; the mutant that keeps it is caught."""
+  whole = _answers(rows=8)
+  end = next(a[0] for a in whole if a)
+  found = _answers(rows=8, end=end)
+  assert found == [_naive(q, end) for q in QUESTIONS]
+  assert found != whole and all(end not in a for a in found)
+
+
+def test_no_question_has_no_answer():
+  assert _answers(rows=2, questions=[]) == []
+
+
+def test_too_long_is_said_before_anything_is_answered():
+  with pytest.raises(
+    ValueError, match=r"8 tokens .* 6 .*--model.max_length=13"
+  ):
+    _answers(rows=2, max_length=13)
