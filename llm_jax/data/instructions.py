@@ -1,6 +1,6 @@
 """Conversations as training data: sources, shares, templates, packing."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 import dataclasses
 import pathlib
 from typing import Literal, NamedTuple
@@ -21,7 +21,7 @@ from llm_jax.data import (
   splits,
   tokens,
 )
-from llm_jax.data.conversation import Conversation, from_json
+from llm_jax.data.conversation import Conversation, from_json, Message
 from llm_jax.data.conversations import Conversations, TFDSConversations
 from llm_jax.data.stdlib_tasks import StdlibTasks
 
@@ -69,6 +69,19 @@ class Instructions:
       for i, s in enumerate(self.sources)
     ]
     return Corpus(self, folder, documents, template)
+
+
+def encoder(
+  settings: Instructions, tokenizer: Tokenizer
+) -> Callable[[str], list[int]]:
+  """Question -> ids up to where the answer begins, as in training."""
+  template = chat.Template(settings.template)
+
+  def encode(question: str) -> list[int]:
+    asked = Conversation((Message("user", question),))
+    return conversation_tokens.beginning([asked], tokenizer, template)[0]
+
+  return encode
 
 
 class Corpus:
