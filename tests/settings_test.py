@@ -134,8 +134,9 @@ def try_every_peft():
   prompts = (Prompt(tokens=4, init=i) for i in ("text", "vocabulary", "random"))
   methods = (LoRA(), IA3(), Bottlenecks(), Prefix(), Select(), BitFit())
   for method in (Full(), *methods, *prompts):
+    frozen = "same" if method in (Full(), Select()) else "bfloat16"
     trace_step(
-      dataclasses.replace(command.EXPERIMENT, peft=method, frozen="bfloat16")
+      dataclasses.replace(command.EXPERIMENT, peft=method, frozen=frozen)
     )
 
 
