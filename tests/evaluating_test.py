@@ -1,0 +1,161 @@
+"""`evaluate` on other data and beside another run, by the command line."""
+
+import dataclasses
+import json
+import shutil
+
+import pytest
+
+from llm_jax.data.conversations import Conversations
+from llm_jax.data.files import Files
+from llm_jax.data.instructions import Instructions
+from llm_jax.data.text import Text
+from llm_jax.experiment import Evaluation
+from llm_jax.tokenizers import store
+from llm_jax.tokenizers.sentencepiece import SentencePiece
+from tests import command
+
+MEASURES = ["loss", "perplexity", "bits_per_byte", "accuracy"]
+QUICK = ("--novalidation.baselines",)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+  """Two runs, the second of which began with the first."""
+  folder = tmp_path_factory.mktemp("evaluating")
+  shutil.copytree(command.trained(tmp_path_factory), folder, dirs_exist_ok=True)
+  path = command.text_file(
+    folder, "other.txt", [f"zz top {i} " * 4 for i in range(60)]
+  )
+  flags = command.train_flags(folder, path)[1:]
+  said = command.call(
+    "train",
+    f"--workdir={folder / 'tuned'}",
+    f"--init_from={folder / 'run'}",
+    "--optimizer.peak=0.1",
+    "--samples.every=0",
+    *flags,
+  )
+  assert said.code == 0, said.err
+  return folder
+
+
+def _experiment(folder, **changes):
+  """Measured also on the first run's text, and on questions."""
+  rows = [{"prompt": f"q{i}", "completion": f"a{i}"} for i in range(40)]
+  lines = [json.dumps(row) for row in rows]
+  questions = command.text_file(folder, "questions.jsonl", lines)
+  cache = str(folder / "cache")
+  instructions = Instructions(
+    sources=(Conversations(paths=(str(questions),)),),
+    length=16,
+    validation=0.3,
+    cache=cache,
+  )
+  text = Text(
+    sources=(Files(paths=(str(folder / "text.txt"),), split_by="line"),),
+    length=16,
+    validation=0.2,
+    cache=cache,
+  )
+  evaluations = (
+    Evaluation("text", text, batches=1),
+    dataclasses.replace(
+      Evaluation("questions", instructions, questions=3), **changes
+    ),
+  )
+  return dataclasses.replace(command.EXPERIMENT, evaluations=evaluations)
+
+
+def test_other_data_and_another_run_are_measured_alike(runs):
+  experiment = _experiment(runs)
+  said = command.call(
+    "evaluate",
+    f"--workdir={runs / 'tuned'}",
+    f"--against={runs / 'run'}",
+    *QUICK,
+    experiment=experiment,
+  )
+  assert said.code == 0, said.err
+  found = json.loads((runs / "tuned/evaluation.json").read_text())
+  assert list(found["datasets"]) == ["data", "text", "questions"]
+  asked = found["datasets"]["questions"]
+  assert asked["questions"] == 3 and 0 <= asked["exact_match"] <= 1
+  assert "exact_match" not in found["datasets"]["text"]
+  against = found["against"]
+  gains = {
+    (r["dataset"], r["measure"]): r["gain"] for r in against["comparison"]
+  }
+  assert list(gains) == [
+    *(("data", m) for m in MEASURES),
+    *(("text", m) for m in MEASURES),
+    *(("questions", m) for m in (*MEASURES, "exact_match")),
+  ]
+  assert gains["data", "loss"] > 0  # it was trained on that
+  assert gains["text", "loss"] == (
+    against["datasets"]["text"]["loss"] - found["datasets"]["text"]["loss"]
+  )
+  assert "gained" in said.out and "questions" in said.out
+  assert "Gained and lost" in (runs / "tuned/report.html").read_text()
+
+  # The first run says of itself what the second said of it.
+  said = command.call(
+    "evaluate", f"--workdir={runs / 'run'}", *QUICK, experiment=experiment
+  )
+  assert said.code == 0, said.err
+  alone = json.loads((runs / "run/evaluation.json").read_text())
+  assert "against" not in alone
+  for name in ("text", "questions"):
+    assert alone["datasets"][name] == against["datasets"][name]
+
+
+def test_another_run_must_be_one_and_read_the_same_tokens(runs, tmp_path):
+  flags = ["evaluate", f"--workdir={runs / 'tuned'}"]
+  said = command.call(*flags, f"--against={tmp_path}")
+  assert said.code == 2
+  assert said.error == f"error: --against={tmp_path}: holds no trained run"
+  other = tmp_path / "other"
+  shutil.copytree(runs / "run", other)
+  shutil.rmtree(other / "tokenizer")
+  store.obtain(
+    SentencePiece(kind="char"), lambda: iter(["ab"]), other / "tokenizer"
+  )
+  said = command.call(*flags, f"--against={other}")
+  assert said.code == 2 and "its tokenizer is not that of" in said.error
+  said = command.call("train", "--against=x", f"--workdir={tmp_path / 'new'}")
+  assert said.error == "error: --against: only evaluate reads it, not train"
+
+
+@pytest.mark.parametrize(
+  ("changes", "line"),
+  [
+    ({"split": "tset"}, "--evaluations.1 (questions): "),
+    ({"shots": 9}, "--model.max_length=32"),
+  ],
+)
+def test_data_that_cannot_be_measured_is_one_line(runs, changes, line):
+  said = command.call(
+    "evaluate",
+    f"--workdir={runs / 'tuned'}",
+    *QUICK,
+    experiment=_experiment(runs, **changes),
+  )
+  assert said.code == 2 and line in said.error
+
+
+def test_a_row_longer_than_the_model_is_refused(runs):
+  said = command.call(
+    "evaluate",
+    f"--workdir={runs / 'tuned'}",
+    "--evaluations.1.data.length=64",
+    experiment=_experiment(runs),
+  )
+  assert said.error == (
+    "error: --evaluations.1.data.length=64: longer than --model.max_length=32"
+  )
+
+
+@pytest.mark.parametrize("name", ["", "data", "text"])
+def test_every_name_is_one_dataset_s(runs, name):
+  with pytest.raises(ValueError, match=rf"--evaluations\.1\.name={name}: "):
+    _experiment(runs, name=name)
