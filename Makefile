@@ -4,9 +4,10 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
-DEMO := runs/demo/pretrain
-STEPS ?= 600
-EXPERIMENT := $(BIN)/python -m experiments.pretrain_tiny_stdlib
+BASE := runs/demo/pretrain
+TUNED := runs/demo/sft
+PRETRAIN := $(BIN)/python -m experiments.pretrain_tiny_stdlib
+SFT := $(BIN)/python -m experiments.sft_tiny_stdlib
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test lint clean
@@ -26,14 +27,18 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(BIN)/python -c 'import jax, llm_jax'
 	@touch $(STAMP)
 
-demo: $(STAMP) ## trains, evaluates and samples a small model (about 6 minutes)
-	@echo "1/3 Training a small model on the standard library's text, about 5 minutes"
-	@$(EXPERIMENT) train --workdir=$(DEMO) --steps=$(STEPS)
-	@echo "2/3 Evaluating beside n-gram models, about 20 seconds"
-	@$(EXPERIMENT) evaluate --workdir=$(DEMO)
-	@echo "3/3 The model continues 'def open(', a few seconds"
-	@$(EXPERIMENT) generate --workdir=$(DEMO) --prompt='def open('
-	@echo "Done. Open $(DEMO)/report.html"
+demo: $(STAMP) ## trains, tunes and measures a small model (about 7 minutes)
+	@echo "1/4 Pretraining a small model on the standard library's text, about 4 minutes"
+	@$(PRETRAIN) train --workdir=$(BASE)
+	@$(PRETRAIN) evaluate --workdir=$(BASE)
+	@echo "2/4 Teaching it to answer questions, about 2 minutes"
+	@$(SFT) train --init_from=$(BASE) --workdir=$(TUNED)
+	@echo "3/4 What it gained over its base, and lost, about a minute"
+	@$(SFT) evaluate --workdir=$(TUNED) --against=$(BASE)
+	@echo "4/4 The base continues a text, the tuned model answers a question"
+	@$(PRETRAIN) generate --workdir=$(BASE) --prompt='def open('
+	@$(SFT) generate --workdir=$(TUNED) --prompt='What is the function called that does this? Return the size of a file.'
+	@echo "Done. Open $(BASE)/report.html and $(TUNED)/report.html"
 
 test: $(STAMP) ## every test (about 6 minutes on four cores)
 	@echo "Running the tests: about 6 minutes on four cores, less the next time"

@@ -35,7 +35,10 @@ EXPERIMENT = dataclasses.replace(
   validation=Validation(every=100, batches=10, baselines=False),
   samples=Samples(
     every=100,
-    prompts=("def open(",),
+    prompts=(
+      "Name the function that this docstring describes.\n\n"
+      "Return the size of a file, reported by os.stat().",
+    ),
     max_new_tokens=32,
     sampler=Sampler(temperature=0.0),
   ),
