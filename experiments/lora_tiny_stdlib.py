@@ -18,9 +18,9 @@ from llm_jax.training.schedules import Schedule
 
 EXPERIMENT = dataclasses.replace(
   sft_tiny_stdlib.EXPERIMENT,
-  peft=LoRA(rank=4, alpha=8.0),
+  peft=LoRA(rank=7, alpha=28.0),
   optimizer=AdamW(
-    peak=5e-3, schedule=Schedule("cosine", warmup=20), weight_decay=0.0
+    peak=6e-3, schedule=Schedule("cosine", warmup=20), weight_decay=0.0
   ),
 )
 

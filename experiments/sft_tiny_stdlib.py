@@ -17,7 +17,7 @@ from llm_jax import cli
 from llm_jax.checkpoints.store import Checkpoints
 from llm_jax.data.instructions import Instructions
 from llm_jax.data.stdlib_tasks import StdlibTasks
-from llm_jax.experiment import Samples, Validation
+from llm_jax.experiment import Evaluation, Samples, Validation
 from llm_jax.ops.sampling import Sampler
 from llm_jax.training.optimizers import AdamW
 from llm_jax.training.schedules import Schedule
@@ -41,6 +41,9 @@ EXPERIMENT = dataclasses.replace(
     ),
     max_new_tokens=32,
     sampler=Sampler(temperature=0.0),
+  ),
+  evaluations=(
+    Evaluation("pretraining text", pretrain_tiny_stdlib.EXPERIMENT.data),
   ),
 )
 
