@@ -18,12 +18,14 @@ from llm_jax.checkpoints.store import Checkpoints
 from llm_jax.data.instructions import Instructions
 from llm_jax.data.stdlib_tasks import StdlibTasks
 from llm_jax.experiment import Evaluation, Samples, Validation
+from llm_jax.models import presets
 from llm_jax.ops.sampling import Sampler
 from llm_jax.training.optimizers import AdamW
 from llm_jax.training.schedules import Schedule
 
 EXPERIMENT = dataclasses.replace(
   pretrain_tiny_stdlib.EXPERIMENT,
+  model=presets.tiny(),
   data=Instructions(sources=(StdlibTasks(),), length=128, too_long="drop"),
   optimizer=AdamW(
     peak=1e-3, schedule=Schedule("cosine", warmup=20), weight_decay=0.1
