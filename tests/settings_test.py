@@ -25,6 +25,8 @@ from llm_jax.data.stdlib import Stdlib
 from llm_jax.data.stdlib_tasks import StdlibTasks
 from llm_jax.data.text import Text
 from llm_jax.data.tfds_source import TFDS
+from llm_jax.experiment import Evaluation
+from llm_jax.experiment import Evaluation
 from llm_jax.models import transformer
 from llm_jax.models.config import RopeScaling
 from llm_jax.peft.bottlenecks import Bottlenecks
@@ -112,9 +114,20 @@ def run_everything(folder, text):
     "--log.tensorboard=true",
   )
   assert said.code == 0, said.err
+  rows = [json.dumps({"prompt": f"q{i}", "completion": "a"}) for i in range(9)]
+  asked = command.text_file(folder, "questions.jsonl", rows)
+  data = Instructions(
+    sources=(Conversations(paths=(str(asked),)),), length=16, validation=0.5
+  )
+  experiment = dataclasses.replace(
+    command.EXPERIMENT, evaluations=(Evaluation("q", data, questions=1),)
+  )
   for verb in (["evaluate"], ["generate", "--prompt=a"]):
     said = command.call(
-      *verb, f"--workdir={folder / 'run'}", "--samples.max_new_tokens=2"
+      *verb,
+      f"--workdir={folder / 'run'}",
+      "--samples.max_new_tokens=2",
+      experiment=experiment,
     )
     assert said.code == 0, said.err
 
