@@ -26,7 +26,6 @@ from llm_jax.data.stdlib_tasks import StdlibTasks
 from llm_jax.data.text import Text
 from llm_jax.data.tfds_source import TFDS
 from llm_jax.experiment import Evaluation
-from llm_jax.experiment import Evaluation
 from llm_jax.models import transformer
 from llm_jax.models.config import RopeScaling
 from llm_jax.peft.bottlenecks import Bottlenecks
