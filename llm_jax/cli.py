@@ -155,8 +155,7 @@ def _parse(given: flags.FlagValues, argv: list[str]) -> str:
   for name, verbs_that_read in READ_BY.items():
     if given[name].present and rest[0] not in verbs_that_read:
       raise ValueError(
-        f"--{name}: only {' and '.join(verbs_that_read)} reads it, not"
-        f" {rest[0]}"
+        f"--{name}: read by {', '.join(verbs_that_read)} only, not by {rest[0]}"
       )
   return rest[0]
 

@@ -123,7 +123,7 @@ def test_another_run_must_be_one_and_read_the_same_tokens(runs, tmp_path):
   said = command.call(*flags, f"--against={other}")
   assert said.code == 2 and "its tokenizer is not that of" in said.error
   said = command.call("train", "--against=x", f"--workdir={tmp_path / 'new'}")
-  assert said.error == "error: --against: only evaluate reads it, not train"
+  assert said.error == "error: --against: read by evaluate only, not by train"
 
 
 @pytest.mark.parametrize(
