@@ -29,10 +29,10 @@ EXPERIMENT = Experiment(
   tokenizer=SentencePiece(kind="bpe", vocab_size=2048),
   data=Text(sources=(Stdlib("docs"),), length=128),
   optimizer=Muon(
-    peak=3e-3, schedule=Schedule("cosine", warmup=100), weight_decay=0.1
+    peak=3e-3, schedule=Schedule("cosine", warmup=50), weight_decay=0.1
   ),
-  steps=2000,
-  batch_size=8,
+  steps=1000,
+  batch_size=16,
   checkpoints=Checkpoints(every=250),
   validation=Validation(every=250, batches=20),
   samples=Samples(
