@@ -31,7 +31,7 @@ EXPERIMENT = Experiment(
   optimizer=Muon(
     peak=3e-3, schedule=Schedule("cosine", warmup=50), weight_decay=0.1
   ),
-  steps=1000,
+  steps=850,
   batch_size=16,
   checkpoints=Checkpoints(every=250),
   validation=Validation(every=250, batches=20),

@@ -31,7 +31,7 @@ EXPERIMENT = dataclasses.replace(
     peak=1e-3, schedule=Schedule("cosine", warmup=20), weight_decay=0.1
   ),
   init_from="runs/pretrain_tiny_stdlib",
-  steps=300,
+  steps=200,
   batch_size=16,
   checkpoints=Checkpoints(every=100),
   validation=Validation(every=100, batches=10, baselines=False),
