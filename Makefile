@@ -27,8 +27,8 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(BIN)/python -c 'import jax, llm_jax'
 	@touch $(STAMP)
 
-demo: $(STAMP) ## trains, tunes and measures a small model (about 7 minutes)
-	@echo "1/4 Pretraining a small model on the standard library's text, about 4 minutes"
+demo: $(STAMP) ## trains, tunes and measures a small model (about 8 minutes)
+	@echo "1/4 Pretraining a small model on the standard library's text, about 5 minutes"
 	@$(PRETRAIN) train --workdir=$(BASE)
 	@$(PRETRAIN) evaluate --workdir=$(BASE)
 	@echo "2/4 Teaching it to answer questions, about 2 minutes"

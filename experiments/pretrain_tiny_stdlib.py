@@ -5,7 +5,7 @@ language reference, 2.4 MB.
 
   python -m experiments.pretrain_tiny_stdlib train
 
-A laptop's CPU (4 cores), about 4 minutes. Expect about 1.7 bits per byte on
+A laptop's CPU (4 cores), about 5 minutes. Expect about 1.7 bits per byte on
 the validation split, as much as the 5-gram model that `evaluate` prints beside
 it; a unigram model needs 3.0.
 """
