@@ -16,7 +16,6 @@ from llm_jax.checkpoints.store import Store
 from llm_jax.contracts import Tokenizer
 from llm_jax.experiment import Experiment, MAY_CHANGE
 from llm_jax.model import Model
-from llm_jax.peft import merge as merge_lib
 from llm_jax.peft import stack
 from llm_jax.peft.method import Full
 from llm_jax.reporting.progress import say
@@ -51,26 +50,26 @@ def load(
   base = weights.base_params(experiment, plan, model, mesh, folder, step)
   variables, loaded = {"params": base}, {}
   parts = {name: _parts(name) for name in names}
-  runs = dict.fromkeys(run for each in parts.values() for run in each)
-  held = {run: _settings(run, experiment).frozen for run in runs}
-  if len(set(held.values())) > 1:
-    said = ", ".join(f"{run} {kind}" for run, kind in held.items())
+  runs = list(dict.fromkeys(run for each in parts.values() for run in each))
+  settings = {run: _settings(run, experiment) for run in runs}
+  if len({its.frozen for its in settings.values()}) > 1:
+    said = ", ".join(f"{run} {its.frozen}" for run, its in settings.items())
     raise ValueError(
       f"--adapter: bases held differently cannot share a batch ({said})"
     )
-  for run in runs:
-    one, frozen = _load(run, experiment, model, mesh, tokenizer, base)
-    if run == next(iter(runs)):
-      variables = {k: v for k, v in frozen.items() if k != "adapters"}
-    loaded[run] = one
+  for run, its in settings.items():
+    policy = _load(run, its, model, mesh, tokenizer, base)
+    loaded[run] = policy.pop("adapters")
+    if run == runs[0]:
+      variables = policy  # the base as it is held
   try:
-    together = [
-      stack.together([loaded[run] for run in each]) if each else {}
-      for each in parts.values()
-    ]
+    together = {
+      name: stack.together([loaded[run] for run in each]) if each else {}
+      for name, each in parts.items()
+    }
   except ValueError as e:
     raise ValueError(f"--adapter: {e}") from e
-  return variables, [together[list(parts).index(name)] for name in names]
+  return variables, [together[name] for name in names]
 
 
 def places(adapter: Any) -> int:
@@ -108,7 +107,7 @@ def merge(
     model = model_lib.make(experiment, tokenizers.load(folder / "tokenizer"))
     plan = weights.plan(experiment, model, mesh)
     at, roles = weights.load(experiment, plan, mesh, folder, step)
-    merged = jax.jit(lambda policy: _merged(plan, policy))(roles["policy"])
+    merged = weights.merged(plan, roles["policy"])
     its = weights.plan(alone, model, mesh)
     state = its.init(jax.random.key(alone.seed), merged)
     state = dataclasses.replace(state, step=state.step + at)
@@ -120,11 +119,6 @@ def merge(
       store.wait()
   say(f"merged {folder} after step {at} into {into}")
   return 0
-
-
-def _merged(plan: weights.Plan, policy: Any) -> Any:
-  adapters = policy.get("adapters", {})
-  return merge_lib.merge(weights.seen(plan, policy), adapters, plan.suffixes)
 
 
 def _parts(name: str) -> list[str]:
@@ -152,14 +146,13 @@ def _settings(run: str, base: Experiment) -> Experiment:
 
 def _load(
   run: str,
-  base: Experiment,
+  its: Experiment,
   model: Model,
   mesh: Mesh,
   tokenizer: Tokenizer,
   params: Any,
-) -> tuple[Any, Any]:
-  """(adapters, frozen variables) of a run whose base is `params`."""
-  its = _settings(run, base)
+) -> dict[str, Any]:
+  """The variables of an adapter's run whose base is `params`."""
   plan = weights.plan(its, model, mesh, tokenizer.encode)
   moved = plan.abstract.trainable["policy"]
   if "adapters" not in moved or jax.tree.leaves(moved["params"]):
@@ -177,5 +170,4 @@ def _load(
     store.position(at),
     jax.tree.map(jnp.copy, params),
   )
-  whole = trees.join(found[part], frozen)["policy"]
-  return whole["adapters"], whole
+  return trees.join(found[part], frozen)["policy"]

@@ -151,10 +151,13 @@ def generator(
   return Generator(tokenizer, decode, opened, room, encode)
 
 
-def answerer(model: Model, tokenizer: Tokenizer, rows: int) -> Answerer:
-  """Questions as ids -> answers as ids, `rows` at once."""
+def answerer(
+  experiment: Experiment, model: Model, tokenizer: Tokenizer
+) -> Answerer:
+  """Questions as ids -> answers as ids, a batch at once."""
+  room = model.shape.max_length - experiment.peft.places
   return Answerer(
-    tokenizer, model.decode, model.open_cache, model.shape.max_length, rows
+    tokenizer, model.decode, model.open_cache, room, experiment.batch_size
   )
 
 

@@ -179,7 +179,7 @@ def _measure(
   plan = weights.plan(experiment, model, mesh)
   at, roles = weights.load(experiment, plan, mesh, folder, step)
   score = build.evaluator(model, tokenizer, mesh)
-  answer = build.answerer(model, tokenizer, experiment.batch_size)
+  answer = build.answerer(experiment, model, tokenizer)
   out = {}
   for d in datasets:
     out[d.name] = score(roles["policy"], d.rows())

@@ -22,6 +22,7 @@ from llm_jax.contracts import Batch
 from llm_jax.experiment import Experiment
 from llm_jax.model import Model
 from llm_jax.peft import hold, merge
+from llm_jax.peft.sites import Base
 from llm_jax.reporting import progress
 from llm_jax.training import state as state_lib
 from llm_jax.training import step as step_lib
@@ -85,22 +86,19 @@ def plan(
     kept, quantised = hold.hold(
       params, suffixes, peft.is_trainable, experiment.frozen
     )
+    held = hold.seen(params, kept, quantised)
     adapters = peft.add(
-      hold.seen(params, kept, quantised),
-      suffixes,
-      keys.stream(key, "adapters"),
-      encode,
+      Base(held, suffixes, keys.stream(key, "adapters"), encode)
     )
     parts = {"params": kept, "adapters": adapters, "quantised": quantised}
     return {"policy": {name: part for name, part in parts.items() if part}}
 
-  trainable = jax.eval_shape(
-    lambda key: trees.split(roles(key, None), moves)[0], key
+  trainable, frozen = jax.eval_shape(
+    lambda key: trees.split(roles(key, None), moves), key
   )
-  if not jax.tree.leaves(trainable):
+  if not trees.size(trainable):
     raise ValueError("--peft: nothing is left to train")
-  every = jax.eval_shape(lambda key: roles(key, None), key)
-  if experiment.frozen != "same" and trees.size(every) == trees.size(trainable):
+  if experiment.frozen != "same" and not trees.size(frozen):
     raise ValueError(
       f"--frozen={experiment.frozen}: every weight trains and none is frozen"
     )
@@ -258,14 +256,9 @@ def base_of(folder: pathlib.Path, like: Plan, mesh: Mesh) -> Any:
   _check_shapes(folder, its.base, like.base)
   _, roles = load(trained, its, mesh, folder)
   policy = roles["policy"]
-
-  def whole(policy: Any) -> Any:
-    adapters = policy.get("adapters", {})
-    return merge.merge(seen(its, policy), adapters, its.suffixes)
-
   if set(policy) == {"params"} and trained.frozen == "same":
     return policy["params"]
-  return jax.jit(whole)(policy)
+  return merged(its, policy)
 
 
 def _check_shapes(folder: pathlib.Path, there: Any, here: Any) -> None:
@@ -285,6 +278,20 @@ def _check_shapes(folder: pathlib.Path, there: Any, here: Any) -> None:
 def seen(plan: Plan, policy: Any) -> Any:
   """A base's params in their own dtypes, however they are held."""
   return hold.seen(plan.base, policy["params"], policy.get("quantised", {}))
+
+
+def merged(plan: Plan, policy: Any) -> Any:
+  """A policy's params with its adapters folded in, in their own dtypes.
+
+  Raises:
+    ValueError: adapters that are no change of a weight.
+  """
+
+  def fold(policy: Any) -> Any:
+    adapters = policy.get("adapters", {})
+    return merge.merge(seen(plan, policy), adapters, plan.suffixes)
+
+  return jax.jit(fold)(policy)
 
 
 def _frozen(

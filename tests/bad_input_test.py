@@ -1,6 +1,5 @@
 """Bad input: exit code 2, one line that names the flag, nothing left behind."""
 
-import contextlib
 import dataclasses
 import gzip
 import json
@@ -15,20 +14,9 @@ import pytest
 from llm_jax import build, claim, config
 from llm_jax.data.arrays import Arrays
 from tests import command
+from tests.command import refused
 
 ROOT = pathlib.Path(__file__).parent.parent
-
-
-def refused(folder, *args, experiment=command.EXPERIMENT, **kwargs):
-  """The error of a command that must not leave anything in `folder`/run."""
-  run = folder / "run"
-  before = command.snapshot(run)
-  said = command.call(*args, experiment=experiment, **kwargs)
-  assert said.code == 2, said
-  assert not said.out
-  assert command.snapshot(run) == before
-  assert not list((folder / "cache").rglob("*.partial"))
-  return said.error
 
 
 WRONG = {
@@ -277,42 +265,6 @@ def test_prompts(tmp_path):
   assert f"{flag}: not UTF-8 at byte 1" in refused(tmp_path, *flags, flag)
 
 
-def a_run(folder, experiment=command.EXPERIMENT):
-  """A run folder as it is before the first checkpoint."""
-  run = folder / "run"
-  run.mkdir()
-  experiment = dataclasses.replace(experiment, workdir=str(run))
-  about = {"name": "smallest", "settings": config.to_json(experiment)}
-  (run / "experiment.json").write_text(json.dumps(about))
-
-
-def test_a_folder_that_holds_another_experiment(tmp_path):
-  a_run(tmp_path)
-  (tmp_path / "run/metrics.jsonl").write_text('{"step": 1}\n')
-  flags = [f"--workdir={tmp_path / 'run'}"]
-  said = refused(tmp_path, "train", *flags, "--seed=1", "--model.mlp_dim=16")
-  assert "holds another experiment" in said
-  assert "seed: 0 there, 1 here" in said
-  assert "model.mlp_dim: 8 there, 16 here" in said
-  assert "steps" not in said
-  said = refused(tmp_path, "train", *flags, name="other")
-  assert "name: 'smallest' there, 'other' here" in said
-  # What may change is not refused: the next thing to fail is the data.
-  said = refused(tmp_path, "train", *flags, "--steps=9", "--microbatches=1")
-  assert "--data.sources.0.paths" in said
-
-
-def test_an_older_run_without_a_new_setting_goes_on(tmp_path):
-  """A setting that the run's time did not know had its default then."""
-  a_run(tmp_path)
-  path = tmp_path / "run/experiment.json"
-  about = json.loads(path.read_text())
-  del about["settings"]["optimizer"]["clip"]
-  path.write_text(json.dumps(about))
-  said = refused(tmp_path, "train", f"--workdir={tmp_path / 'run'}")
-  assert "holds another experiment" not in said
-
-
 @pytest.fixture(name="folder")
 def run_that_has_ended(tmp_path, tmp_path_factory):
   """A folder with text, cache and run, that names its own text."""
@@ -371,82 +323,6 @@ def test_a_split_that_is_not(folder):
   say = lambda split: refused(folder, *flags, f"--validation.split={split}")
   assert "=tset: one of train, validation, test" in say("tset")
   assert "the test split is empty: raise --data.test" in say("test")
-
-
-@contextlib.contextmanager
-def claimed(run, experiment=command.EXPERIMENT):
-  """A start in a folder, which nobody else may have meanwhile."""
-  with contextlib.ExitStack() as held:
-    with claim.claim(run, "smallest", experiment, held):
-      yield
-
-
-def test_two_runs_in_one_folder(folder):
-  run = folder / "run"
-  with claimed(run, claim.settings(run)):
-    said = refused(folder, "train", *command.train_flags(folder))
-  assert f"--workdir={run}: another process is training in it" in said
-  # The lock ends with its holder.
-  assert command.call("train", *command.train_flags(folder)).code == 0
-
-
-def test_a_folder_whose_name_checkpoints_cannot_bear(tmp_path):
-  flags = command.train_flags(tmp_path)
-  run = os.fsdecode(bytes(tmp_path) + b"/\xff")
-  said = command.call("train", *flags[1:], f"--workdir={run}")
-  assert said.code == 2
-  assert "not UTF-8" in said.error
-  assert not pathlib.Path(run).exists()
-
-
-def test_what_a_killed_start_left_is_no_obstacle(tmp_path):
-  run = tmp_path / "run"
-  run.mkdir()
-  (run / "experiment.json.123.partial").write_text("{")
-  with claimed(run):
-    pass
-  assert claim.settings(run) == command.EXPERIMENT
-
-
-@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
-def test_a_start_that_fails_leaves_the_folder_as_it_was(error, tmp_path):
-  run = tmp_path / "a/b/run"
-
-  def start(experiment, files):
-    with claimed(run, experiment):
-      (run / "tokenizer").mkdir(exist_ok=True)
-      (run / "tokenizer/model").write_text(files)
-      raise error
-
-  with pytest.raises(error):
-    start(command.EXPERIMENT, "x")
-  assert not (tmp_path / "a").exists()
-  run.mkdir(parents=True)
-  with pytest.raises(error):
-    start(command.EXPERIMENT, "x")
-  assert command.snapshot(run) == {}
-  # Once it is a run, nothing of it is taken away.
-  with claimed(run):
-    (run / "tokenizer").mkdir()
-    (run / "tokenizer/model").write_text("x")
-  before = command.snapshot(run)
-  with pytest.raises(error):
-    start(dataclasses.replace(command.EXPERIMENT, steps=99), "x")
-  assert command.snapshot(run) == before
-
-
-def test_mutant_a_claim_that_is_not_taken_back_is_caught(tmp_path, monkeypatch):
-  """A folder claimed for a misspelt path refuses the right one."""
-  monkeypatch.setattr(pathlib.Path, "unlink", lambda *_, **__: None)
-  flags = command.train_flags(tmp_path)
-  with pytest.raises(AssertionError):
-    refused(
-      tmp_path,
-      "train",
-      *flags,
-      "--data.sources.0.text_field=t",
-      "--init_from=x",
-    )
 
 
 def test_nothing_is_done_before_the_cheap_checks(tmp_path, monkeypatch):

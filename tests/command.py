@@ -114,3 +114,15 @@ def snapshot(folder: pathlib.Path):
     p.relative_to(folder).as_posix(): p.read_bytes() if p.is_file() else None
     for p in sorted(folder.rglob("*"))
   }
+
+
+def refused(folder, *args, experiment=EXPERIMENT, **kwargs):
+  """The error of a command that must not leave anything in `folder`/run."""
+  run = folder / "run"
+  before = snapshot(run)
+  said = call(*args, experiment=experiment, **kwargs)
+  assert said.code == 2, said
+  assert not said.out
+  assert snapshot(run) == before
+  assert not list((folder / "cache").rglob("*.partial"))
+  return said.error

@@ -4,6 +4,7 @@ be written down."""
 import contextlib
 import dataclasses
 import importlib
+import inspect
 import json
 import pkgutil
 import shutil
@@ -269,6 +270,8 @@ def test_writing_down_and_comparing_is_not_reading():
 
 def test_defaults_lie_within_their_own_bounds():
   for kind in settings_classes():
+    if inspect.isabstract(kind):
+      continue
     for leaf in config.leaves(kind()):
       values = leaf.value if isinstance(leaf.value, tuple) else (leaf.value,)
       for value in values:

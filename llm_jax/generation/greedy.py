@@ -20,7 +20,7 @@ class Answerer:
     tokenizer: names the ids that end an answer.
     decode: the model, see `decode.Decode`.
     open_cache: (variables, rows, slots) -> a cache to fill.
-    max_length: of question and answer together.
+    max_length: of question and answer together, virtual tokens apart.
     rows: answered at once.
   """
 
@@ -78,7 +78,7 @@ class Answerer:
     if longest + limit > self._max_length:
       raise ValueError(
         f"a question of {longest} tokens and an answer of {limit} are together"
-        f" longer than --model.max_length={self._max_length}"
+        f" longer than the {self._max_length} that --model.max_length leaves"
       )
     for at in range(0, len(questions), self._rows):
       asked = questions[at : at + self._rows]

@@ -65,21 +65,6 @@ def flops_per_token(config: TransformerConfig, length: int) -> Flops:
   return Flops(base + attention * length, base + attention * seen)
 
 
-class Bytes(NamedTuple):
-  """Bytes of training, on one device."""
-
-  parameters: int
-  optimizer: int
-  gradients: int
-  activations: int
-  logits: int
-
-  @property
-  def total(self) -> int:
-    """All of it."""
-    return sum(self)
-
-
 def activation_bytes(config: TransformerConfig, tokens: int) -> int:
   """Bytes kept for the backward pass of `tokens` tokens, by analysis.
 

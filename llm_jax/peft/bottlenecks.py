@@ -1,6 +1,5 @@
 """Bottleneck adapters: small layers after the sublayers."""
 
-from collections.abc import Callable, Sequence
 import dataclasses
 from typing import Any, Literal
 
@@ -10,6 +9,7 @@ import jax.numpy as jnp
 from llm_jax import axes, keys, trees
 from llm_jax.config import field
 from llm_jax.peft.method import Method
+from llm_jax.peft.sites import Base
 
 _STD = 0.02
 _AFTER = {
@@ -32,19 +32,12 @@ class Bottlenecks(Method):
   )
   width: int = field(16, "R, of the bottleneck", low=1)
 
-  def add(
-    self,
-    params: Any,
-    suffixes: Any,
-    key: jax.Array,
-    encode: Callable[[str], Sequence[int]],
-  ) -> dict[str, Any]:
-    del suffixes, encode
-    scale = trees.get(params, "blocks/mlp_norm/scale")
+  def add(self, base: Base) -> dict[str, Any]:
+    scale = trees.get(base.params, "blocks/mlp_norm/scale")
     (L, D), R, dtype = scale.shape, self.width, scale.dtype
     out: dict[str, Any] = {}
     for name in _AFTER[self.placement]:
-      down = jax.random.normal(keys.stream(key, name), (L, D, R), dtype)
+      down = jax.random.normal(keys.stream(base.key, name), (L, D, R), dtype)
       out[name] = {
         "down": axes.box(_STD * down, "LDR"),
         "down_bias": axes.box(jnp.zeros((L, R), dtype), "LR"),

@@ -1,16 +1,14 @@
 """IA3: learned scales on keys, values and the feed-forward's inner width."""
 
-from collections.abc import Callable, Sequence
 import dataclasses
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from llm_jax import axes, trees
 from llm_jax.config import field
-from llm_jax.peft import sites
 from llm_jax.peft.method import Method
+from llm_jax.peft.sites import Base, Site
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,27 +23,17 @@ class IA3(Method):
   )
   inputs: tuple[str, ...] = field(("mlp/down",), "maps whose inputs are scaled")
 
-  def add(
-    self,
-    params: Any,
-    suffixes: Any,
-    key: jax.Array,
-    encode: Callable[[str], Sequence[int]],
-  ) -> dict[str, Any]:
-    del key, encode
+  def add(self, base: Base) -> dict[str, Any]:
     out: dict[str, Any] = {}
 
-    def ones(site: sites.Site, name: str, dims: slice) -> None:
-      kernel = trees.get(params, f"{site.path}/kernel")
+    def ones(site: Site, name: str, dims: slice) -> None:
+      kernel = trees.get(base.params, f"{site.path}/kernel")
       shape = (site.shape[0], *site.shape[dims])
       leaf = axes.box(jnp.ones(shape, kernel.dtype), "L" + site.suffix[dims])
       trees.put(out, f"{site.path}/{name}", leaf)
 
-    find = lambda patterns, flag: sites.matching(
-      params, suffixes, patterns, flag
-    )
-    for site in find(self.outputs, "--peft.outputs"):
+    for site in base.sites(self.outputs, "--peft.outputs"):
       ones(site, "output_scale", slice(site.split, None))
-    for site in find(self.inputs, "--peft.inputs"):
+    for site in base.sites(self.inputs, "--peft.inputs"):
       ones(site, "input_scale", slice(1, site.split))
     return out

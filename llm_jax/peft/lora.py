@@ -1,6 +1,5 @@
 """Low-rank adapters: LoRA, its rank-stabilised scaling, and DoRA."""
 
-from collections.abc import Callable, Sequence
 import dataclasses
 from typing import Any
 
@@ -9,8 +8,8 @@ import jax.numpy as jnp
 
 from llm_jax import axes, keys, trees
 from llm_jax.config import field
-from llm_jax.peft import sites
 from llm_jax.peft.method import Method
+from llm_jax.peft.sites import Base, Site
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,25 +36,16 @@ class LoRA(Method):
     """S, what A B is multiplied by."""
     return self.alpha / (self.rank**0.5 if self.stabilised else self.rank)
 
-  def add(
-    self,
-    params: Any,
-    suffixes: Any,
-    key: jax.Array,
-    encode: Callable[[str], Sequence[int]],
-  ) -> dict[str, Any]:
-    del encode
+  def add(self, base: Base) -> dict[str, Any]:
     out: dict[str, Any] = {}
-    for site in sites.matching(
-      params, suffixes, self.targets, "--peft.targets"
-    ):
-      kernel = trees.get(params, f"{site.path}/kernel")
-      for name, leaf in self._leaves(site, kernel, key).items():
+    for site in base.sites(self.targets, "--peft.targets"):
+      kernel = trees.get(base.params, f"{site.path}/kernel")
+      for name, leaf in self._leaves(site, kernel, base.key).items():
         trees.put(out, f"{site.path}/{name}", leaf)
     return out
 
   def _leaves(
-    self, site: sites.Site, kernel: jax.Array, key: jax.Array
+    self, site: Site, kernel: jax.Array, key: jax.Array
   ) -> dict[str, Any]:
     s, shape, suffix = site.split, site.shape, site.suffix
     dtype, layers = kernel.dtype, shape[:1]

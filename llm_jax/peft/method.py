@@ -1,10 +1,9 @@
 """What every way of moving only some of the weights has in common."""
 
-from collections.abc import Callable, Sequence
 import dataclasses
 from typing import Any
 
-import jax
+from llm_jax.peft.sites import Base
 
 # Leaves of collection "adapters" that are settings, not weights.
 CONSTANTS = ("scale", "dropout")
@@ -24,25 +23,12 @@ class Method:
     """Places that virtual tokens take before each document."""
     return 0
 
-  def add(
-    self,
-    params: Any,
-    suffixes: Any,
-    key: jax.Array,
-    encode: Callable[[str], Sequence[int]],
-  ) -> dict[str, Any]:
+  def add(self, base: Base) -> dict[str, Any]:
     """The collection "adapters" for a base, boxed; {} where there is none.
-
-    Args:
-      params: the base's arrays.
-      suffixes: tree of their suffixes ("LDF", ...).
-      key: of the new arrays' draws.
-      encode: text -> ids.
 
     Raises:
       ValueError: a pattern matches nothing.
     """
-    del params, suffixes, key, encode
     return {}
 
   def is_trainable(self, path: str) -> bool | int:

@@ -3,7 +3,6 @@
 Dimension key: X virtual tokens; D residual.
 """
 
-from collections.abc import Callable, Sequence
 import dataclasses
 from typing import Any, Literal
 
@@ -13,6 +12,7 @@ import jax.numpy as jnp
 from llm_jax import axes, keys, trees
 from llm_jax.config import field
 from llm_jax.peft.method import Method
+from llm_jax.peft.sites import Base
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,23 +34,16 @@ class Prompt(Method):
   def places(self) -> int:
     return self.tokens
 
-  def add(
-    self,
-    params: Any,
-    suffixes: Any,
-    key: jax.Array,
-    encode: Callable[[str], Sequence[int]],
-  ) -> dict[str, Any]:
-    del suffixes
-    table_WE, X = params["embedding"], self.tokens
+  def add(self, base: Base) -> dict[str, Any]:
+    table_WE, X = base.params["embedding"], self.tokens
     if self.init == "random":
       shape = (X, table_WE.shape[1])
-      rows = jax.random.uniform(key, shape, table_WE.dtype, -0.5, 0.5)
+      rows = jax.random.uniform(base.key, shape, table_WE.dtype, -0.5, 0.5)
     elif self.init == "vocabulary":
-      ids = jax.random.choice(key, len(table_WE), (X,), replace=False)
+      ids = jax.random.choice(base.key, len(table_WE), (X,), replace=False)
       rows = table_WE[ids]
     else:
-      text = list(encode(self.text))
+      text = list(base.encode(self.text))
       if not text:
         raise ValueError("--peft.text: is empty; --peft.init=vocabulary = none")
       rows = table_WE[jnp.array([text[i % len(text)] for i in range(X)])]
@@ -68,20 +61,13 @@ class Prefix(Method):
   tokens: int = field(20, "X, virtual tokens", low=1)
   std: float = field(0.02, "of normal initial keys and values", low=0)
 
-  def add(
-    self,
-    params: Any,
-    suffixes: Any,
-    key: jax.Array,
-    encode: Callable[[str], Sequence[int]],
-  ) -> dict[str, Any]:
-    del suffixes, encode
+  def add(self, base: Base) -> dict[str, Any]:
     out: dict[str, Any] = {}
     for name in ("key", "value"):
-      kernel = trees.get(params, f"blocks/attention/{name}/kernel")
+      kernel = trees.get(base.params, f"blocks/attention/{name}/kernel")
       L, _, K, H = kernel.shape
       new = jax.random.normal(
-        keys.stream(key, name), (L, self.tokens, K, H), kernel.dtype
+        keys.stream(base.key, name), (L, self.tokens, K, H), kernel.dtype
       )
       out[f"prefix_{name}"] = axes.box(self.std * new, "LXKH")
     return {"blocks": {"attention": out}}

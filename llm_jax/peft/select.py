@@ -1,17 +1,15 @@
 """Training some of the base's own weights, and no others."""
 
-from collections.abc import Callable, Sequence
 import dataclasses
 import fnmatch
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from llm_jax import axes, trees
 from llm_jax.config import field
-from llm_jax.peft import sites
 from llm_jax.peft.method import Method
+from llm_jax.peft.sites import Base
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,21 +25,14 @@ class Select(Method):
     0, "of stacked layers, train only so many of the last; 0 = all", low=0
   )
 
-  def add(
-    self,
-    params: Any,
-    suffixes: Any,
-    key: jax.Array,
-    encode: Callable[[str], Sequence[int]],
-  ) -> dict[str, Any]:
-    del suffixes, key, encode
-    every = [path for path, _ in trees.paths(params)]
+  def add(self, base: Base) -> dict[str, Any]:
+    every = [path for path, _ in trees.paths(base.params)]
     for pattern in self.patterns:
       if not any(fnmatch.fnmatchcase(path, pattern) for path in every):
         raise ValueError(
           f"--peft.patterns={pattern}: matches none of {', '.join(every)}"
         )
-    layers = len(trees.get(params, "blocks/mlp_norm/scale"))
+    layers = len(trees.get(base.params, "blocks/mlp_norm/scale"))
     if self.last > layers:
       raise ValueError(f"--peft.last={self.last}: the model has {layers}")
     return {}
@@ -66,20 +57,11 @@ class BitFit(Method):
     ("*",), "maps whose biases train: patterns of attention/query, mlp/up, ..."
   )
 
-  def add(
-    self,
-    params: Any,
-    suffixes: Any,
-    key: jax.Array,
-    encode: Callable[[str], Sequence[int]],
-  ) -> dict[str, Any]:
-    del key, encode
+  def add(self, base: Base) -> dict[str, Any]:
     out: dict[str, Any] = {}
-    for site in sites.matching(
-      params, suffixes, self.targets, "--peft.targets"
-    ):
-      if trees.get(params, f"{site.path}/bias") is None:
-        kernel = trees.get(params, f"{site.path}/kernel")
+    for site in base.sites(self.targets, "--peft.targets"):
+      if trees.get(base.params, f"{site.path}/bias") is None:
+        kernel = trees.get(base.params, f"{site.path}/kernel")
         shape = (site.shape[0], *site.shape[site.split :])
         zeros = jnp.zeros(shape, kernel.dtype)
         leaf = axes.box(zeros, "L" + site.suffix[site.split :])

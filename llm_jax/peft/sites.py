@@ -1,9 +1,11 @@
-"""The dense maps of a model, by name: where adapters can go."""
+"""A base and its dense maps, by name: where adapters can go."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 import fnmatch
 import math
 from typing import Any, NamedTuple
+
+import jax
 
 from llm_jax import axes, trees
 
@@ -27,28 +29,37 @@ class Site(NamedTuple):
     return math.prod(self.shape[1 : self.split])
 
 
-def sites(params: Any, suffixes: Any) -> Iterator[Site]:
-  """Every dense map of the blocks."""
-  for path, suffix in trees.paths(suffixes):
-    at, _, leaf = path.rpartition("/")
-    if leaf == "kernel" and suffix.startswith("L"):
-      name = at.removeprefix("blocks/")
-      yield Site(name, at, suffix, trees.get(params, path).shape)
+class Base(NamedTuple):
+  """What adapters are made for.
 
-
-def matching(
-  params: Any, suffixes: Any, patterns: Sequence[str], flag: str
-) -> list[Site]:
-  """Maps whose name one of the patterns matches ("attention/*").
-
-  Raises:
-    ValueError: a pattern that matches none; `flag` is where it was given.
+  Attributes:
+    params: its arrays.
+    suffixes: tree of their suffixes ("LDF", ...).
+    key: of the adapters' draws.
+    encode: text -> ids, for soft prompts.
   """
-  every = list(sites(params, suffixes))
-  for pattern in patterns:
-    if not any(fnmatch.fnmatchcase(s.name, pattern) for s in every):
-      names = ", ".join(s.name for s in every)
-      raise ValueError(f"{flag}={pattern}: matches none of {names}")
-  return [
-    s for s in every if any(fnmatch.fnmatchcase(s.name, p) for p in patterns)
-  ]
+
+  params: Any
+  suffixes: Any
+  key: jax.Array
+  encode: Callable[[str], Sequence[int]]
+
+  def sites(self, patterns: Sequence[str], flag: str) -> list[Site]:
+    """Maps of the blocks whose name a pattern matches ("attention/*").
+
+    Raises:
+      ValueError: a pattern that matches none; `flag` is where it was given.
+    """
+    every = []
+    for path, suffix in trees.paths(self.suffixes):
+      at, _, leaf = path.rpartition("/")
+      if leaf == "kernel" and suffix.startswith("L"):
+        shape = trees.get(self.params, path).shape
+        every.append(Site(at.removeprefix("blocks/"), at, suffix, shape))
+    for pattern in patterns:
+      if not any(fnmatch.fnmatchcase(s.name, pattern) for s in every):
+        names = ", ".join(s.name for s in every)
+        raise ValueError(f"{flag}={pattern}: matches none of {names}")
+    return [
+      s for s in every if any(fnmatch.fnmatchcase(s.name, p) for p in patterns)
+    ]

@@ -36,7 +36,6 @@ class Meter:
   def __init__(self, window: int = 50):
     self._steps: collections.deque = collections.deque(maxlen=window)
     self._last: float | None = None
-    self.started = time.monotonic()
 
   def tick(self, tokens: float) -> None:
     """A step of this many tokens is done."""

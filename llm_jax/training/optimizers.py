@@ -1,5 +1,6 @@
 """Settings of an optimiser, and the optax chain they stand for."""
 
+import abc
 import dataclasses
 import operator
 from typing import Any
@@ -14,7 +15,7 @@ from llm_jax.training.schedules import Schedule
 
 
 @dataclasses.dataclass(frozen=True)
-class Optimizer:
+class Optimizer(abc.ABC):
   """What every optimiser shares: clip, update, decay, learning rate."""
 
   peak: float = field(1e-3, "learning rate after the warm-up", low=0)
@@ -43,8 +44,9 @@ class Optimizer:
     """Step (from 0) -> learning rate."""
     return self.schedule.make(self.peak, steps)
 
+  @abc.abstractmethod
   def _scale(self, rate: optax.Schedule, suffixes: Any) -> list:
-    raise NotImplementedError
+    """From clipped gradients to updates."""
 
   def _decayed(self, rate: optax.Schedule, suffixes: Any) -> list:
     mask = jax.tree.map(muon.is_matrix, suffixes)

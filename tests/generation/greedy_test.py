@@ -75,6 +75,6 @@ def test_no_question_has_no_answer():
 
 def test_too_long_is_said_before_anything_is_answered():
   with pytest.raises(
-    ValueError, match=r"8 tokens .* 6 .*--model.max_length=13"
+    ValueError, match=r"8 tokens .* 6 .* 13 that --model.max_length"
   ):
     _answers(rows=2, max_length=13)

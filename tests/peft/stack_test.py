@@ -15,6 +15,7 @@ from llm_jax.peft.ia3 import IA3
 from llm_jax.peft.lora import LoRA
 from llm_jax.peft.merge import merge
 from llm_jax.peft.prompts import Prefix, Prompt
+from llm_jax.peft.sites import Base
 from tests import small
 from tests.peft import furniture
 
@@ -41,7 +42,7 @@ def base():
 
 def adapter(name, params, suffixes, seed=0):
   made = METHODS[name].add(
-    params, suffixes, jax.random.key(seed), furniture.encode
+    Base(params, suffixes, jax.random.key(seed), furniture.encode)
   )
   return furniture.drawn(axes.unbox(made), seed)
 
