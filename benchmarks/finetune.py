@@ -52,7 +52,7 @@ def experiment(kind: str, base: str, seed: int, steps: int) -> Experiment:
     init_from=base,
     seed=seed,
     steps=steps,
-    batch_size=8,
+    batch_size=16,
     checkpoints=dataclasses.replace(
       sft_tiny_stdlib.EXPERIMENT.checkpoints, every=0, keep=1
     ),
@@ -148,7 +148,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser.add_argument("--base", required=True, help="run folder to start from")
   parser.add_argument("--folder", required=True, help="where runs are kept")
   parser.add_argument("--seeds", default="0,1,2")
-  parser.add_argument("--steps", type=int, default=300)
+  parser.add_argument("--steps", type=int, default=400)
   parser.add_argument("--kinds", default=",".join(("full", "lora", *TASKS)))
   given = parser.parse_args(argv)
   home = pathlib.Path(given.folder)
