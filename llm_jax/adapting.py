@@ -14,6 +14,8 @@ from llm_jax import checks, claim, config, trees, weights
 from llm_jax import model as model_lib
 from llm_jax.checkpoints.store import Store
 from llm_jax.contracts import Tokenizer
+from llm_jax.data import chat
+from llm_jax.data.instructions import Instructions
 from llm_jax.experiment import Experiment, MAY_CHANGE
 from llm_jax.model import Model
 from llm_jax.peft import stack
@@ -23,8 +25,49 @@ from llm_jax.sharding import mesh as mesh_lib
 from llm_jax.tokenizers import store as tokenizers
 
 
+def asked(
+  experiment: Experiment, plan: weights.Plan, names: Sequence[str]
+) -> list[Experiment]:
+  """By which data and method each name is asked: those it was trained with.
+
+  Everything else is as in the experiment of the base.
+
+  Args:
+    experiment: of the base's run.
+    plan: of that experiment.
+    names: as for `load`.
+
+  Raises:
+    ValueError: not an adapter; stacked ones that are asked in different ways.
+  """
+  base = dataclasses.replace(experiment, peft=Full())
+  moved = plan.abstract.trainable["policy"]
+  if "adapters" in moved and experiment.init_from:  # the base is that run
+    origin = weights.origin(experiment.init_from)
+    base = dataclasses.replace(base, data=claim.settings(origin).data)
+  out = []
+  for name in names:
+    found = [_settings(run, experiment) for run in _parts(name)] or [base]
+    first, *others = [_template(its) for its in found]
+    if any(other != first for other in others):
+      said = ", ".join(
+        f"{run} {its.data.template}"
+        if isinstance(its.data, Instructions)
+        else f"{run} none, its data are texts"
+        for run, its in zip(_parts(name), found, strict=True)
+      )
+      raise ValueError(
+        f"--adapter={name}: adapters of different templates cannot be stacked"
+        f" ({said})"
+      )
+    peft = max((its.peft for its in found), key=lambda method: method.places)
+    out.append(dataclasses.replace(experiment, data=found[0].data, peft=peft))
+  return out
+
+
 def load(
   experiment: Experiment,
+  plan: weights.Plan,
   folder: pathlib.Path,
   step: int | None,
   mesh: Mesh,
@@ -36,6 +79,7 @@ def load(
 
   Args:
     experiment: of the base's run.
+    plan: of that experiment.
     folder: of that run. Where it has adapters of its own, its base counts.
     step: of its checkpoint.
     mesh: where.
@@ -46,7 +90,6 @@ def load(
   Raises:
     ValueError: not an adapter, or not one of this base.
   """
-  plan = weights.plan(experiment, model, mesh, tokenizer.encode)
   base = weights.base_params(experiment, plan, model, mesh, folder, step)
   variables, loaded = {"params": base}, {}
   parts = {name: _parts(name) for name in names}
@@ -70,11 +113,6 @@ def load(
   except ValueError as e:
     raise ValueError(f"--adapter: {e}") from e
   return variables, [together[name] for name in names]
-
-
-def places(adapter: Any) -> int:
-  """Places that an adapter's virtual tokens take before each prompt."""
-  return len(adapter.get("prompt", ()))
 
 
 def rows(adapters: Sequence[Any], which: Sequence[int]) -> Any:
@@ -119,6 +157,13 @@ def merge(
       store.wait()
   say(f"merged {folder} after step {at} into {into}")
   return 0
+
+
+def _template(its: Experiment) -> str | None:
+  """How questions are put to a run; None where it continues texts."""
+  if not isinstance(its.data, Instructions):
+    return None
+  return chat.Template(its.data.template).source
 
 
 def _parts(name: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 import dataclasses
+import itertools
 import pathlib
 import sys
 from typing import Any
@@ -14,8 +15,9 @@ from llm_jax import checks, weights
 from llm_jax import model as model_lib
 from llm_jax.checkpoints.store import Store
 from llm_jax.contracts import Batch, Hook, Source, Tokenizer
-from llm_jax.data import instructions
+from llm_jax.data import chat, instructions
 from llm_jax.data.arrays import Arrays, Loaded
+from llm_jax.data.conversation import Message
 from llm_jax.data.instructions import Instructed, Instructions
 from llm_jax.data.text import Text, Tokenised
 from llm_jax.evaluation import likelihood
@@ -120,44 +122,68 @@ def evaluator(
 
 
 def encoder(
-  experiment: Experiment, tokenizer: Tokenizer
+  where: Text | Instructions | Arrays, tokenizer: Tokenizer
 ) -> Callable[[str], Sequence[int]]:
-  """Prompt -> ids: a question, where the experiment's data are answers."""
-  if isinstance(experiment.data, Instructions):
-    return instructions.encoder(experiment.data, tokenizer)
+  """Prompt -> ids: as a question, where the data are answers."""
+  if isinstance(where, Instructions):
+    return instructions.encoder(where, tokenizer)
   return tokenizer.encode
 
 
+def stop_ids(
+  where: Text | Instructions | Arrays, tokenizer: Tokenizer
+) -> tuple[int, ...]:
+  """Ids that end a text, or the answer in a chat template."""
+  known = (tokenizer.eos_id, tokenizer.role_ids["end"])
+  if not isinstance(where, Instructions):
+    return known
+  turns = Message("user", "?"), Message("assistant", "!")
+  template = chat.Template(where.template)
+  ids, trained = chat.render(turns, tokenizer, template=template)
+  *_, last = itertools.compress(ids, trained)
+  return tuple(dict.fromkeys((*known, last)))
+
+
 def generator(
-  experiment: Experiment,
+  experiments: Sequence[Experiment],
   model: Model,
   tokenizer: Tokenizer,
-  places: int = 0,
   by_row: bool = False,
 ) -> Generator:
   """Prompts -> text.
 
   Args:
-    experiment: what the prompts are, see `encoder`.
+    experiments: by whose data and virtual tokens the prompts are read; of
+      several, `Generator.stream` is told by number.
     model: the decoder.
     tokenizer: text <-> ids.
-    places: taken by virtual tokens before each prompt.
     by_row: each row has an adapter of its own.
   """
-  decode = model.decode_rows if by_row else model.decode
-  opened = model.open_rows if by_row else model.open_cache
-  room = model.shape.max_length - places
-  encode = encoder(experiment, tokenizer)
-  return Generator(tokenizer, decode, opened, room, encode)
+  stop = [i for e in experiments for i in stop_ids(e.data, tokenizer)]
+  return Generator(
+    tokenizer,
+    model.decode_rows if by_row else model.decode,
+    model.open_rows if by_row else model.open_cache,
+    model.shape.max_length - max(e.peft.places for e in experiments),
+    [encoder(e.data, tokenizer) for e in experiments],
+    tuple(dict.fromkeys(stop)),
+  )
 
 
 def answerer(
-  experiment: Experiment, model: Model, tokenizer: Tokenizer
+  experiment: Experiment,
+  model: Model,
+  tokenizer: Tokenizer,
+  where: Text | Instructions | Arrays,
 ) -> Answerer:
-  """Questions as ids -> answers as ids, a batch at once."""
-  room = model.shape.max_length - experiment.peft.places
+  """Questions of some data as ids -> answers as ids, a batch at once."""
   return Answerer(
-    tokenizer, model.decode, model.open_cache, room, experiment.batch_size
+    tokenizer,
+    model.decode,
+    model.open_cache,
+    model.shape.max_length - experiment.peft.places,
+    experiment.batch_size,
+    stop_ids(where, tokenizer),
   )
 
 
@@ -202,7 +228,7 @@ def run(experiment: Experiment, folder: pathlib.Path, mesh: Mesh) -> Run:
   the_model = model_lib.make(experiment, made.tokenizer)
   if experiment.samples.every:  # too long is told now, not at the first one
     checks.prompts(
-      experiment, the_model.shape, encoder(experiment, made.tokenizer)
+      experiment, the_model.shape, encoder(experiment.data, made.tokenizer)
     )
   plan = weights.plan(experiment, the_model, mesh, made.tokenizer.encode)
   store = Store(folder / "checkpoints", experiment.checkpoints, progress.say)
@@ -273,9 +299,7 @@ def _hooks(
     count = min(len(batches), validation.batches or len(batches))
     return evaluate(variables, (batches[i] for i in range(count)))
 
-  generate = generator(
-    experiment, the_model, made.tokenizer, experiment.peft.places
-  )
+  generate = generator([experiment], the_model, made.tokenizer)
 
   def sample(variables: Any) -> list[dict[str, str]]:
     texts = generate(

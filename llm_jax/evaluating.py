@@ -32,10 +32,14 @@ Measures = dict[str, float]
 class Dataset:
   """What one line of the table is measured on."""
 
-  name: str
+  settings: Evaluation
   batches: Any  # a sequence of batches
   num_batches: int
   examples: list[Example]
+
+  @property
+  def name(self) -> str:
+    return self.settings.name
 
   def rows(self) -> Iterable[Batch]:
     """The batches to measure, with a bar."""
@@ -106,10 +110,12 @@ def evaluate(
 def _check_lengths(experiment: Experiment) -> None:
   """ValueError where a row of other data is longer than the model allows."""
   longest = experiment.model.max_length
+  places = experiment.peft.places
+  soft = f" after {places} virtual tokens" if places else ""
   for i, e in enumerate(experiment.evaluations):
-    if e.data.length > longest:
+    if e.data.length + places > longest:
       raise ValueError(
-        f"--evaluations.{i}.data.length={e.data.length}: longer than"
+        f"--evaluations.{i}.data.length={e.data.length}:{soft} longer than"
         f" --model.max_length={longest}"
       )
 
@@ -130,10 +136,10 @@ def _other(
       " cannot be compared; start one from the other with --init_from"
     )
   lengths = [e.data.length for e in (experiment, *experiment.evaluations)]
-  if max(lengths) > settings.model.max_length:
+  room = settings.model.max_length - settings.peft.places
+  if max(lengths) > room:
     raise ValueError(
-      f"{given}: reads {settings.model.max_length} tokens at most, and rows"
-      f" here have {max(lengths)}"
+      f"{given}: reads {room} tokens at most, and rows here have {max(lengths)}"
     )
   return settings, there
 
@@ -163,7 +169,7 @@ def _dataset(
       settings.split, settings.questions, settings.shots
     )
   chosen = min(size, settings.batches or size)
-  return Dataset(settings.name, batches, chosen, examples)
+  return Dataset(settings, batches, chosen, examples)
 
 
 def _measure(
@@ -179,21 +185,41 @@ def _measure(
   plan = weights.plan(experiment, model, mesh)
   at, roles = weights.load(experiment, plan, mesh, folder, step)
   score = build.evaluator(model, tokenizer, mesh)
-  answer = build.answerer(experiment, model, tokenizer)
+  room = model.shape.max_length - experiment.peft.places
   out = {}
   for d in datasets:
     out[d.name] = score(roles["policy"], d.rows())
     if d.examples:
       references = [e.reference for e in d.examples]
-      limit = _LONGER + max(map(len, tokenizer.encode_batch(references)))
+      sizes = [len(ids) for ids in tokenizer.encode_batch(references)]
+      _check_room(d, sizes, room)
+      answer = build.answerer(experiment, model, tokenizer, d.settings.data)
       answers = progress(
-        answer(roles["policy"], [e.prompt_ids for e in d.examples], limit),
+        answer(
+          roles["policy"],
+          [e.prompt_ids for e in d.examples],
+          _LONGER + max(sizes),
+        ),
         len(d.examples),
         f"answering {d.name}",
       )
-      texts = (tokenizer.decode(ids) for ids in answers)
+      texts = [tokenizer.decode(ids) for ids in answers]
+      tasks = [e.conversation.task for e in d.examples]
       out[d.name] |= exact_match.evaluate(texts, references)
+      each = exact_match.by_task(texts, references, tasks)
+      out |= {f"{d.name}: {task}": found for task, found in each.items()}
   return at, out
+
+
+def _check_room(d: Dataset, sizes: list[int], room: int) -> None:
+  """ValueError where the model cannot read a question and its answer."""
+  for e, size in zip(d.examples, sizes, strict=True):
+    asked = 1 + len(e.prompt_ids)
+    if asked + size > room:
+      raise ValueError(
+        f"{d.name}: a question of {asked} tokens and its answer of {size} are"
+        f" together longer than the {room} that --model.max_length leaves"
+      )
 
 
 def _baselines(made: build.Data, split: str) -> dict[str, Measures]:

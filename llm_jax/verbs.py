@@ -21,6 +21,7 @@ from llm_jax import (
   weights,
 )
 from llm_jax import model as model_lib
+from llm_jax.data.instructions import Instructions
 from llm_jax.experiment import Experiment
 from llm_jax.reporting import report
 from llm_jax.reporting.progress import say, waiting
@@ -140,31 +141,36 @@ def generate(
   with jax.set_mesh(mesh):
     tokenizer = build.tokenizers.load(folder / "tokenizer")
     model = model_lib.make(experiment, tokenizer)
-    encode = build.encoder(experiment, tokenizer)
-    checks.prompts(experiment, model.shape, encode, prompts)
+    plan = weights.plan(experiment, model, mesh)
+    asked = adapting.asked(experiment, plan, names) or [experiment]
+    encoders = [build.encoder(its.data, tokenizer) for its in asked]
+
+    def check(prompts: Sequence[str]) -> None:
+      for its, encode in zip(asked, encoders, strict=True):
+        checks.prompts(its, model.shape, encode, prompts)
+
+    check(prompts)
     with waiting("loading the model"):
       if names:
         variables, adapters = adapting.load(
-          experiment, folder, step, mesh, model, tokenizer, names
+          experiment, plan, folder, step, mesh, model, tokenizer, names
         )
       else:
-        plan = weights.plan(experiment, model, mesh)
         _, roles = weights.load(experiment, plan, mesh, folder, step)
         variables, adapters = roles["policy"], []
     by_row = len(names) > 1 and any(adapters)
     if not by_row and any(adapters):
       variables = variables | {"adapters": adapters[0]}
-    places = [adapting.places(a) for a in adapters] or [experiment.peft.places]
-    generator = build.generator(
-      experiment, model, tokenizer, max(places), by_row
-    )
+    generator = build.generator(asked, model, tokenizer, by_row)
+    # An answer has lines of its own, what continues a text has not.
+    gaps = ["\n" if isinstance(e.data, Instructions) else "" for e in asked]
 
     def tell(text: str, end: str = "\n") -> None:
       if jax.process_index() == 0:
         print(text, end=end, flush=True)
 
     def speak(prompts: Sequence[str]) -> None:
-      used = range(max(len(names), 1))
+      used = range(len(asked))
       prompts = [p for p in prompts for _ in used]
       which = [*used] * (len(prompts) // len(used))
       mine = variables
@@ -182,12 +188,12 @@ def generate(
       with waiting("compiling"):
         stream = itertools.chain([next(stream)], stream)
       if len(prompts) == 1:
-        tell(prompts[0], end="")
+        tell(prompts[0], end=gaps[0])
         for (new,) in stream:
           tell(new, end="")
         tell("")
         return
-      texts = list(prompts)
+      texts = [p + gaps[i] for p, i in zip(prompts, which, strict=True)]
       for news in stream:
         texts = [a + b for a, b in zip(texts, news, strict=True)]
       for i, text in enumerate(texts):
@@ -199,7 +205,7 @@ def generate(
       return 0
     while prompt := _ask():
       try:
-        checks.prompts(experiment, model.shape, encode, [prompt])
+        check([prompt])
         speak([prompt])
       except ValueError as e:  # too long: the next one need not be
         say(f"error: {e}")

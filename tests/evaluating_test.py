@@ -130,7 +130,7 @@ def test_another_run_must_be_one_and_read_the_same_tokens(runs, tmp_path):
   ("changes", "line"),
   [
     ({"split": "tset"}, "--evaluations.1 (questions): "),
-    ({"shots": 9}, "--model.max_length=32"),
+    ({"shots": 9}, "questions: a question of 91 tokens"),
   ],
 )
 def test_data_that_cannot_be_measured_is_one_line(runs, changes, line):

@@ -1,6 +1,6 @@
 """How many questions are answered in the very words of the reference."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 def matches(answer: str, reference: str) -> bool:
@@ -26,4 +26,20 @@ def evaluate(
   return {
     "exact_match": sum(found) / len(found),
     "questions": float(len(found)),
+  }
+
+
+def by_task(
+  answers: Sequence[str], references: Sequence[str], tasks: Sequence[str]
+) -> dict[str, dict[str, float]]:
+  """The same for the questions of each named task; {} where all are of one."""
+  if len(set(tasks)) < 2:
+    return {}
+  pairs = list(zip(answers, references, tasks, strict=True))
+  return {
+    task: evaluate(
+      [a for a, _, its in pairs if its == task],
+      [r for _, r, its in pairs if its == task],
+    )
+    for task in sorted(filter(None, set(tasks)))
   }

@@ -14,14 +14,15 @@ from llm_jax.ops.sampling import Sampler
 
 
 class Answerer:
-  """The likeliest token, again and again, until a turn or the text ends.
+  """The likeliest token, again and again, until the answer ends.
 
   Args:
-    tokenizer: names the ids that end an answer.
+    tokenizer: names the ids that begin a document and fill a row.
     decode: the model, see `decode.Decode`.
     open_cache: (variables, rows, slots) -> a cache to fill.
     max_length: of question and answer together, virtual tokens apart.
     rows: answered at once.
+    stop_ids: that end an answer.
   """
 
   def __init__(
@@ -31,10 +32,11 @@ class Answerer:
     open_cache: Callable[[Any, int, int], Any],
     max_length: int,
     rows: int,
+    stop_ids: tuple[int, ...],
   ):
     self._start_id, self._pad_id = tokenizer.eos_id, tokenizer.pad_id
     self._max_length, self._rows = max_length, rows
-    self._stop_ids = (tokenizer.eos_id, tokenizer.role_ids["end"])
+    self._stop_ids = stop_ids
 
     @functools.partial(jax.jit, static_argnames=("limit",))
     def answer(
@@ -64,21 +66,23 @@ class Answerer:
   ) -> Iterator[list[int]]:
     """Yields the answer to each question, without what ends it.
 
+    An answer also ends where the model can read no more.
+
     Args:
       variables: of the model.
       questions: ids of each, as they begin a document.
       limit: tokens of an answer, at most.
 
     Raises:
-      ValueError: a question and its answer may be longer than the model allows.
+      ValueError: a question is longer than the model allows.
     """
     if not questions:
       return
     longest = 1 + max(map(len, questions))
-    if longest + limit > self._max_length:
+    if longest > self._max_length:
       raise ValueError(
-        f"a question of {longest} tokens and an answer of {limit} are together"
-        f" longer than the {self._max_length} that --model.max_length leaves"
+        f"a question of {longest} tokens is longer than the {self._max_length}"
+        " that --model.max_length leaves"
       )
     for at in range(0, len(questions), self._rows):
       asked = questions[at : at + self._rows]
@@ -91,5 +95,8 @@ class Answerer:
         length_B[i] = len(known)
       found = self._answer(variables, prompt_BP, length_B, limit=limit)
       tokens_BT, lengths = jax.device_get(found)
+      # The last token needs no place: it is never read.
+      room = self._max_length + 1 - length_B
+      lengths = np.minimum(lengths, room)
       for tokens, n in zip(tokens_BT[: len(asked)], lengths, strict=False):
         yield [t for t in tokens[:n].tolist() if t not in self._stop_ids]

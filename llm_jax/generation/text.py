@@ -23,8 +23,10 @@ class Generator:
     tokenizer: text <-> ids.
     decode: the model, see `decode.Decode`.
     open_cache: (variables, rows, slots) -> a cache to fill.
-    max_length: of prompt and new tokens together.
-    encode: prompt -> ids; None = the tokenizer's.
+    max_length: of prompt and new tokens together, virtual tokens apart.
+    encoders: prompt -> ids, for each model that `stream` may be told of; none
+      = the tokenizer's.
+    stop_ids: that end a row; none = the tokenizer's eos.
   """
 
   def __init__(
@@ -33,10 +35,11 @@ class Generator:
     decode: decode_lib.Decode,
     open_cache: Callable[[Any, int, int], Any],
     max_length: int,
-    encode: Callable[[str], Sequence[int]] | None = None,
+    encoders: Sequence[Callable[[str], Sequence[int]]] = (),
+    stop_ids: tuple[int, ...] = (),
   ):
     self._tokenizer, self._max_length = tokenizer, max_length
-    self._encode = encode or tokenizer.encode
+    self._encoders = encoders or (tokenizer.encode,)
 
     @functools.partial(jax.jit, static_argnames=("slots",))
     def start(
@@ -55,7 +58,7 @@ class Generator:
         progress,
         limit=CHUNK,
         sampler=sampler,
-        stop_ids=(tokenizer.eos_id, tokenizer.role_ids["end"]),
+        stop_ids=stop_ids or (tokenizer.eos_id,),
         pad_id=tokenizer.pad_id,
       )
       # Whole on every device, so that each of several processes reads it.
@@ -77,23 +80,25 @@ class Generator:
   ) -> Iterator[list[str]]:
     """Yields, again and again, what each row has gained since the last time.
 
-    A row ends at the tokenizer's eos or the end of a turn, before a stop
-    string, or after `max_new_tokens`. The same seed gives the same text,
-    whatever else is in the batch. `models` numbers the model that answers
-    each prompt, where rows have adapters of their own.
+    A row ends at a stop id, before a stop string, or after `max_new_tokens`.
+    The same seed gives the same text, whatever else is in the batch. `models`
+    numbers the model that answers each prompt, where rows have adapters of
+    their own.
 
     Raises:
       ValueError: a prompt and its new tokens are longer than the model allows.
     """
     if not prompts:
       return
-    ids = [[self._tokenizer.eos_id, *self._encode(p)] for p in prompts]
+    asked = list(zip(prompts, models or [0] * len(prompts), strict=True))
+    start_id = self._tokenizer.eos_id
+    ids = [[start_id, *self._encoders[m](p)] for p, m in asked]
     longest = max(map(len, ids))
     if longest + max_new_tokens > self._max_length:
       raise ValueError(
         f"a prompt of {longest} tokens and"
         f" --samples.max_new_tokens={max_new_tokens} are together longer"
-        f" than --model.max_length={self._max_length}"
+        f" than the {self._max_length} that --model.max_length leaves"
       )
     width = _power_of_two(longest)
     prompt_BP = np.full((len(ids), width), self._tokenizer.pad_id, np.int32)
@@ -101,7 +106,6 @@ class Generator:
       slots[width - len(known) :] = known
     # The n-th copy of a prompt has the n-th key, wherever it stands, and has
     # it with each model.
-    asked = list(zip(prompts, models or [0] * len(prompts), strict=True))
     copies = [asked[:i].count(row) for i, row in enumerate(asked)]
     # Without the prompt in it, all prompts would be answered by one draw.
     hashes = [zlib.crc32(prompt.encode()) for prompt in prompts]

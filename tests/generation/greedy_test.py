@@ -12,9 +12,6 @@ from tests import small
 class Tokenizer:
   pad_id, eos_id = 0, 1
 
-  def __init__(self, end=2):
-    self.role_ids = {"end": end}
-
 
 _, VARIABLES = small.build()
 PURE = model_lib.of_shape(small.CONFIG)
@@ -24,7 +21,12 @@ LIMIT, WIDTH = 6, 14
 
 def _answers(rows, max_length=32, questions=QUESTIONS, end=2):
   answerer = Answerer(
-    Tokenizer(end), PURE.decode, PURE.open_cache, max_length, rows
+    Tokenizer,
+    PURE.decode,
+    PURE.open_cache,
+    max_length,
+    rows,
+    (Tokenizer.eos_id, end),
   )
   return list(answerer(VARIABLES, questions, LIMIT))
 
@@ -73,8 +75,16 @@ def test_no_question_has_no_answer():
   assert _answers(rows=2, questions=[]) == []
 
 
-def test_too_long_is_said_before_anything_is_answered():
-  with pytest.raises(
-    ValueError, match=r"8 tokens .* 6 .* 13 that --model.max_length"
-  ):
-    _answers(rows=2, max_length=13)
+def test_an_answer_ends_where_the_model_can_read_no_more():
+  """What does not fit is cut, and of the longest question alone."""
+  whole = _answers(rows=8, end=-1)
+  found = _answers(rows=8, max_length=10, end=-1)
+  left = [10 - len(q) for q in QUESTIONS]  # one is never read: no place
+  assert min(left) < LIMIT < max(left)
+  assert found == [a[:n] for a, n in zip(whole, left, strict=True)]
+  assert found != whole
+
+
+def test_a_question_too_long_is_said_before_anything_is_answered():
+  with pytest.raises(ValueError, match=r"8 tokens .* 7 that --model.max_len"):
+    _answers(rows=2, max_length=7)

@@ -173,7 +173,7 @@ def test_what_does_not_fit_the_model_is_one_clear_line():
   assert ask("p" * 9, 10) == ["x" * 10]
   message = (
     r"^a prompt of 11 tokens and --samples.max_new_tokens=10 are together"
-    r" longer than --model.max_length=20$"
+    r" longer than the 20 that --model.max_length leaves$"
   )
   with pytest.raises(ValueError, match=message):
     ask("p" * 10, 10)
