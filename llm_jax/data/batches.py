@@ -29,6 +29,7 @@ class Offline:
     weights: share of samples from each.
     batch_size: B of the global batch.
     block: (index, count): which of `count` equal blocks is this process's.
+    together: how many rows a sample is, if `rows` gives several at once.
   """
 
   def __init__(
@@ -37,7 +38,10 @@ class Offline:
     weights: Sequence[float],
     batch_size: int,
     block: tuple[int, int] = (0, 1),
+    together: int = 1,
   ):
+    of_block(0, batch_size, block, together)  # or say what is wrong
+
     import grain  # noqa: PLC0415  (not on every machine)
 
     class Endless(grain.MapDataset):
@@ -65,8 +69,9 @@ class Offline:
         return _ENDLESS // batch_size - self._first
 
       def __getitem__(self, index: Any) -> Batch:
-        samples = of_block(int(index) + self._first, batch_size, block)
-        return stack([self._parent[i] for i in samples])
+        at = int(index) + self._first
+        samples = of_block(at, batch_size, block, together)
+        return stack([self._parent[i] for i in samples], together)
 
     parts = [Endless(r) for r in rows]
     samples = (
@@ -103,12 +108,18 @@ class Finite:
   """A split as batches of one shape; rows added at the end have no mask."""
 
   def __init__(
-    self, rows: Rows, batch_size: int, block: tuple[int, int] = (0, 1)
+    self,
+    rows: Rows,
+    batch_size: int,
+    block: tuple[int, int] = (0, 1),
+    together: int = 1,
   ):
+    of_block(0, batch_size, block, together)  # or say what is wrong
     self._rows, self._batch_size, self._block = rows, batch_size, block
+    self._together = together
 
   def __len__(self) -> int:
-    return -(-len(self._rows) // self._batch_size)
+    return -(-len(self._rows) * self._together // self._batch_size)
 
   def __iter__(self) -> Iterator[Batch]:
     return (self[i] for i in range(len(self)))
@@ -117,27 +128,32 @@ class Finite:
     if not 0 <= index < len(self):
       raise IndexError(index)
     rows = []
-    for i in of_block(index, self._batch_size, self._block):
+    together = self._together
+    for i in of_block(index, self._batch_size, self._block, together):
       row = self._rows.row(0, min(i, len(self._rows) - 1))
       if i >= len(self._rows):
         none = {k: np.zeros_like(row[k]) for k in _COUNTED if k in row}
         row = row | none
       rows.append(row)
-    return stack(rows)
+    return stack(rows, together)
 
 
-def of_block(batch: int, batch_size: int, block: tuple[int, int]) -> range:
-  """Samples of one process's block of a global batch."""
+def of_block(
+  batch: int, batch_size: int, block: tuple[int, int], together: int = 1
+) -> range:
+  """Samples, of `together` rows each, of a process's block of a batch."""
   index, count = block
-  if batch_size % count:
+  if batch_size % (count * together):
+    of = f" of {together} rows that belong together" if together > 1 else ""
     raise ValueError(
-      f"--batch_size={batch_size}: not divisible by {count} processes"
+      f"--batch_size={batch_size}: not divisible by {count} processes{of}"
     )
-  size = batch_size // count
-  first = batch * batch_size + index * size
+  size = batch_size // (count * together)
+  first = (batch * count + index) * size
   return range(first, first + size)
 
 
-def stack(rows: Sequence[Row]) -> Batch:
-  """Rows of T -> arrays of B T."""
-  return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+def stack(rows: Sequence[Row], together: int = 1) -> Batch:
+  """Rows of T, or of G T, -> arrays of B T."""
+  put = np.stack if together == 1 else np.concatenate
+  return {name: put([row[name] for row in rows]) for name in rows[0]}

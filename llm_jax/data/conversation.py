@@ -73,13 +73,25 @@ def from_json(line: str) -> Conversation:
 def checked(given: Any, where: str, name: str = "messages") -> Conversation:
   """Messages as they come in a row -> a conversation.
 
+  Raises:
+    ValueError: what `turns` raises, or no turn of the assistant.
+  """
+  messages = turns(given, where, name)
+  if not any(m.role == "assistant" for m in messages):
+    raise ValueError(f"{where}: field {name!r} holds no turn of the assistant")
+  return Conversation(messages)
+
+
+def turns(given: Any, where: str, name: str) -> tuple[Message, ...]:
+  """Messages as they come in a row.
+
   Args:
     given: a sequence of mappings with `role` and `content`.
     where: file and line, for errors.
     name: of the field that they stand in.
 
   Raises:
-    ValueError: an unknown role, content that is no text, no assistant's turn.
+    ValueError: an unknown role, or content that is no text.
   """
   if not isinstance(given, Sequence) or isinstance(given, str | bytes):
     raise ValueError(f"{where}: field {name!r} is no list but {given!r:.60}")
@@ -102,6 +114,4 @@ def checked(given: Any, where: str, name: str = "messages") -> Conversation:
       )
     content = tables.whole(turn["content"], f"{here} content", where)
     messages.append(Message(role, content))
-  if not any(m.role == "assistant" for m in messages):
-    raise ValueError(f"{where}: field {name!r} holds no turn of the assistant")
-  return Conversation(tuple(messages))
+  return tuple(messages)

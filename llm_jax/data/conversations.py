@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 import dataclasses
-from typing import Any
 
 from llm_jax.config import field
 from llm_jax.contracts import Progress
@@ -52,22 +51,4 @@ class TFDSConversations(Form):
     """Conversations as JSON; ValueError names example and field."""
     examples = tfds_source.examples(self.name, self.split, self.data_dir)
     for where, example in examples:
-      row = {name: _plain(value, where) for name, value in example.items()}
-      yield self.read(row, where).to_json()
-
-
-def _plain(value: Any, where: str) -> Any:
-  """Bytes as text, arrays as lists, a dict of lists as a list of dicts."""
-  if hasattr(value, "tolist"):  # numpy's
-    value = value.tolist()
-  if isinstance(value, bytes):
-    return tables.decode(value, where)
-  if isinstance(value, list | tuple):
-    return [_plain(v, where) for v in value]
-  if isinstance(value, dict):
-    parts = {name: _plain(v, where) for name, v in value.items()}
-    if all(isinstance(part, list) for part in parts.values()):
-      rows = zip(*parts.values(), strict=True)
-      return [dict(zip(parts, row, strict=True)) for row in rows]
-    return parts
-  return value
+      yield self.read(tfds_source.plain(example, where), where).to_json()

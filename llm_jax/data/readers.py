@@ -17,8 +17,39 @@ FIELDS = {
 }
 
 
+class Renamed:
+  """Fields of rows by our names, where a table has others for them."""
+
+  fields: tuple[str, ...]
+
+  def _check_fields(self) -> None:
+    for pair in self.fields:
+      if not all(pair.partition("=")):
+        raise ValueError(
+          f"--data.sources.N.fields={pair}: expected OURS=THEIRS, such as"
+          " prompt=query"
+        )
+
+  def _text(self, row: Row, name: str, where: str) -> str:
+    return tables.text(row, self._present(row, name, where), where)
+
+  def _present(self, row: Row, name: str, where: str) -> str:
+    name = self._name(name)
+    if name not in row:
+      raise ValueError(
+        f"{where}: no field {name!r}; fields here:"
+        f" {', '.join(map(str, row))} (see"
+        " --data.sources.N.fields)"
+      )
+    return name
+
+  def _name(self, name: str) -> str:
+    pairs = (pair.partition("=") for pair in self.fields)
+    return {ours: theirs for ours, _, theirs in pairs}.get(name, name)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Form:
+class Form(Renamed):
   """What the rows of a table look like."""
 
   format: Literal["auto", "messages", "prompt_completion", "alpaca", "task"] = (
@@ -62,11 +93,7 @@ class Form:
         f"{flag}.format={self.format}: reads no task or prompt, but"
         f" {wording!r:.40} is given"
       )
-    for pair in self.fields:
-      if not all(pair.partition("=")):
-        raise ValueError(
-          f"{flag}.fields={pair}: expected OURS=THEIRS, such as prompt=query"
-        )
+    self._check_fields()
     settings = [getattr(self, f.name) for f in dataclasses.fields(Form)]
     return repr([*settings, templates.TASKS.get(self.task)])
 
@@ -128,23 +155,6 @@ class Form:
 
     asked, answer = templates.ask(task, get, where, list(map(str, row)))
     return dataclasses.replace(_pair(asked, answer), task=self.task)
-
-  def _text(self, row: Row, name: str, where: str) -> str:
-    return tables.text(row, self._present(row, name, where), where)
-
-  def _present(self, row: Row, name: str, where: str) -> str:
-    name = self._name(name)
-    if name not in row:
-      raise ValueError(
-        f"{where}: no field {name!r}; fields here:"
-        f" {', '.join(map(str, row))} (see"
-        " --data.sources.N.fields)"
-      )
-    return name
-
-  def _name(self, name: str) -> str:
-    pairs = (pair.partition("=") for pair in self.fields)
-    return {ours: theirs for ours, _, theirs in pairs}.get(name, name)
 
 
 def _pair(asked: str, answer: str) -> Conversation:

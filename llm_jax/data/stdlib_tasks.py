@@ -87,10 +87,10 @@ class StdlibTasks:
     functions = list(_functions())
     neighbours: dict[int, dict[str, None]] = {}
     for f in functions:
-      neighbours.setdefault(_group(f), {})[f.module] = None
+      neighbours.setdefault(group_of(f.place), {})[f.module] = None
     asked = set()
     for f in functions:
-      modules = list(neighbours[_group(f)])
+      modules = list(neighbours[group_of(f.place)])
       known = _fields(f, modules)
       for name in self.tasks:
         task = TASKS[name]
@@ -127,8 +127,9 @@ def _functions() -> Iterator[_Function]:
           yield _Function(module, place, node, docstring)
 
 
-def _group(function: _Function) -> int:
-  return int(function.place * _GROUPS)
+def group_of(place: float) -> int:
+  """Modules of one group are named beside each other."""
+  return int(place * _GROUPS)
 
 
 def _fields(function: _Function, modules: list[str]) -> dict[str, str]:

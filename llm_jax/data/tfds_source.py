@@ -79,6 +79,11 @@ def examples(
     yield f"{_flag(name)}: example {i}", {**example, **labels}
 
 
+def plain(example: dict[str, Any], where: str) -> dict[str, Any]:
+  """An example as the row of a table would be."""
+  return {name: _plain(value, where) for name, value in example.items()}
+
+
 def _flag(name: str) -> str:
   return f"--data.sources.N.name={name}"
 
@@ -103,3 +108,20 @@ def _builder(name: str, split: str, data_dir: str | None) -> Any:
       f" this machine, {', '.join(known) or 'no split'}"
     )
   return builder
+
+
+def _plain(value: Any, where: str) -> Any:
+  """Bytes as text, arrays as lists, a dict of lists as a list of dicts."""
+  if hasattr(value, "tolist"):  # numpy's
+    value = value.tolist()
+  if isinstance(value, bytes):
+    return tables.decode(value, where)
+  if isinstance(value, list | tuple):
+    return [_plain(v, where) for v in value]
+  if isinstance(value, dict):
+    parts = {name: _plain(v, where) for name, v in value.items()}
+    if all(isinstance(part, list) for part in parts.values()):
+      rows = zip(*parts.values(), strict=True)
+      return [dict(zip(parts, row, strict=True)) for row in rows]
+    return parts
+  return value

@@ -1,0 +1,206 @@
+"""Preferences as token ids: made once, then read from a memory map."""
+
+from collections.abc import Iterator
+import dataclasses
+import itertools
+import json
+import pathlib
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from llm_jax.contracts import Progress, Tokenizer
+from llm_jax.data import agreement, cache, chat
+from llm_jax.data.preference import from_json, Preference
+from llm_jax.data.prepared import Prepared
+from llm_jax.data.splits import Shares, SPLITS
+from llm_jax.data.tokens import id_type, mapped, Tokens
+
+_TOGETHER = 256  # preferences given to the tokenizer at once
+
+
+class Part(NamedTuple):
+  """One split of a source.
+
+  A completion is a document of `tokens` together with its prompt. Those of a
+  preference follow each other.
+  """
+
+  tokens: Tokens
+  begin: np.ndarray  # [completions], ids of the prompt before each
+  first: np.ndarray  # [preferences + 1], its first completion
+  places: np.ndarray  # [preferences], where each is among the prepared ones
+  pairs: np.ndarray  # [pairs, 2], completions: chosen, rejected
+  margins: np.ndarray  # [pairs] f32
+  ranks: np.ndarray  # [completions], 0 = the best of its preference
+  likes: np.ndarray  # [completions], 1 = liked, 0 = disliked, -1 = neither
+
+
+class Tokenised(NamedTuple):
+  """The splits of a source, and what was seen in it."""
+
+  parts: dict[str, Part]
+  num_faulty: int
+  fault: str  # of the first faulty one
+  num_ties: int
+  judged: agreement.Judged
+
+
+def tokenise(
+  documents: Prepared,
+  shares: Shares,
+  tokenizer: Tokenizer,
+  template: chat.Template,
+  folder: pathlib.Path,
+  progress: Progress,
+) -> Tokenised:
+  """Token ids by split, made in the cache if they are not there."""
+  name = cache.fingerprint(
+    "preferences-1",
+    documents.identity,
+    tokenizer.fingerprint,
+    json.dumps(tokenizer.role_ids),
+    template.source,
+    repr(shares),
+  )
+  final, dtype = folder / "tokens" / name, id_type(tokenizer)
+
+  def make(partial: pathlib.Path) -> None:
+    lines = progress(documents, total=len(documents), label="tokenising")
+    _Writer(shares, tokenizer, template, dtype, partial).write(iter(lines))
+
+  cache.once(final, make)
+  parts = {}
+  for split in SPLITS:
+    with np.load(final / f"{split}.npz") as saved:
+      arrays = dict(saved)
+    offsets = arrays.pop("offsets")
+    ids = mapped(final / f"{split}.ids", dtype, int(offsets[-1]))
+    trained = mapped(
+      final / f"{split}.trained", np.dtype(bool), int(offsets[-1])
+    )
+    found = Tokens(ids, offsets, tokenizer.eos_id, trained)
+    parts[split] = Part(found, **arrays)
+  about = json.loads((final / "about.json").read_text(encoding="utf-8"))
+  about["judged"] = agreement.Judged(**about["judged"])
+  return Tokenised(parts, **about)
+
+
+@dataclasses.dataclass
+class _Split:
+  """What is known of a split so far."""
+
+  ids: Any
+  trained: Any
+  offsets: list[int] = dataclasses.field(default_factory=lambda: [0])
+  first: list[int] = dataclasses.field(default_factory=lambda: [0])
+  begin: list[int] = dataclasses.field(default_factory=list)
+  places: list[int] = dataclasses.field(default_factory=list)
+  pairs: list[tuple[int, int]] = dataclasses.field(default_factory=list)
+  margins: list[float] = dataclasses.field(default_factory=list)
+  ranks: list[int] = dataclasses.field(default_factory=list)
+  likes: list[int] = dataclasses.field(default_factory=list)
+
+  def arrays(self) -> dict[str, np.ndarray]:
+    whole = ("offsets", "first", "begin", "places", "ranks", "likes")
+    return {name: np.array(getattr(self, name), np.int64) for name in whole} | {
+      "pairs": np.array(self.pairs, np.int64).reshape(-1, 2),
+      "margins": np.array(self.margins, np.float32),
+    }
+
+
+class _Writer:
+  """Ids as they come, then everything else."""
+
+  def __init__(
+    self,
+    shares: Shares,
+    tokenizer: Tokenizer,
+    template: chat.Template,
+    dtype: np.dtype,
+    folder: pathlib.Path,
+  ):
+    self._shares, self._tokenizer, self._template = shares, tokenizer, template
+    self._dtype, self._folder = dtype, folder
+    self._num_ties = self._num_faulty = 0
+    self._fault = ""
+    self._judgements = agreement.Judgements()
+
+  def write(self, lines: Iterator[str]) -> None:
+    files = {
+      (s, kind): (self._folder / f"{s}.{kind}").open("wb")
+      for s in SPLITS
+      for kind in ("ids", "trained")
+    }
+    splits = {s: _Split(files[s, "ids"], files[s, "trained"]) for s in SPLITS}
+    try:
+      at = 0
+      while batch := list(itertools.islice(lines, _TOGETHER)):
+        self._add([from_json(line) for line in batch], at, splits)
+        at += len(batch)
+    finally:
+      for file in files.values():
+        file.close()
+    for name, split in splits.items():
+      np.savez(self._folder / f"{name}.npz", **split.arrays())  # type: ignore[arg-type]
+    about = {
+      "num_faulty": self._num_faulty,
+      "fault": self._fault,
+      "num_ties": self._num_ties,
+      "judged": self._judgements.judged()._asdict(),
+    }
+    text = json.dumps(about)
+    (self._folder / "about.json").write_text(text, encoding="utf-8")
+
+  def _add(
+    self, batch: list[Preference], at: int, splits: dict[str, _Split]
+  ) -> None:
+    """Preferences, the first of which is the `at`-th prepared one."""
+    pieces: list[list[chat.Piece]] = []
+    counts = []
+    for p in batch:
+      begin = [] if p.fault else self._template.pieces(p.prompt, True)
+      counts.append(len(pieces))
+      pieces.append(begin)
+      for i in range(len(p.completions)):
+        whole = self._template.pieces(p.conversation(i).messages)
+        if whole[: len(begin)] != begin:
+          raise ValueError(
+            "--data.template: a prompt to be answered is not how the prompt"
+            f" with an answer begins: {p.prompt[-1].content!r:.60}"
+          )
+        pieces.append(whole)
+    encoded = chat.encode(pieces, self._tokenizer)
+    for place, (p, start) in enumerate(zip(batch, counts, strict=True), at):
+      if p.fault:
+        self._num_faulty += 1
+        self._fault = self._fault or p.fault
+        continue
+      split = splits[self._shares.at(p.placed)]
+      found = encoded[start + 1 : start + 1 + len(p.completions)]
+      self._one(p, place, len(encoded[start].ids), found, split)
+
+  def _one(
+    self,
+    p: Preference,
+    place: int,
+    begin: int,
+    encoded: list[chat.Encoded],
+    split: _Split,
+  ) -> None:
+    first = split.first[-1]
+    for ids, trained in encoded:
+      trained = [False] * begin + trained[begin:]  # earlier answers are not
+      split.ids.write(np.array(ids, self._dtype).tobytes())
+      split.trained.write(np.array(trained, bool).tobytes())
+      split.offsets.append(split.offsets[-1] + len(ids))
+    split.begin += [begin] * len(encoded)
+    split.first.append(first + len(encoded))
+    split.places.append(place)
+    pairs, margins, num_ties = p.pairs()
+    split.pairs += [(first + w, first + l) for w, l in pairs]
+    split.margins += margins
+    split.ranks += p.ranks()
+    split.likes += [-1 if like is None else int(like) for like in p.likes()]
+    self._num_ties += num_ties
+    self._judgements.add(p)
