@@ -1,79 +1,124 @@
-"""Loss and gradients of the `peft` library's LoRA, DoRA and IA3, in float64.
+"""Loss and gradients of a tiny Llama and its adapters, in float64.
 
-On a gated feed-forward, down(silu(gate x) * up x), of random weights. Needs
-torch and peft 0.21.2; run by hand, the arrays are kept beside it:
+The model is `transformers`' and LoRA, DoRA and IA3 are `peft`'s. Needs torch,
+transformers 5.23 and peft 0.21.2; run by hand, the arrays are kept beside it:
 
   python tests/goldens/make_peft.py
 """
 
+import contextlib
 import pathlib
+import re
+from unittest import mock
 
 import numpy as np
 import peft
 import torch
-from torch import nn
+import transformers
 
-D, F, R, ROWS = 6, 10, 3, 7
-MAPS = ("gate", "up", "down")
-
-
-class MLP(nn.Module):
-  """The maps as torch has them, [outputs, inputs]."""
-
-  def __init__(self):
-    super().__init__()
-    self.gate = nn.Linear(D, F, bias=False)
-    self.up = nn.Linear(D, F, bias=False)
-    self.down = nn.Linear(F, D, bias=False)
-
-  def forward(self, x):
-    return self.down(nn.functional.silu(self.gate(x)) * self.up(x))
+CONFIG = transformers.LlamaConfig(
+  vocab_size=16,
+  hidden_size=8,
+  intermediate_size=12,
+  num_hidden_layers=2,
+  num_attention_heads=4,
+  num_key_value_heads=2,
+  head_dim=4,
+  rms_norm_eps=1e-5,
+  rope_theta=10_000.0,
+  hidden_act="silu",
+  tie_word_embeddings=False,
+  attention_bias=False,
+  mlp_bias=False,
+  attn_implementation="eager",
+)
+ROWS, LENGTH, R = 2, 7, 3
 
 
 def lora(**kwargs):
-  """Settings of LoRA on every map."""
+  """Settings of LoRA on every map of the blocks."""
   return peft.LoraConfig(
-    r=R, lora_alpha=5, lora_dropout=0.0, target_modules=list(MAPS), **kwargs
+    r=R, lora_alpha=5, target_modules="all-linear", **kwargs
   )
 
 
-CONFIGS = {
+ADAPTERS = {
   "lora": lora(),
   "stabilised": lora(use_rslora=True),
   "dora": lora(use_dora=True),
-  "ia3": peft.IA3Config(
-    target_modules=["up", "down"], feedforward_modules=["down"]
-  ),
+  # The library's own choice of maps for a Llama.
+  "ia3": peft.IA3Config(task_type="CAUSAL_LM"),
 }
+
+
+@contextlib.contextmanager
+def wide():
+  """Float64 where `transformers` asks for float32: norms, angles, softmax."""
+  with (
+    mock.patch.object(torch, "float32", torch.float64),
+    mock.patch.object(torch, "float", torch.float64),
+    mock.patch.object(torch.Tensor, "float", torch.Tensor.double),
+  ):
+    yield
+
+
+def move(parameters, draw, size):
+  """Adds a normal draw to each: ones stay about one, zeros do not stay."""
+  with torch.no_grad():
+    for p in parameters:
+      p.add_(size * draw(*p.shape))
+
+
+def stacked(arrays):
+  """Name -> array, the layers' stacked where the name has ".layers.N."."""
+  layers = {}
+  for name, x in arrays.items():
+    short = re.sub(r"^base_model\.model\.", "", name).removeprefix("model.")
+    short = short.replace(".default", "").removesuffix(".weight")
+    layers.setdefault(re.sub(r"^layers\.\d+\.", "layers.", short), []).append(x)
+  return {
+    name: np.stack(found) if name.startswith("layers.") else found[0]
+    for name, found in layers.items()
+  }
+
+
+def measured(model, tokens):
+  """Loss, the mean over all next tokens, and what is drawn and its gradient."""
+  trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
+  logits = model(tokens[:, :-1]).logits
+  loss = torch.nn.functional.cross_entropy(
+    logits.flatten(0, 1), tokens[:, 1:].flatten()
+  )
+  assert loss.dtype == torch.float64
+  gradients = torch.autograd.grad(loss, list(trained.values()))
+  out = {"loss": loss.detach().numpy()}
+  for what, found in (("value", trained.values()), ("gradient", gradients)):
+    arrays = [x.detach().numpy() for x in found]
+    named = stacked(dict(zip(trained, arrays, strict=True)))
+    out |= {f"{what}/{name}": x for name, x in named.items()}
+  return out
 
 
 def main():
   """Writes peft.npz."""
   torch.manual_seed(0)
   draw = lambda *shape: torch.randn(*shape, dtype=torch.float64)
-  x, target = draw(ROWS, D), draw(ROWS, D)
-  weights = {name: draw(*getattr(MLP(), name).weight.shape) for name in MAPS}
-  out = {"x": x, "target": target}
-  out |= {f"base/{name}": w for name, w in weights.items()}
-  for name, config in CONFIGS.items():
-    model = MLP().double()
-    with torch.no_grad():
-      for at, w in weights.items():
-        getattr(model, at).weight.copy_(w)
-    model = peft.get_peft_model(model, config).double()
-    moved = {n: p for n, p in model.named_parameters() if p.requires_grad}
-    with torch.no_grad():
-      for p in moved.values():
-        p.copy_(p + 0.3 * draw(*p.shape))
-    loss = ((model(x) - target) ** 2).sum()
-    loss.backward()
-    out[f"{name}/loss"] = loss
-    for path, p in moved.items():
-      short = path.removeprefix("base_model.model.")
-      out[f"{name}/value/{short}"] = p
-      out[f"{name}/gradient/{short}"] = p.grad
-  arrays = {k: v.detach().numpy() for k, v in out.items()}
-  np.savez_compressed(pathlib.Path(__file__).with_name("peft.npz"), **arrays)
+  tokens = torch.randint(CONFIG.vocab_size, (ROWS, LENGTH))
+  out = {"tokens": tokens.numpy()}
+  with wide():
+    base = transformers.LlamaForCausalLM(CONFIG).double().eval()
+    move(base.parameters(), draw, 0.3)
+    parts = {"base": measured(base, tokens)}
+    weights = {name: x.clone() for name, x in base.state_dict().items()}
+    for name, config in ADAPTERS.items():
+      base = transformers.LlamaForCausalLM(CONFIG).double().eval()
+      base.load_state_dict(weights)
+      model = peft.get_peft_model(base, config).double().eval()
+      move((p for p in model.parameters() if p.requires_grad), draw, 0.3)
+      parts[name] = measured(model, tokens)
+  for name, part in parts.items():
+    out |= {f"{name}/{path}": x for path, x in part.items()}
+  np.savez_compressed(pathlib.Path(__file__).with_name("peft.npz"), **out)
 
 
 if __name__ == "__main__":
