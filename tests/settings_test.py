@@ -29,6 +29,10 @@ from llm_jax.data.tfds_source import TFDS
 from llm_jax.experiment import Evaluation
 from llm_jax.models import transformer
 from llm_jax.models.config import RopeScaling
+from llm_jax.objectives import dpo, separate, unreferenced
+from llm_jax.objectives.kto import KTO
+from llm_jax.objectives.ranking import Ranking
+from llm_jax.objectives.transport import AOT
 from llm_jax.peft.bottlenecks import Bottlenecks
 from llm_jax.peft.ia3 import IA3
 from llm_jax.peft.lora import LoRA
@@ -41,6 +45,7 @@ from llm_jax.tokenizers.sentencepiece import SentencePiece
 from llm_jax.training import optimizers
 from llm_jax.training.schedules import Schedule
 from tests import command, small
+from tests.objectives import table
 
 HOME = llm_jax.__path__[0]
 plain = lambda items, total=None, label="": items
@@ -171,6 +176,28 @@ def try_every_optimizer(*more):
       optimizer.make(10, {"w": "LDF", "b": "D"})
 
 
+def try_every_objective():
+  """On rows of completions; shapes only."""
+  i32 = jax.ShapeDtypeStruct((4, 3), jnp.int32)
+  number = jax.ShapeDtypeStruct((4,), jnp.float32)
+  batch = {
+    "tokens_BT": i32,
+    "target_BT": i32,
+    "mask_BT": i32.update(dtype=bool),
+  }
+  batch |= {"label_B": number, "margin_B": number}
+  margins = (dpo.DPO, dpo.RobustDPO, dpo.Hinge, dpo.IPO, dpo.EXO, dpo.DiscoPOP)
+  apart = (separate.NCA, separate.APO, separate.SPPO, separate.BCO)
+  alone = (unreferenced.SimPO, unreferenced.CPO, unreferenced.SFT)
+  alone += (unreferenced.Sum,)
+  for objective in (
+    *(kind() for kind in (*margins, *apart, *alone, AOT, KTO, Ranking)),
+    dpo.DPO(divergence="alpha"),
+    unreferenced.ORPO(nll_of="completion"),
+  ):
+    jax.eval_shape(lambda b, o=objective: table.trace(o, b), batch)
+
+
 def try_every_source(folder, cache):
   prepared, *_ = cache.glob("documents/*/corpus/*")
   for source in (
@@ -234,6 +261,7 @@ def test_no_leaf_goes_unread(tmp_path, tmp_path_factory):
     try_every_peft()
     try_every_model()
     try_every_optimizer()
+    try_every_objective()
     try_every_source(tmp_path, there / "cache")
     try_every_conversation(tmp_path, there / "cache")
   assert unread(kinds, reads) == set()

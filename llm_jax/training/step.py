@@ -1,6 +1,6 @@
 """One optimisation step, for every objective.
 
-Dimension key: B rows of the global batch; n microbatches.
+Dimension key: B rows of the global batch; n microbatches; g rows of a group.
 """
 
 import dataclasses
@@ -41,11 +41,12 @@ def train_step(
     The state after the step, and means of the whole batch. A non-finite loss
     or gradient changes nothing but the counts of steps and of skipped ones.
   """
-  parts = cut(batch, microbatches)
+  group = getattr(objective, "rows_together", 1)
+  parts = cut(batch, microbatches, group)
   roles = state.roles
   parts = _map(lambda p: objective.annotate(forward, roles, p), parts)
   parts = jax.lax.stop_gradient(
-    cut(objective.weigh(paste(parts)), microbatches)
+    cut(objective.weigh(paste(parts, group)), microbatches, group)
   )
   key = keys.stream(state.key, "loss", state.step)
 
@@ -91,25 +92,44 @@ def train_step(
   }
 
 
-def cut(batch: Batch, n: int) -> Batch:
-  """Leading dim B -> [n, B / n]; row r goes to microbatch r mod n.
+def cut(batch: Batch, n: int, group: int = 1) -> Batch:
+  """Leading dim B -> [n, B / n]; group r goes to microbatch r mod n.
 
   So a batch cut over devices is cut again inside each of them, and no row
   moves between devices.
+
+  Args:
+    batch: its B rows.
+    n: how many microbatches.
+    group: g; so many rows, one after the other, are never parted.
+
+  Raises:
+    ValueError: B is not divisible by n g.
   """
 
   def one(name: str, x: jax.Array) -> jax.Array:
-    x = x.reshape(x.shape[0] // n, n, *x.shape[1:]).swapaxes(0, 1)
+    if x.shape[0] % (n * group):
+      raise ValueError(
+        f"--batch_size={x.shape[0]}: not divisible by {n} microbatches of"
+        f" groups of {group} rows"
+      )
+    rest = x.shape[1:]
+    x = x.reshape(x.shape[0] // (n * group), n, group, *rest)
+    x = x.swapaxes(0, 1).reshape(n, -1, *rest)
     return axes.constrain(x, "_B" + "_" * (x.ndim - 2))
 
   return {name: one(name, x) for name, x in batch.items()}
 
 
-def paste(parts: Batch) -> Batch:
+def paste(parts: Batch, group: int = 1) -> Batch:
   """The inverse of `cut`."""
-  return jax.tree.map(
-    lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), parts
-  )
+
+  def one(x: jax.Array) -> jax.Array:
+    n, rest = x.shape[0], x.shape[2:]
+    x = x.reshape(n, -1, group, *rest).swapaxes(0, 1)
+    return x.reshape(-1, *rest)
+
+  return jax.tree.map(one, parts)
 
 
 def _map(f: Any, parts: Any) -> Any:
