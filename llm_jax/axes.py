@@ -38,6 +38,7 @@ KEY = {
   "L": Axis("layers, stacked"),
   "P": Axis("learned positions"),
   "R": Axis("adapter rank, or bottleneck width"),
+  "O": Axis("numbers said of a position, as a reward or classes"),
   "X": Axis("virtual tokens of a soft prompt"),
   # A lookup table is cut along its rows only. Cut along both dims, the
   # compiler gathers the whole table at every lookup ("involuntary full

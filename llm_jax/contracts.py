@@ -34,6 +34,7 @@ class Scores(NamedTuple):
   logz_BT: jax.Array  # log-sum-exp of the logits, nats (for the z-loss)
   entropy_BT: jax.Array | None = None  # nats, where asked for
   hit_BT: jax.Array | None = None  # target is the arg max, where asked for
+  output_BTO: jax.Array | None = None  # of the output head, where there is one
 
 
 class Score(Protocol):

@@ -76,6 +76,16 @@ def put(tree: dict, path: str, leaf: Any) -> None:
   tree[last] = leaf
 
 
+def overlay(tree: Any, part: Any) -> Any:
+  """Nested dicts with the leaves of another wherever it has them."""
+  if not isinstance(part, dict):
+    return part
+  return {
+    **tree,
+    **{name: overlay(tree.get(name, {}), x) for name, x in part.items()},
+  }
+
+
 def _is_box(x: Any) -> bool:
   return hasattr(x, "unbox")
 

@@ -28,6 +28,7 @@ from llm_jax.training import state as state_lib
 from llm_jax.training import step as step_lib
 from llm_jax.training.state import TrainState
 
+OUTPUT_HEAD = "output_head"  # of a model; a base may be without it
 Encode = Callable[[str], Sequence[int]]
 
 
@@ -63,6 +64,7 @@ def plan(
   model: Model,
   mesh: Mesh,
   encode: Encode = lambda text: [0],
+  reference: bool = False,
 ) -> Plan:
   """Shapes, placement and functions of training, nothing computed yet.
 
@@ -71,27 +73,35 @@ def plan(
     model: its decoder.
     mesh: where.
     encode: text -> ids, for soft prompts.
+    reference: keep the role "reference", the policy as it begins.
   """
   peft, key = experiment.peft, jax.random.key(experiment.seed)
   boxed = jax.eval_shape(model.init, key)["params"]
   suffixes = axes.suffixes(boxed)
 
   def moves(path: str) -> bool | int:
-    path = path.removeprefix("policy/")
-    return not path.startswith("quantised/") and peft.is_trainable(path)
+    role, _, path = path.partition("/")
+    if role != "policy" or path.startswith("quantised/"):
+      return False
+    # What the base does not know must be learned, whatever the method.
+    return path == f"params/{OUTPUT_HEAD}" or peft.is_trainable(path)
 
   def roles(key: jax.Array, params: Any) -> Any:
-    if params is None:
-      params = axes.unbox(model.init(key))["params"]
+    params = params or {}
+    if params.keys() != suffixes.keys():  # no base, or one without a head
+      params = {**axes.unbox(model.init(key))["params"], **params}
     kept, quantised = hold.hold(
-      params, suffixes, peft.is_trainable, experiment.frozen
+      params, suffixes, lambda p: moves(f"policy/{p}"), experiment.frozen
     )
     held = hold.seen(params, kept, quantised)
     adapters = peft.add(
       Base(held, suffixes, keys.stream(key, "adapters"), encode)
     )
     parts = {"params": kept, "adapters": adapters, "quantised": quantised}
-    return {"policy": {name: part for name, part in parts.items() if part}}
+    out = {"policy": {name: part for name, part in parts.items() if part}}
+    if reference:
+      out["reference"] = {"params": _moving(params, suffixes, moves)}
+    return out
 
   trainable, frozen = jax.eval_shape(
     lambda key: trees.split(roles(key, None), moves), key
@@ -125,7 +135,7 @@ def plan(
   step = functools.partial(
     step_lib.train_step,
     objective=experiment.objective,
-    forward={"policy": model.score},
+    forward=dict.fromkeys(("policy", "reference"), model.score),
     optimizer=optimizer,
     microbatches=experiment.microbatches,
     average_decay=experiment.average,
@@ -147,6 +157,17 @@ def plan(
     step=jax.jit(step, donate_argnums=0, out_shardings=(placement, None)),
     learning_rate=experiment.optimizer.learning_rate(experiment.steps),
   )
+
+
+def _moving(
+  params: Any, suffixes: Any, moves: Callable[[str], bool | int]
+) -> Any:
+  """A copy of those of a policy's params of which anything trains, boxed."""
+  out: dict[str, Any] = {}
+  for path, suffix in trees.paths(suffixes):
+    if moves(f"policy/params/{path}") is not False:
+      trees.put(out, path, axes.box(trees.get(params, path), suffix))
+  return out
 
 
 def start(experiment: Experiment, plan: Plan, mesh: Mesh) -> TrainState:
@@ -245,7 +266,10 @@ def base_params(
 
 
 def base_of(folder: pathlib.Path, like: Plan, mesh: Mesh) -> Any:
-  """A run's weights as params of another's base; adapters are merged."""
+  """A run's weights as params of another's base; adapters are merged.
+
+  An output head is taken along where the other has one, too.
+  """
   trained = claim.settings(folder)
   shape = trained.model
   if not shape.vocab_size:
@@ -256,9 +280,9 @@ def base_of(folder: pathlib.Path, like: Plan, mesh: Mesh) -> Any:
   _check_shapes(folder, its.base, like.base)
   _, roles = load(trained, its, mesh, folder)
   policy = roles["policy"]
-  if set(policy) == {"params"} and trained.frozen == "same":
-    return policy["params"]
-  return merged(its, policy)
+  is_plain = set(policy) == {"params"} and trained.frozen == "same"
+  params = policy["params"] if is_plain else merged(its, policy)
+  return {name: x for name, x in params.items() if name in like.base}
 
 
 def _check_shapes(folder: pathlib.Path, there: Any, here: Any) -> None:
@@ -267,6 +291,8 @@ def _check_shapes(folder: pathlib.Path, there: Any, here: Any) -> None:
     {p: list(x.shape) for p, x in trees.paths(t)} for t in (there, here)
   ]
   for path in [*shapes[0], *shapes[1]]:
+    if path == OUTPUT_HEAD and len({path in s for s in shapes}) > 1:
+      continue  # it begins anew here, or is left there
     old, new = (s.get(path, "nothing") for s in shapes)
     if old != new:
       raise ValueError(
@@ -322,7 +348,7 @@ def frozen_on(
     frozen = plan.frozen(jax.random.key(experiment.seed), base)
   here = checksums(frozen)
   for path, there in position.get("base", {}).items():
-    if here.get(path) != there:
+    if path.partition("/")[0] in frozen and here.get(path) != there:
       raise ValueError(
         f"{given}: not the base that this run was trained on; the first weight"
         f" to differ is {path}"

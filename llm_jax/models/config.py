@@ -54,6 +54,12 @@ class TransformerConfig:
   logit_softcap: float | None = field(
     None, "logits are cap * tanh(logits / cap)", low=0
   )
+  outputs: int = field(
+    0,
+    "O, numbers said of each position beside the next token: 1 = a reward or a"
+    " value, more = classes, 0 = none",
+    low=0,
+  )
   dropout: float = field(
     0.0, "on the embedding and on each block's two outputs", low=0, high=0.99
   )

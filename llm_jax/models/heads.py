@@ -30,6 +30,12 @@ def logits(
   return logits_BTV
 
 
+def outputs(x_BTD: jax.Array, kernel_DO: jax.Array) -> jax.Array:
+  """Numbers said of each position, [B, T, O], in float32 or wider."""
+  wide = jnp.promote_types(x_BTD.dtype, jnp.float32)
+  return jnp.matmul(x_BTD.astype(wide), kernel_DO.astype(wide))
+
+
 def token_scores(
   x_BTD: jax.Array,
   kernel_DV: jax.Array,

@@ -39,9 +39,10 @@ def parameters(config: TransformerConfig) -> Sizes:
   places = c.max_length * D if c.positions == "learned" else 0
   tables = V * D + places
   head = 0 if c.tied else V * D
-  total = c.num_layers * block + norm + tables + head
+  total = c.num_layers * block + norm + tables + head + D * c.outputs
   looked_up = places if c.tied else tables
-  return Sizes(total, looked_up, c.num_layers * kernels + V * D)
+  matmul = c.num_layers * kernels + V * D + D * c.outputs
+  return Sizes(total, looked_up, matmul)
 
 
 class Flops(NamedTuple):

@@ -64,6 +64,11 @@ class Decoder(nn.Module):
       self.head_DV = self.param(
         "head", axes.init(normal, "DV"), (c.embed_dim, c.vocab_size)
       )
+    if c.outputs:  # arXiv:2009.01325, appendix B.1
+      small = nn.initializers.normal((c.embed_dim + 1) ** -0.5)
+      self.output_head_DO = self.param(
+        "output_head", axes.init(small, "DO"), (c.embed_dim, c.outputs)
+      )
     self.blocks = _stack(c)(c)
     self.final_norm = Norm(c.norm, c.norm_eps, bias=c.norm_bias)
     self.embed_dropout = nn.Dropout(c.dropout)
@@ -108,13 +113,16 @@ class Decoder(nn.Module):
   def score(
     self, batch: Batch, *, entropy: bool = False, hits: bool = False
   ) -> Scores:
-    """Scores `target_BT` given `tokens_BT` up to each position."""
+    """Scores `target_BT` given `tokens_BT` up to each position.
+
+    What the output head says of a position, it says of the text up to it.
+    """
     x_BTD = self(
       batch["tokens_BT"],
       segment_BT=batch.get("segment_BT"),
       position_BT=batch.get("position_BT"),
     )
-    return heads.token_scores(
+    scores = heads.token_scores(
       x_BTD,
       self._kernel_DV(),
       batch["target_BT"],
@@ -123,6 +131,10 @@ class Decoder(nn.Module):
       entropy=entropy,
       hits=hits,
     )
+    if not self.config.outputs:
+      return scores
+    output_BTO = heads.outputs(x_BTD, self.output_head_DO)
+    return scores._replace(output_BTO=output_BTO)
 
   def decode(
     self,

@@ -31,13 +31,26 @@ class TrainState:
   @property
   def roles(self) -> Roles:
     """Both halves, as trained last."""
-    return trees.join(self.trainable, self.frozen)
+    return whole(trees.join(self.trainable, self.frozen))
 
   @property
   def averaged(self) -> Roles:
     """Both halves, with the moving average where one is kept."""
     best = self.trainable if self.average is None else self.average
-    return trees.join(best, self.frozen)
+    return whole(trees.join(best, self.frozen))
+
+
+def whole(roles: Roles) -> Roles:
+  """Roles with every array that they use.
+
+  The state holds of "reference" only what differs from the policy's base: a
+  copy of the params that train. Adapters are not the base's, so beside them
+  the reference is no array at all.
+  """
+  if "reference" not in roles:
+    return roles
+  base = {k: v for k, v in roles["policy"].items() if k != "adapters"}
+  return {**roles, "reference": trees.overlay(base, roles["reference"])}
 
 
 def create(
