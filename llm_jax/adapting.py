@@ -145,7 +145,10 @@ def merge(
     model = model_lib.make(experiment, tokenizers.load(folder / "tokenizer"))
     plan = weights.plan(experiment, model, mesh)
     at, roles = weights.load(experiment, plan, mesh, folder, step)
-    merged = weights.merged(plan, roles["policy"])
+    try:
+      merged = weights.merged(plan, roles["policy"])
+    except ValueError as e:
+      raise ValueError(f"--workdir={folder}: {e}") from e
     its = weights.plan(alone, model, mesh)
     state = its.init(jax.random.key(alone.seed), merged)
     state = dataclasses.replace(state, step=state.step + at)

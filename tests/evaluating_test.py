@@ -16,6 +16,7 @@ from llm_jax.tokenizers.sentencepiece import SentencePiece
 from tests import command
 
 MEASURES = ["loss", "perplexity", "bits_per_byte", "accuracy"]
+TASKS = ("question_answering", "translation")
 QUICK = ("--novalidation.baselines",)
 
 
@@ -41,13 +42,17 @@ def runs(tmp_path_factory):
 
 
 def _experiment(folder, **changes):
-  """Measured also on the first run's text, and on questions."""
-  rows = [{"prompt": f"q{i}", "completion": f"a{i}"} for i in range(40)]
-  lines = [json.dumps(row) for row in rows]
-  questions = command.text_file(folder, "questions.jsonl", lines)
+  """Measured also on the first run's text, and on questions of two tasks."""
+  sources = []
+  for task in TASKS:
+    rows = [{"q": f"{task[0]}{i}", "a": f"a{i}"} for i in range(20)]
+    path = command.text_file(folder, f"{task}.jsonl", map(json.dumps, rows))
+    sources.append(
+      Conversations(paths=(str(path),), task=task, prompt="{q}", answer="a")
+    )
   cache = str(folder / "cache")
   instructions = Instructions(
-    sources=(Conversations(paths=(str(questions),)),),
+    sources=tuple(sources),
     length=16,
     validation=0.3,
     cache=cache,
@@ -61,7 +66,7 @@ def _experiment(folder, **changes):
   evaluations = (
     Evaluation("text", text, batches=1),
     dataclasses.replace(
-      Evaluation("questions", instructions, questions=3), **changes
+      Evaluation("questions", instructions, questions=8), **changes
     ),
   )
   return dataclasses.replace(command.EXPERIMENT, evaluations=evaluations)
@@ -78,9 +83,12 @@ def test_other_data_and_another_run_are_measured_alike(runs):
   )
   assert said.code == 0, said.err
   found = json.loads((runs / "tuned/evaluation.json").read_text())
-  assert list(found["datasets"]) == ["data", "text", "questions"]
-  asked = found["datasets"]["questions"]
-  assert asked["questions"] == 3 and 0 <= asked["exact_match"] <= 1
+  each = [f"questions: {task}" for task in TASKS]
+  assert list(found["datasets"]) == ["data", "text", "questions", *each]
+  asked, *parts = (found["datasets"][name] for name in ("questions", *each))
+  assert asked["questions"] == 8 and 0 <= asked["exact_match"] <= 1
+  assert sum(p["questions"] for p in parts) == 8
+  assert all(p["questions"] for p in parts)
   assert "exact_match" not in found["datasets"]["text"]
   against = found["against"]
   gains = {
@@ -90,13 +98,17 @@ def test_other_data_and_another_run_are_measured_alike(runs):
     *(("data", m) for m in MEASURES),
     *(("text", m) for m in MEASURES),
     *(("questions", m) for m in (*MEASURES, "exact_match")),
+    *((name, "exact_match") for name in each),
   ]
   assert gains["data", "loss"] > 0  # it was trained on that
   assert gains["text", "loss"] == (
     against["datasets"]["text"]["loss"] - found["datasets"]["text"]["loss"]
   )
   assert "gained" in said.out and "questions" in said.out
-  assert "Gained and lost" in (runs / "tuned/report.html").read_text()
+  page = (runs / "tuned/report.html").read_text()
+  assert "Gained and lost" in page
+  for name in each:  # among the measures and among what was gained
+    assert said.out.count(name) == 2 and page.count(f"<td>{name}</td>") == 2
 
   # The first run says of itself what the second said of it.
   said = command.call(
