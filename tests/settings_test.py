@@ -22,7 +22,10 @@ from llm_jax.config import field
 from llm_jax.data.arrays import Arrays
 from llm_jax.data.conversations import Conversations, TFDSConversations
 from llm_jax.data.instructions import Instructions
+from llm_jax.data.preference_sources import PreferenceFiles, TFDSPreferences
+from llm_jax.data.preferences import Preferences
 from llm_jax.data.stdlib import Stdlib
+from llm_jax.data.stdlib_preferences import StdlibPreferences
 from llm_jax.data.stdlib_tasks import StdlibTasks
 from llm_jax.data.text import Text
 from llm_jax.data.tfds_source import TFDS
@@ -247,6 +250,45 @@ def try_every_conversation(folder, cache):
   data.tokenise(store.ByteTokenizer(), plain).train(2, 0)
 
 
+def try_every_preference(folder, cache):
+  prepared, *_ = cache.glob("documents/*/corpus/*")
+  source = TFDSPreferences(
+    name=str(prepared), split="documents", fields=("prompt=text",)
+  )
+  with pytest.raises(ValueError, match="of no known format"):
+    next(iter(source.documents()))
+  assert StdlibPreferences().identity(plain)
+  rows = [
+    json.dumps({"prompt": f"{i}", "completions": ["a", "b"], "scores": [1, 2]})
+    for i in range(20)
+  ]
+  path = command.text_file(folder, "preferences.jsonl", rows)
+  for kind in ("pairs", "rankings"):
+    data = Preferences(
+      sources=(PreferenceFiles(paths=(str(path),), scale=(1.0, 5.0)),),
+      rows=kind,
+      cache=str(folder / "cache4"),
+      length=64,
+    ).prepare(plain)
+    data.tokenise(store.ByteTokenizer(), plain).train(4, 0)
+  rows = [
+    json.dumps({"prompt": "a", "completions": ["b", "c"], "ranking": judged})
+    for judged in ({"x": [0, 1], "y": [1, 0]},)
+  ]
+  path = command.text_file(folder, "judged.jsonl", rows)
+  data = Preferences(
+    sources=(PreferenceFiles(paths=(str(path),), faulty="drop"),),
+    cache=str(folder / "cache4"),
+  ).prepare(plain)
+  assert data.tokenise(store.ByteTokenizer(), plain).notes
+  empty = Preferences(
+    sources=(PreferenceFiles(paths=(str(path),), fields=("prompt=none",)),),
+    cache=str(folder / "cache4"),
+  )
+  with pytest.raises(ValueError, match="of no known format"):
+    empty.prepare(plain)
+
+
 def test_no_leaf_goes_unread(tmp_path, tmp_path_factory):
   there = command.trained(tmp_path_factory)
   copy = shutil.copytree(there, tmp_path / "copy")
@@ -264,6 +306,7 @@ def test_no_leaf_goes_unread(tmp_path, tmp_path_factory):
     try_every_objective()
     try_every_source(tmp_path, there / "cache")
     try_every_conversation(tmp_path, there / "cache")
+    try_every_preference(tmp_path, there / "cache")
   assert unread(kinds, reads) == set()
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 import dataclasses
 import itertools
 import json
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -113,6 +113,33 @@ class Preference:
     if self.kind == "like":
       signs = (np.mean(self.values, 0) - 0.5).tolist()
     return [None if s == 0 else s > 0 for s in signs]
+
+  def rows(self) -> list[dict[str, Any]]:
+    """As rows of a table that a source of preferences reads."""
+    more = {
+      name: value
+      for name in ("margin", "place", "task")
+      if (value := getattr(self, name)) not in (None, "")
+    }
+    more["prompt"] = [m._asdict() for m in self.prompt]
+    names = self.labellers or (None,)
+    if self.kind == "like":
+      return [
+        {**more, "completion": c, "label": bool(v)}
+        | ({} if name is None else {"labeller": name})
+        for name, values in zip(names, self.values, strict=True)
+        for c, v in zip(self.completions, values, strict=True)
+      ]
+    sides, (only, *others) = ("chosen", "rejected"), self.values
+    if self.kind == "order" and len(only) == 2 and not others:
+      if only[0] > only[1] and not self.labellers:
+        return [more | dict(zip(sides, self.completions, strict=True))]
+    sign, field = (1, "scores") if self.kind == "score" else (-1, "ranks")
+    judged = [[sign * v for v in values] for values in self.values]
+    said = (
+      dict(zip(names, judged, strict=True)) if self.labellers else judged[0]
+    )
+    return [{**more, "completions": list(self.completions), field: said}]
 
   def to_json(self) -> str:
     """One line, the same for the same preference."""

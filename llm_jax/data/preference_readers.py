@@ -53,8 +53,9 @@ class PreferenceForm(Renamed):
   label       `prompt`, `completion`, `label`: liked or not (KTO).
 
   A `labeller` may be named, rows that judge the same completions then become
-  one; or `ranking`, `ranks`, `scores` map names to judgements. `margin` may
-  say how much better the chosen one is.
+  one; or `ranking`, `ranks`, `scores` map names to judgements. A row may also
+  have a `margin`, by which the first of two completions is better, a `task`
+  and a `place` (see `Preference`). `Preference.rows` writes what is read here.
   """
 
   format: Literal[
@@ -98,6 +99,7 @@ class PreferenceForm(Renamed):
     try:
       found = read[self._format_of(row, where)](row, where)
       _check(found.completions)
+      found = dataclasses.replace(found, **self._more(row, where))
     except _FaultError as e:
       if self.faulty == "drop":
         return faulty(f"{where}: {e}")
@@ -193,6 +195,22 @@ class PreferenceForm(Renamed):
       ((label,),),
       self._labeller(row, where),
     )
+
+  def _more(self, row: Row, where: str) -> dict[str, Any]:
+    """What a row may also tell."""
+    out: dict[str, Any] = {}
+    for name in ("margin", "place"):
+      value, here = row.get(self._name(name)), self._name(name)
+      if value is not None:
+        out[name] = _number(value, f"{where}: field {here!r}")
+    if out.get("margin", 0) < 0 or not 0 <= out.get("place", 0) < 1:
+      raise ValueError(
+        f"{where}: a margin is at least 0 and a place from 0 to below 1, not"
+        f" {', '.join(f'{n} {v:g}' for n, v in out.items())}"
+      )
+    if row.get(self._name("task")):
+      out["task"] = self._text(row, "task", where)
+    return out
 
   def _prompt(self, row: Row, where: str) -> tuple[Message, ...]:
     name = self._present(row, "prompt", where)

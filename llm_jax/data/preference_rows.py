@@ -15,7 +15,9 @@ has neither. With a column `c_B` a row also has a number.
   rankings  G = K: best first. `rank_B` i32: those as good have the same; -1 =
             no completion.
 
-`row_B` i32 numbers the rows of a split that differ, whatever the order.
+`row_B` i32 numbers the rows of a split that differ, whatever the order. The
+token that ends a completion is predicted, as in training on answers; it is not
+read.
 """
 
 from collections.abc import Mapping, Sequence
@@ -55,9 +57,26 @@ def join(units: Sequence[Units]) -> Units:
   )
 
 
-def pairs(part: Part, kept: np.ndarray) -> Units:
-  """Chosen and rejected; `kept` says which completions may stand in a row."""
+def pairs(part: Part, kept: np.ndarray, length: int) -> Units:
+  """Chosen and rejected, unless nothing of where they differ is in a row.
+
+  Args:
+    part: a split of a source.
+    kept: which completions may stand in a row.
+    length: T.
+  """
+  offsets, ids = part.tokens.offsets, part.tokens.ids
   here = kept[part.pairs].all(1)
+  # Of different completions only the beginnings can be the same.
+  cut = here & (np.diff(offsets)[part.pairs] > length).any(1)
+  for i in np.flatnonzero(cut).tolist():
+    w, l = (
+      ids[a : min(b, a + length)]
+      for a, b in zip(
+        offsets[part.pairs[i]], offsets[part.pairs[i] + 1], strict=True
+      )
+    )
+    here[i] = not np.array_equal(w, l)
   both_U2 = part.pairs[here]
   margin_U2 = np.repeat(part.margins[here, None], 2, 1)
   return Units(both_U2, both_U2, {"row_B": both_U2, "margin_B": margin_U2})
@@ -117,7 +136,9 @@ def rankings(part: Part, kept: np.ndarray, most: int) -> Units:
     order = np.argsort(ranks, kind="stable")
     which_UG[u, : len(order)] = completions[order]
     rank_UG[u, : len(order)] = ranks[order]
-  columns = {"row_B": np.maximum(which_UG, 0), "rank_B": rank_UG}
+  # An empty row has a number that is known.
+  row_UG = np.where(which_UG < 0, which_UG[:, :1], which_UG)
+  columns = {"row_B": row_UG, "rank_B": rank_UG}
   return Units(which_UG, which_UG, columns)
 
 
