@@ -14,14 +14,17 @@ from jax.sharding import Mesh
 from llm_jax import checks, weights
 from llm_jax import model as model_lib
 from llm_jax.checkpoints.store import Store
-from llm_jax.contracts import Batch, Hook, Source, Tokenizer
+from llm_jax.contracts import Batch, Hook, Objective, Roles, Source, Tokenizer
 from llm_jax.data import chat, instructions
 from llm_jax.data.arrays import Arrays, Loaded
 from llm_jax.data.conversation import Message
 from llm_jax.data.instructions import Instructed, Instructions
-from llm_jax.data.text import Text, Tokenised
+from llm_jax.data.preferences import Preferences
+from llm_jax.data.preferred import Preferred
+from llm_jax.data.text import Tokenised
 from llm_jax.evaluation import likelihood
-from llm_jax.experiment import Experiment
+from llm_jax.evaluation import objective as by_objective
+from llm_jax.experiment import DataSettings, Experiment
 from llm_jax.generation.greedy import Answerer
 from llm_jax.generation.text import Generator
 from llm_jax.model import Model
@@ -39,7 +42,7 @@ class Data:
   """Text as ids, and what turned it into ids."""
 
   tokenizer: Tokenizer
-  tokens: Tokenised | Instructed | Loaded
+  tokens: Tokenised | Instructed | Preferred | Loaded
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,17 +77,19 @@ def data(experiment: Experiment, folder: pathlib.Path) -> Data:
 
 
 def tokens(
-  where: Text | Instructions | Arrays, tokenizer: Tokenizer
-) -> Tokenised | Instructed | Loaded:
+  where: DataSettings, tokenizer: Tokenizer
+) -> Tokenised | Instructed | Preferred | Loaded:
   """Data as ids of a tokenizer that there is already."""
   if isinstance(where, Arrays):
     return where.load()
   return _tokens(where.prepare(progress.progress), tokenizer)
 
 
-def _tokens(corpus: Any, tokenizer: Tokenizer) -> Tokenised | Instructed:
+def _tokens(
+  corpus: Any, tokenizer: Tokenizer
+) -> Tokenised | Instructed | Preferred:
   found = corpus.tokenise(tokenizer, progress.progress)
-  if isinstance(found, Instructed):
+  if isinstance(found, Instructed | Preferred):
     for note in found.notes:
       progress.say(note)
   return found
@@ -93,20 +98,22 @@ def _tokens(corpus: Any, tokenizer: Tokenizer) -> Tokenised | Instructed:
 def check_batch(experiment: Experiment, mesh: Mesh) -> tuple[int, int]:
   """This process's share of a batch; ValueError where it cannot be cut."""
   share = mesh_lib.share(mesh, experiment.batch_size)
+  together = experiment.objective.rows_together
   cuts = mesh.shape["data"] * mesh.shape["fsdp"] * experiment.microbatches
-  if experiment.batch_size % cuts:
+  if experiment.batch_size % (cuts * together):
+    rows = f" x {together} rows that belong together" if together > 1 else ""
     raise ValueError(
       f"--batch_size={experiment.batch_size}: not divisible by"
       f" --microbatches={experiment.microbatches} x data"
-      f" {mesh.shape['data']} x fsdp {mesh.shape['fsdp']}"
+      f" {mesh.shape['data']} x fsdp {mesh.shape['fsdp']}{rows}"
     )
   return share
 
 
 def evaluator(
   model: Model, tokenizer: Tokenizer, mesh: Mesh
-) -> Callable[[Any, Iterable[Batch]], dict[str, float]]:
-  """(variables, host batches) -> measures."""
+) -> Callable[[Roles, Iterable[Batch]], dict[str, float]]:
+  """(roles, host batches) -> how well the policy predicts them."""
   token_bytes = jnp.zeros(model.shape.vocab_size, jnp.int32)
   known = tokenizer.token_bytes()
   token_bytes = token_bytes.at[: len(known)].set(known)
@@ -114,28 +121,42 @@ def evaluator(
     lambda v, b: likelihood.totals(model.score, v, b, token_bytes)
   )
 
-  def evaluate(variables: Any, batches: Iterable[Batch]) -> dict[str, float]:
+  def evaluate(roles: Roles, batches: Iterable[Batch]) -> dict[str, float]:
     placed = (mesh_lib.place(b, mesh) for b in batches)
-    return likelihood.evaluate(compiled, variables, placed)
+    return likelihood.evaluate(compiled, roles["policy"], placed)
+
+  return evaluate
+
+
+def comparer(
+  objective: Objective, model: Model, mesh: Mesh
+) -> Callable[[Roles, Iterable[Batch]], dict[str, float]]:
+  """(roles, host batches of preferences) -> what an objective says of them."""
+  forward = weights.forward(model)
+  compiled = jax.jit(
+    lambda roles, b: by_objective.totals(objective, forward, roles, b)
+  )
+
+  def evaluate(roles: Roles, batches: Iterable[Batch]) -> dict[str, float]:
+    placed = (mesh_lib.place(b, mesh) for b in batches)
+    return by_objective.evaluate(compiled, roles, placed)
 
   return evaluate
 
 
 def encoder(
-  where: Text | Instructions | Arrays, tokenizer: Tokenizer
+  where: DataSettings, tokenizer: Tokenizer
 ) -> Callable[[str], Sequence[int]]:
   """Prompt -> ids: as a question, where the data are answers."""
-  if isinstance(where, Instructions):
-    return instructions.encoder(where, tokenizer)
+  if isinstance(where, Instructions | Preferences):
+    return instructions.encoder(where.template, tokenizer)
   return tokenizer.encode
 
 
-def stop_ids(
-  where: Text | Instructions | Arrays, tokenizer: Tokenizer
-) -> tuple[int, ...]:
+def stop_ids(where: DataSettings, tokenizer: Tokenizer) -> tuple[int, ...]:
   """Ids that end a text, or the answer in a chat template."""
   known = (tokenizer.eos_id, tokenizer.role_ids["end"])
-  if not isinstance(where, Instructions):
+  if not isinstance(where, Instructions | Preferences):
     return known
   turns = Message("user", "?"), Message("assistant", "!")
   template = chat.Template(where.template)
@@ -174,7 +195,7 @@ def answerer(
   experiment: Experiment,
   model: Model,
   tokenizer: Tokenizer,
-  where: Text | Instructions | Arrays,
+  where: DataSettings,
 ) -> Answerer:
   """Questions of some data as ids -> answers as ids, a batch at once."""
   return Answerer(
@@ -230,7 +251,13 @@ def run(experiment: Experiment, folder: pathlib.Path, mesh: Mesh) -> Run:
     checks.prompts(
       experiment, the_model.shape, encoder(experiment.data, made.tokenizer)
     )
-  plan = weights.plan(experiment, the_model, mesh, made.tokenizer.encode)
+  plan = weights.plan(
+    experiment,
+    the_model,
+    mesh,
+    made.tokenizer.encode,
+    reference=experiment.objective.needs_reference,
+  )
   store = Store(folder / "checkpoints", experiment.checkpoints, progress.say)
   source = _Placed(
     made.tokens.train(experiment.batch_size, experiment.seed, share),
@@ -287,7 +314,11 @@ def _hooks(
   metrics: reporting.Metrics,
   share: tuple[int, int],
 ) -> list[Hook]:
-  evaluate = evaluator(the_model, made.tokenizer, mesh)
+  evaluate = (
+    comparer(experiment.objective, the_model, mesh)
+    if isinstance(made.tokens, Preferred)
+    else evaluator(the_model, made.tokenizer, mesh)
+  )
   validation, samples = experiment.validation, experiment.samples
   if validation.every:  # an empty split is told now, not at the first time
     try:
@@ -295,9 +326,9 @@ def _hooks(
     except ValueError as e:
       raise ValueError(f"{e}; or --validation.every=0") from e
 
-  def validate(variables: Any) -> dict[str, float]:
+  def validate(roles: Roles) -> dict[str, float]:
     count = min(len(batches), validation.batches or len(batches))
-    return evaluate(variables, (batches[i] for i in range(count)))
+    return evaluate(roles, (batches[i] for i in range(count)))
 
   generate = generator([experiment], the_model, made.tokenizer)
 

@@ -6,12 +6,14 @@ import pathlib
 import jax
 
 from llm_jax.checkpoints.store import Store
+from llm_jax.data.preferences import Preferences
 from llm_jax.experiment import Experiment
 from llm_jax.models.config import TransformerConfig
 
 
 def settings(experiment: Experiment) -> None:
   """ValueError where settings fit neither each other nor this machine."""
+  _reads(experiment)
   shape, samples = experiment.model, experiment.samples
   longest = shape.max_length
   if experiment.data.length > longest:
@@ -39,6 +41,29 @@ def settings(experiment: Experiment) -> None:
     raise ValueError(
       "--model.attention=cudnn: needs a GPU, this machine has"
       f" {jax.devices()[0].device_kind}; auto or xla run anywhere"
+    )
+
+
+def _reads(experiment: Experiment) -> None:
+  """ValueError where the objective cannot read the data's rows."""
+  objective, data = experiment.objective, experiment.data
+  name = type(objective).__name__
+  rows, together = "text", 1
+  if isinstance(data, Preferences):
+    rows, together = data.rows, data.rows_together
+  if rows not in objective.reads:
+    kind = type(data).__name__
+    given = f"--data.rows={rows}" if together > 1 else f"--data ({kind})"
+    wanted = " or ".join(objective.reads)
+    raise ValueError(f"{given}: {name} reads {wanted}, not {rows}")
+  if together != objective.rows_together:
+    raise ValueError(
+      f"--objective.completions={objective.rows_together}: the data have"
+      f" {together} rows of each prompt"
+    )
+  if experiment.model.outputs != 1 and "rankings" in objective.reads:
+    raise ValueError(
+      f"--model.outputs={experiment.model.outputs}: a reward model needs 1"
     )
 
 

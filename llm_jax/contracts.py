@@ -6,6 +6,7 @@ types below.
 Dimension key: B sequences; T positions; V vocabulary.
 """
 
+import abc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -61,14 +62,35 @@ class Objective(Protocol):
   annotate  one microbatch; forwards allowed, no gradient.
   weigh     the whole batch, no forward; writes normalised weights.
   loss      one microbatch, differentiated; losses of microbatches add.
+            `key` None turns dropout off.
   """
 
-  def annotate(self, forward: Forward, roles: Roles, batch: Batch) -> Batch: ...
+  @property
+  def reads(self) -> tuple[str, ...]:
+    """Kinds of rows: "text", or one of `data.preferences`."""
+    return ("text",)
 
+  @property
+  def rows_together(self) -> int:
+    """Rows one after another that are one example, in one microbatch."""
+    return 1
+
+  @property
+  def needs_reference(self) -> bool:
+    """Whether the role "reference" is asked: the policy as it begins."""
+    return False
+
+  def annotate(self, forward: Forward, roles: Roles, batch: Batch) -> Batch:
+    """The batch with what forwards say of it, as it is by default."""
+    del forward, roles
+    return batch
+
+  @abc.abstractmethod
   def weigh(self, batch: Batch) -> Batch: ...
 
+  @abc.abstractmethod
   def loss(
-    self, forward: Forward, roles: Roles, batch: Batch, key: jax.Array
+    self, forward: Forward, roles: Roles, batch: Batch, key: jax.Array | None
   ) -> tuple[jax.Array, Metrics]: ...
 
 
@@ -112,9 +134,9 @@ class Tokenizer(Protocol):
 
 
 class Evaluator(Protocol):
-  """Measures a model: variables -> named numbers."""
+  """Measures roles: named numbers, "loss" among them."""
 
-  def __call__(self, variables: Any) -> dict[str, float]: ...
+  def __call__(self, roles: Roles) -> dict[str, float]: ...
 
 
 class Hook:

@@ -14,6 +14,8 @@ from llm_jax import model as model_lib
 from llm_jax.checkpoints.store import Store
 from llm_jax.contracts import Batch, Tokenizer
 from llm_jax.data.instructions import Example, Instructed
+from llm_jax.data.preferences import Preferences
+from llm_jax.data.preferred import Preferred
 from llm_jax.evaluation import comparison, exact_match, ngrams
 from llm_jax.experiment import Evaluation, Experiment
 from llm_jax.reporting import files, report, tables
@@ -95,7 +97,7 @@ def evaluate(
         "datasets": others,
         "comparison": comparison.compare(measured, others),
       }
-  counts_all = not isinstance(made.tokens, Instructed)
+  counts_all = not isinstance(made.tokens, Instructed | Preferred)
   first = jax.process_index() == 0
   if experiment.validation.baselines and counts_all and first:
     with waiting("n-gram baselines"):
@@ -182,13 +184,21 @@ def _measure(
 ) -> tuple[int, dict[str, Measures]]:
   """Step and measures by dataset of a run."""
   model = model_lib.make(experiment, tokenizer)
-  plan = weights.plan(experiment, model, mesh)
+  asks = experiment.objective.needs_reference and any(
+    isinstance(d.settings.data, Preferences) for d in datasets
+  )
+  plan = weights.plan(experiment, model, mesh, reference=asks)
   at, roles = weights.load(experiment, plan, mesh, folder, step)
   score = build.evaluator(model, tokenizer, mesh)
+  compare = build.comparer(experiment.objective, model, mesh)
   room = model.shape.max_length - experiment.peft.places
   out = {}
   for d in datasets:
-    out[d.name] = score(roles["policy"], d.rows())
+    where = d.settings.data
+    if not isinstance(where, Preferences):
+      out[d.name] = score(roles, d.rows())
+    elif where.rows in experiment.objective.reads:
+      out[d.name] = compare(roles, d.rows())
     if d.examples:
       references = [e.reference for e in d.examples]
       sizes = [len(ids) for ids in tokenizer.encode_batch(references)]

@@ -7,6 +7,7 @@ from llm_jax.config import field
 from llm_jax.contracts import Objective
 from llm_jax.data.arrays import Arrays
 from llm_jax.data.instructions import Instructions
+from llm_jax.data.preferences import Preferences
 from llm_jax.data.text import Text
 from llm_jax.models.config import TransformerConfig
 from llm_jax.objectives.causal import Causal
@@ -17,6 +18,8 @@ from llm_jax.sharding.mesh import MeshShape
 from llm_jax.tokenizers.bytes import Bytes
 from llm_jax.tokenizers.sentencepiece import SentencePiece
 from llm_jax.training.optimizers import AdamW, Optimizer
+
+DataSettings = Text | Instructions | Preferences | Arrays
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +59,7 @@ class Evaluation:
   """Other data that `evaluate` measures: what was gained or lost there."""
 
   name: str = field("", "of its line in tables")
-  data: Text | Instructions | Arrays = Text()
+  data: DataSettings = Text()
   split: str = field("validation", "which split of it")
   batches: int = field(0, "batches, at most; 0 = the whole split", low=0)
   questions: int = field(
@@ -83,7 +86,7 @@ class Experiment:
   model: TransformerConfig = TransformerConfig()
   objective: Objective = Causal()
   tokenizer: SentencePiece | Bytes = SentencePiece()
-  data: Text | Instructions | Arrays = Text()
+  data: DataSettings = Text()
   optimizer: Optimizer = AdamW()
   peft: Method = Full()
   mesh: MeshShape = MeshShape()

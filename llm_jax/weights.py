@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from llm_jax import axes, claim, keys, trees
 from llm_jax import model as model_lib
 from llm_jax.checkpoints.store import Store
-from llm_jax.contracts import Batch
+from llm_jax.contracts import Batch, Forward
 from llm_jax.experiment import Experiment
 from llm_jax.model import Model
 from llm_jax.peft import hold, merge
@@ -52,6 +52,11 @@ class Plan:
   def saved(self) -> TrainState:
     """What of the state a checkpoint holds."""
     return saved(self.abstract)
+
+
+def forward(model: Model) -> Forward:
+  """Every role is the one decoder, with weights of its own."""
+  return dict.fromkeys(("policy", "reference"), model.score)
 
 
 def saved(state: TrainState) -> TrainState:
@@ -135,7 +140,7 @@ def plan(
   step = functools.partial(
     step_lib.train_step,
     objective=experiment.objective,
-    forward=dict.fromkeys(("policy", "reference"), model.score),
+    forward=forward(model),
     optimizer=optimizer,
     microbatches=experiment.microbatches,
     average_decay=experiment.average,
@@ -210,7 +215,7 @@ def load(
   part = "average" if experiment.average is not None else "trainable"
   at, found = store.restore_part({part: plan.abstract.trainable}, step)
   frozen = _frozen(experiment, plan, mesh, store.position(at))
-  return at, trees.join(found[part], frozen)
+  return at, state_lib.whole(trees.join(found[part], frozen))
 
 
 def checksums(frozen: Any) -> dict[str, int]:

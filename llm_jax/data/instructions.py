@@ -72,14 +72,14 @@ class Instructions:
 
 
 def encoder(
-  settings: Instructions, tokenizer: Tokenizer
+  template: str, tokenizer: Tokenizer
 ) -> Callable[[str], list[int]]:
   """Question -> ids up to where the answer begins, as in training."""
-  template = chat.Template(settings.template)
+  chosen = chat.Template(template)
 
   def encode(question: str) -> list[int]:
     asked = Conversation((Message("user", question),))
-    return conversation_tokens.beginning([asked], tokenizer, template)[0]
+    return conversation_tokens.beginning([asked], tokenizer, chosen)[0]
 
   return encode
 

@@ -9,13 +9,13 @@ from typing import Literal
 import jax
 
 from llm_jax.config import field
-from llm_jax.contracts import Batch, Forward, Metrics, Roles
+from llm_jax.contracts import Batch, Forward, Metrics, Objective, Roles
 from llm_jax.ops import weights
 from llm_jax.ops.metrics import Mean
 
 
 @dataclasses.dataclass(frozen=True)
-class Causal:
+class Causal(Objective):
   """Negative log-likelihood of the next token. Bengio et al. 2003, eq. 1.
 
     loss = sum_t w_t (-log p(y_t | x_<=t) + z_loss * log(Z_t)^2)
@@ -34,10 +34,6 @@ class Causal:
     0.0, "weight of a token of a prompt, beside one of an answer", low=0
   )
 
-  def annotate(self, forward: Forward, roles: Roles, batch: Batch) -> Batch:
-    del forward, roles
-    return batch
-
   def weigh(self, batch: Batch) -> Batch:
     count_BT = batch["mask_BT"]
     if self.prompt_weight and "prompt_BT" in batch:
@@ -50,7 +46,7 @@ class Causal:
     return {**batch, "weight_BT": weight_BT}
 
   def loss(
-    self, forward: Forward, roles: Roles, batch: Batch, key: jax.Array
+    self, forward: Forward, roles: Roles, batch: Batch, key: jax.Array | None
   ) -> tuple[jax.Array, Metrics]:
     scores = forward["policy"](roles["policy"], batch, key=key)
     value_BT = -scores.logp_BT

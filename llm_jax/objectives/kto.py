@@ -14,13 +14,13 @@ import jax
 import jax.numpy as jnp
 
 from llm_jax.config import field
-from llm_jax.contracts import Batch, Forward, Metrics, Roles
+from llm_jax.contracts import Batch, Forward, Metrics, Objective, Roles
 from llm_jax.objectives.pairwise import by_pair, by_row, completion_logp
 from llm_jax.ops.metrics import Mean
 
 
 @dataclasses.dataclass(frozen=True)
-class KTO:
+class KTO(Objective):
   """Ethayarajh et al. 2024, arXiv:2402.01306, eq. 7.
 
     loss = mean of  d (1 - sigmoid(beta (x - z)))  over completions liked,
@@ -32,6 +32,7 @@ class KTO:
   n_u not, the paper has d n_d / (u n_u) in [1, 4/3] (eq. 8).
   """
 
+  reads: ClassVar[tuple[str, ...]] = ("labels",)
   rows_together: ClassVar[int] = 2
 
   beta: float = field(0.1, "strength of the pull to the reference", low=0)
@@ -41,6 +42,10 @@ class KTO:
   def __post_init__(self) -> None:
     if not self.beta > 0:
       raise ValueError(f"--objective.beta={self.beta}: must be more than 0")
+
+  @property
+  def needs_reference(self) -> bool:
+    return True
 
   def annotate(self, forward: Forward, roles: Roles, batch: Batch) -> Batch:
     """Asks the reference, and the policy about mismatched completions."""
@@ -67,7 +72,7 @@ class KTO:
     return {**batch, "weight_B": by_row(weight_Q), "baseline_B": z_B}
 
   def loss(
-    self, forward: Forward, roles: Roles, batch: Batch, key: jax.Array
+    self, forward: Forward, roles: Roles, batch: Batch, key: jax.Array | None
   ) -> tuple[jax.Array, Metrics]:
     """The sum of weight times loss, and what is reported."""
     own = _half(batch, 0)

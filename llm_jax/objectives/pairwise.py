@@ -15,7 +15,7 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from llm_jax.contracts import Batch, Forward, Metrics, Roles, Scores
+from llm_jax.contracts import Batch, Forward, Metrics, Objective, Roles, Scores
 from llm_jax.ops import weights
 from llm_jax.ops.metrics import Mean
 
@@ -45,13 +45,14 @@ class Terms(NamedTuple):
   reward_Q2: jax.Array  # implicit, in units of the loss's logits
 
 
-class Pairwise(abc.ABC):
+class Pairwise(Objective):
   """An objective whose loss is a mean over the pairs of the global batch.
 
   A loss is a frozen dataclass that says `terms`. What it must know of the
   whole batch it writes by `columns`.
   """
 
+  reads: ClassVar[tuple[str, ...]] = ("pairs",)
   rows_together: ClassVar[int] = 2  # of which no microbatch has only some
 
   @abc.abstractmethod
@@ -103,7 +104,7 @@ class Pairwise(abc.ABC):
     return out | {f"{_OWN}{name}": x_B for name, x_B in columns.items()}
 
   def loss(
-    self, forward: Forward, roles: Roles, batch: Batch, key: jax.Array
+    self, forward: Forward, roles: Roles, batch: Batch, key: jax.Array | None
   ) -> tuple[jax.Array, Metrics]:
     """The sum over pairs of weight times loss, and what is reported."""
     scores = forward["policy"](roles["policy"], batch, key=key)

@@ -10,17 +10,18 @@ G = B / K prompts; J like K.
 """
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from llm_jax.config import field
-from llm_jax.contracts import Batch, Forward, Metrics, Roles, Scores
+from llm_jax.contracts import Batch, Forward, Metrics, Objective, Roles, Scores
 from llm_jax.ops.metrics import Mean
 
 
 @dataclasses.dataclass(frozen=True)
-class Ranking:
+class Ranking(Objective):
   """Every pair of a prompt's K completions. Ouyang et al. 2022, eq. 1.
 
     loss = mean over prompts of 1 / (number of its pairs) times
@@ -32,6 +33,8 @@ class Ranking:
   Centering keeps rewards near zero (arXiv:2312.09244).
   """
 
+  reads: ClassVar[tuple[str, ...]] = ("pairs", "rankings")
+
   completions: int = field(2, "rows of a prompt, K", low=2)
   margin: bool = field(True, "ask for the margin that the data gives")
   center: float = field(0.0, "weight of (s_w + s_l)^2; often 0.01", low=0)
@@ -40,10 +43,6 @@ class Ranking:
   def rows_together(self) -> int:
     """The rows of a prompt stay in one microbatch."""
     return self.completions
-
-  def annotate(self, forward: Forward, roles: Roles, batch: Batch) -> Batch:
-    del forward, roles
-    return batch
 
   def weigh(self, batch: Batch) -> Batch:
     """Each prompt with any pair counts once."""
@@ -56,7 +55,7 @@ class Ranking:
     return {**batch, "weight_B": jnp.repeat(weight_G, self.completions)}
 
   def loss(
-    self, forward: Forward, roles: Roles, batch: Batch, key: jax.Array
+    self, forward: Forward, roles: Roles, batch: Batch, key: jax.Array | None
   ) -> tuple[jax.Array, Metrics]:
     """The sum over pairs of weight times loss, and what is reported."""
     scores = forward["policy"](roles["policy"], batch, key=key)

@@ -104,7 +104,7 @@ class Validate(Hook):
 
   def act(self, step: int, state: Any) -> None:
     with self._metrics.during("validating"):
-      numbers = self._evaluator(state.averaged["policy"])
+      numbers = self._evaluator(state.averaged)
     self._last = step, numbers["loss"]
     self._metrics.write(step, "validation", numbers)
 

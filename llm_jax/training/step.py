@@ -41,7 +41,7 @@ def train_step(
     The state after the step, and means of the whole batch. A non-finite loss
     or gradient changes nothing but the counts of steps and of skipped ones.
   """
-  group = getattr(objective, "rows_together", 1)
+  group = objective.rows_together
   parts = cut(batch, microbatches, group)
   roles = state.roles
   parts = _map(lambda p: objective.annotate(forward, roles, p), parts)

@@ -55,7 +55,9 @@ def test_the_last_step_is_validated_and_its_loss_known(tmp_path):
     averaged = {"policy": {"w": 1}}
 
   metrics = _metrics(tmp_path)
-  hook = hooks.Validate(metrics, lambda v: {"loss": v["w"] / 4}, 10, 25)
+  hook = hooks.Validate(
+    metrics, lambda roles: {"loss": roles["policy"]["w"] / 4}, 10, 25
+  )
   assert [s for s in range(1, 26) if hook.due(s)] == [10, 20, 25]
   hook.act(20, State)
   metrics.close()

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from llm_jax.contracts import Objective
 from llm_jax.ops.metrics import Mean
 from llm_jax.training import state as state_lib
 from llm_jax.training import step as step_lib
@@ -15,13 +16,10 @@ from llm_jax.training.schedules import Schedule
 
 
 @dataclasses.dataclass(frozen=True)
-class Quadratic:
+class Quadratic(Objective):
   """Mean of |w - x_b|^2; with `noise`, of w moved by the step's key."""
 
   noise: float = 0.0
-
-  def annotate(self, forward, roles, batch):
-    return batch
 
   def weigh(self, batch):
     rows = len(batch["x_BD"])
