@@ -15,8 +15,7 @@ from llm_jax import model as model_lib
 from llm_jax.checkpoints.store import Store
 from llm_jax.contracts import Tokenizer
 from llm_jax.data import chat
-from llm_jax.data.instructions import Instructions
-from llm_jax.experiment import Experiment, MAY_CHANGE
+from llm_jax.experiment import Asked, Experiment, MAY_CHANGE
 from llm_jax.model import Model
 from llm_jax.peft import stack
 from llm_jax.peft.method import Full
@@ -52,7 +51,7 @@ def asked(
     if any(other != first for other in others):
       said = ", ".join(
         f"{run} {its.data.template}"
-        if isinstance(its.data, Instructions)
+        if isinstance(its.data, Asked)
         else f"{run} none, its data are texts"
         for run, its in zip(_parts(name), found, strict=True)
       )
@@ -164,7 +163,7 @@ def merge(
 
 def _template(its: Experiment) -> str | None:
   """How questions are put to a run; None where it continues texts."""
-  if not isinstance(its.data, Instructions):
+  if not isinstance(its.data, Asked):
     return None
   return chat.Template(its.data.template).source
 

@@ -18,13 +18,12 @@ from llm_jax.contracts import Batch, Hook, Objective, Roles, Source, Tokenizer
 from llm_jax.data import chat, instructions
 from llm_jax.data.arrays import Arrays, Loaded
 from llm_jax.data.conversation import Message
-from llm_jax.data.instructions import Instructed, Instructions
-from llm_jax.data.preferences import Preferences
+from llm_jax.data.instructions import Instructed
 from llm_jax.data.preferred import Preferred
 from llm_jax.data.text import Tokenised
 from llm_jax.evaluation import likelihood
 from llm_jax.evaluation import objective as by_objective
-from llm_jax.experiment import DataSettings, Experiment
+from llm_jax.experiment import Asked, DataSettings, Experiment
 from llm_jax.generation.greedy import Answerer
 from llm_jax.generation.text import Generator
 from llm_jax.model import Model
@@ -148,7 +147,7 @@ def encoder(
   where: DataSettings, tokenizer: Tokenizer
 ) -> Callable[[str], Sequence[int]]:
   """Prompt -> ids: as a question, where the data are answers."""
-  if isinstance(where, Instructions | Preferences):
+  if isinstance(where, Asked):
     return instructions.encoder(where.template, tokenizer)
   return tokenizer.encode
 
@@ -156,7 +155,7 @@ def encoder(
 def stop_ids(where: DataSettings, tokenizer: Tokenizer) -> tuple[int, ...]:
   """Ids that end a text, or the answer in a chat template."""
   known = (tokenizer.eos_id, tokenizer.role_ids["end"])
-  if not isinstance(where, Instructions | Preferences):
+  if not isinstance(where, Asked):
     return known
   turns = Message("user", "?"), Message("assistant", "!")
   template = chat.Template(where.template)

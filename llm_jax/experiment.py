@@ -19,7 +19,8 @@ from llm_jax.tokenizers.bytes import Bytes
 from llm_jax.tokenizers.sentencepiece import SentencePiece
 from llm_jax.training.optimizers import AdamW, Optimizer
 
-DataSettings = Text | Instructions | Preferences | Arrays
+Asked = Instructions | Preferences  # data in which a prompt is a question
+DataSettings = Text | Asked | Arrays
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,8 +21,7 @@ from llm_jax import (
   weights,
 )
 from llm_jax import model as model_lib
-from llm_jax.data.instructions import Instructions
-from llm_jax.experiment import Experiment
+from llm_jax.experiment import Asked, Experiment
 from llm_jax.reporting import report
 from llm_jax.reporting.progress import say, waiting
 from llm_jax.sharding import mesh as mesh_lib
@@ -163,7 +162,7 @@ def generate(
       variables = variables | {"adapters": adapters[0]}
     generator = build.generator(asked, model, tokenizer, by_row)
     # An answer has lines of its own, what continues a text has not.
-    gaps = ["\n" if isinstance(e.data, Instructions) else "" for e in asked]
+    gaps = ["\n" if isinstance(e.data, Asked) else "" for e in asked]
 
     def tell(text: str, end: str = "\n") -> None:
       if jax.process_index() == 0:

@@ -71,9 +71,7 @@ class Instructions:
     return Corpus(self, folder, documents, template)
 
 
-def encoder(
-  template: str, tokenizer: Tokenizer
-) -> Callable[[str], list[int]]:
+def encoder(template: str, tokenizer: Tokenizer) -> Callable[[str], list[int]]:
   """Question -> ids up to where the answer begins, as in training."""
   chosen = chat.Template(template)
 
