@@ -61,7 +61,7 @@ class SimPO(Unreferenced):
 
 @dataclasses.dataclass(frozen=True)
 class CPO(Unreferenced):
-  """Contrastive preference optimisation. arXiv:2401.08417, eqs. 3 and 5.
+  """Contrastive preference optimisation. arXiv:2401.08417, eq. 3.
 
     loss = -log sigmoid(beta (log pi(y_w) - log pi(y_l))) + nll NLL(y_w)
 
