@@ -152,6 +152,11 @@ def encoder(
   return tokenizer.encode
 
 
+def shown(where: DataSettings, prompt: str) -> str:
+  """A prompt as it is printed: an answer begins on a line of its own."""
+  return prompt + "\n" if isinstance(where, Asked) else prompt
+
+
 def stop_ids(where: DataSettings, tokenizer: Tokenizer) -> tuple[int, ...]:
   """Ids that end a text, or the answer in a chat template."""
   known = (tokenizer.eos_id, tokenizer.role_ids["end"])
@@ -341,7 +346,8 @@ def _hooks(
       stop=samples.stop,
     )
     pairs = zip(samples.prompts, texts, strict=True)
-    return [{"prompt": p, "text": t} for p, t in pairs]
+    where = experiment.data
+    return [{"prompt": shown(where, p), "text": t} for p, t in pairs]
 
   until = experiment.steps
   return [

@@ -21,7 +21,7 @@ from llm_jax import (
   weights,
 )
 from llm_jax import model as model_lib
-from llm_jax.experiment import Asked, Experiment
+from llm_jax.experiment import Experiment
 from llm_jax.reporting import report
 from llm_jax.reporting.progress import say, waiting
 from llm_jax.sharding import mesh as mesh_lib
@@ -161,8 +161,6 @@ def generate(
     if not by_row and any(adapters):
       variables = variables | {"adapters": adapters[0]}
     generator = build.generator(asked, model, tokenizer, by_row)
-    # An answer has lines of its own, what continues a text has not.
-    gaps = ["\n" if isinstance(e.data, Asked) else "" for e in asked]
 
     def tell(text: str, end: str = "\n") -> None:
       if jax.process_index() == 0:
@@ -187,12 +185,15 @@ def generate(
       with waiting("compiling"):
         stream = itertools.chain([next(stream)], stream)
       if len(prompts) == 1:
-        tell(prompts[0], end=gaps[0])
+        tell(build.shown(asked[0].data, prompts[0]), end="")
         for (new,) in stream:
           tell(new, end="")
         tell("")
         return
-      texts = [p + gaps[i] for p, i in zip(prompts, which, strict=True)]
+      texts = [
+        build.shown(asked[i].data, p)
+        for p, i in zip(prompts, which, strict=True)
+      ]
       for news in stream:
         texts = [a + b for a, b in zip(texts, news, strict=True)]
       for i, text in enumerate(texts):

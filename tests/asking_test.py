@@ -178,7 +178,10 @@ def test_a_soft_prompt_goes_on_and_is_measured(runs, name):
   shutil.copytree(runs / name, runs / f"{name}_on")
   ways = [f"{name}_{way}" for way in ("on", "once")]
   for way in ways:
-    train(runs, name, "--steps=3", into=way)
+    train(runs, name, "--steps=3", "--samples.every=3", into=way)
+  assert (samples := list((runs / ways[1] / "samples").iterdir()))
+  for path in samples:  # before each answer a line ends
+    assert json.loads(path.read_text())["samples"][0]["prompt"] == "\n"
   on, once = (losses(runs / way) for way in ways)
   assert on == once and [step for step, _ in once] == [1, 2, 3]
 
