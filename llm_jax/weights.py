@@ -82,7 +82,7 @@ def plan(
   """
   peft, key = experiment.peft, jax.random.key(experiment.seed)
   boxed = jax.eval_shape(model.init, key)["params"]
-  suffixes = axes.suffixes(boxed)
+  suffixes, base = axes.suffixes(boxed), axes.unbox(boxed)
 
   def moves(path: str) -> bool | int:
     role, _, path = path.partition("/")
@@ -109,7 +109,7 @@ def plan(
     return out
 
   trainable, frozen = jax.eval_shape(
-    lambda key: trees.split(roles(key, None), moves), key
+    lambda key, params: trees.split(roles(key, params), moves), key, base
   )
   if not trees.size(trainable):
     raise ValueError("--peft: nothing is left to train")
@@ -130,7 +130,7 @@ def plan(
       average=experiment.average is not None,
     )
 
-  boxed_state = jax.eval_shape(init, key, None)
+  boxed_state = jax.eval_shape(init, key, base)
   placement = axes.shardings(boxed_state, mesh)
   shapes = lambda tree, placed: jax.tree.map(
     lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
