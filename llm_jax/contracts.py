@@ -85,6 +85,16 @@ class Objective(Protocol):
     del forward, roles
     return batch
 
+  def rewards(
+    self, forward: Forward, roles: Roles, batch: Batch
+  ) -> jax.Array | None:
+    """What the completion of each row is worth, [B]; None if nothing says so.
+
+    Without dropout, of a batch as a source gives it.
+    """
+    del forward, roles, batch
+    return None
+
   @abc.abstractmethod
   def weigh(self, batch: Batch) -> Batch: ...
 

@@ -9,14 +9,14 @@ import jax
 from jax.sharding import Mesh
 import numpy as np
 
-from llm_jax import build, checks, claim, weights
+from llm_jax import build, checks, claim, comparing, weights
 from llm_jax import model as model_lib
 from llm_jax.checkpoints.store import Store
 from llm_jax.contracts import Batch, Tokenizer
 from llm_jax.data.instructions import Example, Instructed
 from llm_jax.data.preferences import Preferences
 from llm_jax.data.preferred import Preferred
-from llm_jax.evaluation import comparison, exact_match, ngrams
+from llm_jax.evaluation import comparison, exact_match, ngrams, pairs
 from llm_jax.experiment import Evaluation, Experiment
 from llm_jax.reporting import files, report, tables
 from llm_jax.reporting.progress import progress, say, waiting
@@ -38,6 +38,8 @@ class Dataset:
   batches: Any  # a sequence of batches
   num_batches: int
   examples: list[Example]
+  compared: Any = ()  # batches of pairs or rankings, where there are any
+  together: int = 1  # rows of `compared` that are of one prompt
 
   @property
   def name(self) -> str:
@@ -47,6 +49,12 @@ class Dataset:
     """The batches to measure, with a bar."""
     chosen = (self.batches[i] for i in range(self.num_batches))
     return progress(chosen, self.num_batches, f"evaluating {self.name}")
+
+  def completions(self) -> Iterable[Batch]:
+    """The batches of completions to compare, with a bar."""
+    size = min(len(self.compared), self.settings.batches or len(self.compared))
+    chosen = (self.compared[i] for i in range(size))
+    return progress(chosen, size, f"comparing {self.name}")
 
 
 def evaluate(
@@ -77,7 +85,7 @@ def evaluate(
   with jax.set_mesh(mesh):
     made = build.data(experiment, folder)
     datasets = list(_datasets(experiment, made, share))
-    at, measured = _measure(
+    at, measured, compared = _measure(
       experiment, mesh, made.tokenizer, datasets, folder, step
     )
     split = experiment.validation.split
@@ -87,10 +95,17 @@ def evaluate(
       "results": {"model": measured[OWN]},
       "datasets": measured,
     }
+    if OWN in compared:
+      found["results"] |= pairs.baselines(compared[OWN])
+      found["calibration"] = pairs.curve(compared[OWN])
+      if experiment.model.outputs:
+        found["reward"] = pairs.standardised(measured[OWN])
     if against is not None:
-      there, others = _measure(
+      there, others, _ = _measure(
         other, mesh, made.tokenizer, datasets, other_folder, None
       )
+      if other.objective != experiment.objective:
+        _part(datasets, others)
       found["against"] = {
         "run": against,
         "checkpoint_step": there,
@@ -166,12 +181,27 @@ def _dataset(
 ) -> Dataset:
   batches = tokens.held_out(settings.split, batch_size, share)
   size, examples = len(batches), []
-  if isinstance(tokens, Instructed) and settings.questions:
+  if isinstance(tokens, Instructed | Preferred) and settings.questions:
     examples = tokens.examples(
       settings.split, settings.questions, settings.shots
     )
   chosen = min(size, settings.batches or size)
-  return Dataset(settings, batches, chosen, examples)
+  found = Dataset(settings, batches, chosen, examples)
+  where = settings.data
+  if not isinstance(where, Preferences):
+    return found
+  compared: Any = batches
+  if where.rows == "labels":
+    where = dataclasses.replace(where, rows="pairs")
+    try:
+      as_pairs = tokens.read_as(where)
+      compared = as_pairs.held_out(settings.split, batch_size, share)
+    except ValueError as error:  # single likes are no pairs
+      say(f"{settings.name}: no pairs are compared; {error}")
+      compared = ()
+  return dataclasses.replace(
+    found, compared=compared, together=where.rows_together
+  )
 
 
 def _measure(
@@ -181,24 +211,40 @@ def _measure(
   datasets: list[Dataset],
   folder: pathlib.Path,
   step: int | None,
-) -> tuple[int, dict[str, Measures]]:
-  """Step and measures by dataset of a run."""
+) -> tuple[int, dict[str, Measures], dict[str, pairs.Completions]]:
+  """Step of a run; measures, and completions with rewards, by dataset."""
   model = model_lib.make(experiment, tokenizer)
-  asks = experiment.objective.needs_reference and any(
+  asks = comparing.has_reference(experiment) and any(
     isinstance(d.settings.data, Preferences) for d in datasets
   )
   plan = weights.plan(experiment, model, mesh, reference=asks)
   at, roles = weights.load(experiment, plan, mesh, folder, step)
   score = build.evaluator(model, tokenizer, mesh)
   compare = build.comparer(experiment.objective, model, mesh)
+  reward = comparing.rewarder(experiment.objective, model, mesh)
   room = model.shape.max_length - experiment.peft.places
-  out = {}
+  out: dict[str, Measures] = {}
+  compared: dict[str, pairs.Completions] = {}
   for d in datasets:
     where = d.settings.data
-    if not isinstance(where, Preferences):
-      out[d.name] = score(roles, d.rows())
-    elif where.rows in experiment.objective.reads:
-      out[d.name] = compare(roles, d.rows())
+    if isinstance(where, Preferences):
+      found: Measures = {}
+      if where.rows in experiment.objective.reads:
+        found |= compare(roles, d.rows())
+      if d.compared and comparing.reads(experiment.objective, where):
+        rewards = reward(roles, d.completions(), d.together)
+        if rewards is not None:
+          found |= pairs.measure(rewards)
+          compared[d.name] = rewards
+      if asks and d.examples:
+        prompts = [e.prompt_ids for e in d.examples]
+        found |= comparing.kl(
+          experiment, model, tokenizer, where, roles, prompts
+        )
+      if found:
+        out[d.name] = found
+      continue
+    out[d.name] = score(roles, d.rows())
     if d.examples:
       references = [e.reference for e in d.examples]
       sizes = [len(ids) for ids in tokenizer.encode_batch(references)]
@@ -218,7 +264,7 @@ def _measure(
       out[d.name] |= exact_match.evaluate(texts, references)
       each = exact_match.by_task(texts, references, tasks)
       out |= {f"{d.name}: {task}": found for task, found in each.items()}
-  return at, out
+  return at, out, compared
 
 
 def _check_room(d: Dataset, sizes: list[int], room: int) -> None:
@@ -230,6 +276,14 @@ def _check_room(d: Dataset, sizes: list[int], room: int) -> None:
         f"{d.name}: a question of {asked} tokens and its answer of {size} are"
         f" together longer than the {room} that --model.max_length leaves"
       )
+
+
+def _part(datasets: list[Dataset], others: dict[str, Measures]) -> None:
+  """Takes away what another objective measures in another unit."""
+  for d in datasets:
+    if isinstance(d.settings.data, Preferences):
+      for name in ("loss", "margin", "ece"):
+        others.get(d.name, {}).pop(name, None)
 
 
 def _baselines(made: build.Data, split: str) -> dict[str, Measures]:

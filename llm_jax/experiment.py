@@ -49,8 +49,8 @@ class Validation:
   )
   questions: int = field(
     100,
-    "questions of instruction data that `evaluate` has answered, for exact"
-    " match; 0 = none",
+    "questions that `evaluate` has answered: of instruction data for exact"
+    " match, of preferences for KL from the reference; 0 = none",
     low=0,
   )
 

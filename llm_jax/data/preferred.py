@@ -194,6 +194,17 @@ class Preferred:
       columns,
     )
 
+  def read_as(self, settings: Settings) -> "Preferred":
+    """The same preferences as rows of another kind."""
+    return Preferred(
+      settings,
+      self._by_source,
+      self._documents,
+      self._tokenizer,
+      self._template,
+      self._columns,
+    )
+
   def _all_units(self, split: str) -> list[preference_rows.Units]:
     return [self._units(i, split) for i in range(len(self._by_source))]
 

@@ -10,6 +10,7 @@ BETTER = {
   "bits_per_byte": -1,
   "accuracy": +1,
   "exact_match": +1,
+  "ece": -1,
 }
 
 Measures = Mapping[str, float]

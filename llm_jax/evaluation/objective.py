@@ -1,11 +1,17 @@
-"""What an objective says of a split, as it would in training."""
+"""What an objective says of a split, as it would in training.
+
+Dimension key: B rows; G prompts; K rows of each.
+"""
 
 from collections.abc import Callable, Iterable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from llm_jax import axes
 from llm_jax.contracts import Batch, Forward, Metrics, Objective, Roles
+from llm_jax.evaluation.pairs import Completions
 from llm_jax.ops.metrics import Mean
 
 
@@ -33,3 +39,43 @@ def evaluate(
   if not sums or not sums["loss"].weight:
     raise ValueError("there is no example to evaluate on")
   return {name: mean.compute() for name, mean in sums.items()}
+
+
+def completions(
+  objective: Objective, forward: Forward, roles: Roles, batch: Batch
+) -> dict[str, jax.Array] | None:
+  """Rewards, lengths and ranks of one batch's rows; pure, to be compiled.
+
+  Rows without `rank_B` are pairs. None where the objective has no rewards.
+  """
+  reward_B = objective.rewards(forward, roles, batch)
+  if reward_B is None:
+    return None
+  mask_BT = batch["mask_BT"]
+  rank_B = batch.get("rank_B", jnp.arange(mask_BT.shape[0]) % 2)
+  found = {
+    "reward": reward_B,
+    "length": mask_BT.sum(-1),
+    "rank": jnp.where(mask_BT.any(-1), rank_B, -1),
+  }
+  # Whole on every device, so that each of several processes reads it.
+  return {name: axes.constrain(x, "_") for name, x in found.items()}
+
+
+def gather(
+  rows_of: Callable[[Roles, Batch], dict[str, jax.Array] | None],
+  roles: Roles,
+  batches: Iterable[Batch],
+  together: int,
+) -> Completions | None:
+  """Completions of all batches; `together` rows, K, are of one prompt."""
+  found = []
+  for batch in batches:
+    rows = jax.device_get(rows_of(roles, batch))
+    if rows is None:
+      return None
+    found.append({k: x.reshape(-1, together) for k, x in rows.items()})
+  if not found:
+    raise ValueError("there is no example to evaluate on")
+  whole = {k: np.concatenate([f[k] for f in found]) for k in found[0]}
+  return Completions(whole["reward"], whole["length"], whole["rank"])

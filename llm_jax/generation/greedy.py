@@ -1,4 +1,4 @@
-"""Questions as ids -> the likeliest answers as ids."""
+"""Questions as ids -> the likeliest answers, or drawn ones, as ids."""
 
 from collections.abc import Callable, Iterator, Sequence
 import functools
@@ -14,7 +14,7 @@ from llm_jax.ops.sampling import Sampler
 
 
 class Answerer:
-  """The likeliest token, again and again, until the answer ends.
+  """A token after the other, the likeliest or a drawn one, until the end.
 
   Args:
     tokenizer: names the ids that begin a document and fill a row.
@@ -23,6 +23,8 @@ class Answerer:
     max_length: of question and answer together, virtual tokens apart.
     rows: answered at once.
     stop_ids: that end an answer.
+    sampler: how a token is chosen; the likeliest, if not given.
+    seed: of what is drawn.
   """
 
   def __init__(
@@ -33,14 +35,16 @@ class Answerer:
     max_length: int,
     rows: int,
     stop_ids: tuple[int, ...],
+    sampler: Sampler | None = None,
+    seed: int = 0,
   ):
     self._start_id, self._pad_id = tokenizer.eos_id, tokenizer.pad_id
     self._max_length, self._rows = max_length, rows
-    self._stop_ids = stop_ids
+    self._stop_ids, self._key = stop_ids, jax.random.key(seed)
 
     @functools.partial(jax.jit, static_argnames=("limit",))
     def answer(
-      variables: Any, prompt_BP: Any, length_B: Any, limit: int
+      variables: Any, prompt_BP: Any, length_B: Any, key: Any, limit: int
     ) -> list[jax.Array]:
       slots = prompt_BP.shape[1] + limit
       out = decode_lib.rollout(
@@ -49,9 +53,9 @@ class Answerer:
         prompt_BP,
         length_B,
         open_cache(variables, rows, slots),
-        jax.random.key(0),  # not drawn from
+        key,
         limit=limit,
-        sampler=Sampler(temperature=0.0),
+        sampler=sampler or Sampler(temperature=0.0),
         stop_ids=self._stop_ids,
       )
       # Whole on every device, so that each of several processes reads it.
@@ -62,7 +66,11 @@ class Answerer:
     self._answer = answer
 
   def __call__(
-    self, variables: Any, questions: Sequence[Sequence[int]], limit: int
+    self,
+    variables: Any,
+    questions: Sequence[Sequence[int]],
+    limit: int,
+    whole: bool = False,
   ) -> Iterator[list[int]]:
     """Yields the answer to each question, without what ends it.
 
@@ -72,6 +80,7 @@ class Answerer:
       variables: of the model.
       questions: ids of each, as they begin a document.
       limit: tokens of an answer, at most.
+      whole: with what ends it, where it does end.
 
     Raises:
       ValueError: a question is longer than the model allows.
@@ -93,10 +102,12 @@ class Answerer:
         known = [self._start_id, *ids]
         prompt_BP[i, longest - len(known) :] = known
         length_B[i] = len(known)
-      found = self._answer(variables, prompt_BP, length_B, limit=limit)
+      key = jax.random.fold_in(self._key, at)
+      found = self._answer(variables, prompt_BP, length_B, key, limit=limit)
       tokens_BT, lengths = jax.device_get(found)
       # The last token needs no place: it is never read.
       room = self._max_length + 1 - length_B
       lengths = np.minimum(lengths, room)
       for tokens, n in zip(tokens_BT[: len(asked)], lengths, strict=False):
-        yield [t for t in tokens[:n].tolist() if t not in self._stop_ids]
+        ids = tokens[:n].tolist()
+        yield [t for t in ids if whole or t not in self._stop_ids]

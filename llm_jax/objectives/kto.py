@@ -60,6 +60,15 @@ class KTO(Objective):
     )
     return jax.lax.stop_gradient(batch)
 
+  def rewards(self, forward: Forward, roles: Roles, batch: Batch) -> jax.Array:
+    """Beta x of every row, [B]; pairs can be read, too."""
+    scores = forward["policy"](roles["policy"], batch)
+    reference_B = batch.get("ref_logp_B")
+    if reference_B is None:
+      theirs = forward["reference"](roles["reference"], batch)
+      reference_B = completion_logp(theirs, batch)
+    return self.beta * (completion_logp(scores, batch) - reference_B)
+
   def weigh(self, batch: Batch) -> Batch:
     """Completions weigh by their class; z is one number for all."""
     there_Q2 = by_pair(batch["mask_BT"].any(-1))

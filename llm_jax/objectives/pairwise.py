@@ -89,6 +89,12 @@ class Pairwise(Objective):
       batch["logp_B"] = completion_logp(scores, batch)
     return jax.lax.stop_gradient(batch)
 
+  def rewards(self, forward: Forward, roles: Roles, batch: Batch) -> jax.Array:
+    """Implicit ones, [B], in units of the loss's logits."""
+    batch = self.weigh(self.annotate(forward, roles, batch))
+    scores = forward["policy"](roles["policy"], batch)
+    return self.terms(gather(scores, batch)).reward_Q2.reshape(-1)
+
   def weigh(self, batch: Batch) -> Batch:
     """Each pair counts once; pairs without any completion do not count."""
     there_Q = by_pair(batch["mask_BT"]).any((1, 2))

@@ -44,6 +44,10 @@ class Ranking(Objective):
     """The rows of a prompt stay in one microbatch."""
     return self.completions
 
+  def rewards(self, forward: Forward, roles: Roles, batch: Batch) -> jax.Array:
+    """The reward model's, [B], of whichever kind the rows are."""
+    return reward(forward["policy"](roles["policy"], batch), batch)
+
   def weigh(self, batch: Batch) -> Batch:
     """Each prompt with any pair counts once."""
     pair_GKJ = self._pairs(batch)

@@ -1,0 +1,38 @@
+"""A reward model on the small decoder.
+
+Needs no download: 13,000 pairs of lines that say what a function of the
+running interpreter's standard library does, the right one preferred to another
+function's and to itself cut short. Bradley-Terry with centred rewards
+(arXiv:2312.09244), from the tuned model with a new head of one output.
+
+  python -m experiments.pretrain_tiny_stdlib train
+  python -m experiments.sft_tiny_stdlib train
+  python -m experiments.rm_tiny_stdlib train
+
+A laptop's CPU (4 cores), a few minutes.
+"""
+
+import dataclasses
+
+from experiments import dpo_tiny_stdlib
+from llm_jax import cli
+from llm_jax.experiment import Samples
+from llm_jax.models import presets
+from llm_jax.objectives.ranking import Ranking
+from llm_jax.training.optimizers import AdamW
+from llm_jax.training.schedules import Schedule
+
+EXPERIMENT = dataclasses.replace(
+  dpo_tiny_stdlib.EXPERIMENT,
+  model=dataclasses.replace(presets.tiny(), outputs=1),
+  objective=Ranking(center=0.01),
+  optimizer=AdamW(
+    peak=3e-4, schedule=Schedule("cosine", warmup=20), weight_decay=0.1
+  ),
+  samples=Samples(every=0),
+  evaluations=(),
+  steps=300,
+)
+
+if __name__ == "__main__":
+  cli.run(EXPERIMENT)

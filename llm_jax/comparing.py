@@ -1,0 +1,120 @@
+"""Preferences measured, for the verb `evaluate`."""
+
+from collections.abc import Callable, Iterable, Sequence
+import pathlib
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from llm_jax import axes, build, weights
+from llm_jax.checkpoints.store import Store
+from llm_jax.contracts import Batch, Objective, Roles, Tokenizer
+from llm_jax.data.preferences import Preferences
+from llm_jax.evaluation import divergence
+from llm_jax.evaluation import objective as by_objective
+from llm_jax.evaluation.pairs import Completions
+from llm_jax.experiment import DataSettings, Experiment
+from llm_jax.generation.greedy import Answerer
+from llm_jax.model import Model
+from llm_jax.ops.sampling import Sampler
+from llm_jax.reporting.progress import progress
+from llm_jax.sharding import mesh as mesh_lib
+
+
+def has_reference(experiment: Experiment) -> bool:
+  """Whether the policy is one that speaks, and its beginning is there.
+
+  ORPO and the like train without a reference; they can be held against one as
+  long as the run that they began with is there.
+  """
+  objective, base = experiment.objective, experiment.init_from
+  if objective.needs_reference:
+    return True
+  if "rankings" in objective.reads or "text" in objective.reads:
+    return False
+  return base is None or bool(
+    Store(pathlib.Path(base).expanduser() / "checkpoints").steps()
+  )
+
+
+def reads(objective: Objective, where: Preferences) -> bool:
+  """Whether an objective may have rewards for data, however it was trained."""
+  if where.rows == "rankings":
+    return "rankings" in objective.reads
+  return True
+
+
+def rewarder(
+  objective: Objective, model: Model, mesh: Mesh
+) -> Callable[[Roles, Iterable[Batch], int], Completions | None]:
+  """(roles, host batches, rows of a prompt) -> its completions' rewards."""
+  forward = weights.forward(model)
+  compiled = jax.jit(
+    lambda roles, b: by_objective.completions(objective, forward, roles, b)
+  )
+
+  def rewards(
+    roles: Roles, batches: Iterable[Batch], together: int
+  ) -> Completions | None:
+    placed = (mesh_lib.place(b, mesh) for b in batches)
+    return by_objective.gather(compiled, roles, placed, together)
+
+  return rewards
+
+
+def kl(
+  experiment: Experiment,
+  model: Model,
+  tokenizer: Tokenizer,
+  where: DataSettings,
+  roles: Roles,
+  prompts: Sequence[Sequence[int]],
+) -> dict[str, float]:
+  """KL from the reference on completions that the policy draws.
+
+  Args:
+    experiment: whose policy it is.
+    model: its decoder.
+    tokenizer: text <-> ids.
+    where: the data that the prompts are of.
+    roles: "policy" and "reference".
+    prompts: ids of each; those without room for an answer are left out.
+
+  Returns:
+    As `divergence.summary`; {} where no prompt has room.
+  """
+  room = model.shape.max_length - experiment.peft.places
+  limit = experiment.samples.max_new_tokens
+  prompts = [p for p in prompts if 1 + len(p) + limit <= room]
+  if not prompts:
+    return {}
+  rows = experiment.batch_size
+  sample = Answerer(
+    tokenizer,
+    model.decode,
+    model.open_cache,
+    room,
+    rows,
+    build.stop_ids(where, tokenizer),
+    Sampler(),
+    experiment.seed,
+  )
+  forward = weights.forward(model)
+
+  @jax.jit
+  def ratio(roles: Roles, batch: Batch) -> jax.Array:
+    return axes.constrain(divergence.log_ratio(forward, roles, batch), "_")
+
+  drawn = sample(roles["policy"], prompts, limit, whole=True)
+  bar = progress(drawn, len(prompts), "sampling from the policy")
+  completions, ratios = list(bar), []
+  length = 1 + max(map(len, prompts)) + limit
+  for at in range(0, len(prompts), rows):
+    here = slice(at, at + rows)
+    batch: Any = divergence.batch(
+      prompts[here], completions[here], tokenizer.eos_id, rows, length
+    )
+    found = jax.device_get(ratio(roles, batch))
+    ratios += found[: len(prompts[here])].tolist()
+  return divergence.summary(ratios)
