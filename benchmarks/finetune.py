@@ -45,7 +45,7 @@ def experiment(kind: str, base: str, seed: int, steps: int) -> Experiment:
     sft_tiny_stdlib.EXPERIMENT,
     data=ALL,
     optimizer=AdamW(
-      peak=6e-3 if kind == "lora" else 1e-3,
+      peak=3e-3 if kind == "lora" else 1e-3,
       schedule=Schedule("cosine", warmup=20),
       weight_decay=0.0 if kind == "lora" else 0.1,
     ),
@@ -66,7 +66,8 @@ def experiment(kind: str, base: str, seed: int, steps: int) -> Experiment:
     evaluations=(TEXT,),
   )
   if kind == "lora":
-    return dataclasses.replace(quick, peft=LoRA(rank=7, alpha=28.0))
+    peft = LoRA(rank=7, alpha=28.0, special_tokens=12)
+    return dataclasses.replace(quick, peft=peft)
   if kind in TASKS:
     one = dataclasses.replace(ALL, sources=(StdlibTasks((kind,)),))
     every = Evaluation("every task", ALL, questions=0)

@@ -39,6 +39,7 @@ KEY = {
   "P": Axis("learned positions"),
   "R": Axis("adapter rank, or bottleneck width"),
   "O": Axis("numbers said of a position, as a reward or classes"),
+  "G": Axis("special tokens that an adapter moves"),
   "X": Axis("virtual tokens of a soft prompt"),
   # A lookup table is cut along its rows only. Cut along both dims, the
   # compiler gathers the whole table at every lookup ("involuntary full

@@ -17,14 +17,25 @@ LOGIT_BYTES = 128 * 2**20  # of one chunk of float32 logits, by default
 
 
 def logits(
-  x_BTD: jax.Array, kernel_DV: jax.Array, softcap: float | None
+  x_BTD: jax.Array,
+  kernel_DV: jax.Array,
+  softcap: float | None,
+  special_GD: jax.Array | None = None,
 ) -> jax.Array:
-  """Logits in float32 or wider. Soft-cap: arXiv:2408.00118, eq. 1."""
+  """Logits in float32 or wider. Soft-cap: arXiv:2408.00118, eq. 1.
+
+  `special_GD`, if given, is added to the head of the first G tokens.
+  """
   wide = jnp.promote_types(x_BTD.dtype, jnp.float32)
   if x_BTD.dtype == wide:
     logits_BTV = matmul(x_BTD, kernel_DV)
   else:
     logits_BTV = jnp.matmul(x_BTD, kernel_DV, preferred_element_type=wide)
+  if special_GD is not None:
+    added_BTG = jnp.matmul(x_BTD.astype(wide), special_GD.astype(wide).T)
+    others = kernel_DV.shape[1] - len(special_GD)
+    no_pad = [(0, 0)] * (x_BTD.ndim - 1)
+    logits_BTV += jnp.pad(added_BTG, [*no_pad, (0, others)])
   if softcap:
     logits_BTV = softcap * jnp.tanh(logits_BTV / softcap)
   return logits_BTV
@@ -45,6 +56,7 @@ def token_scores(
   chunk: int = 0,
   entropy: bool = False,
   hits: bool = False,
+  special_GD: jax.Array | None = None,
 ) -> Scores:
   """Log p(target) and the log-normaliser at each position, in nats.
 
@@ -58,10 +70,12 @@ def token_scores(
     chunk: positions taken at once; 0 = as many as fit `LOGIT_BYTES`.
     entropy: also give the entropy of the distribution.
     hits: also say whether the target is the most likely token.
+    special_GD: see `logits`.
   """
 
   def score(x_BCD: jax.Array, target_BC: jax.Array) -> Scores:
-    l_BCV = axes.constrain(logits(x_BCD, kernel_DV, softcap), "BTV")
+    l_BCV = logits(x_BCD, kernel_DV, softcap, special_GD)
+    l_BCV = axes.constrain(l_BCV, "BTV")
     top_BC1 = jax.lax.stop_gradient(l_BCV.max(-1, keepdims=True))
     exp_BCV = jnp.exp(l_BCV - top_BC1)
     sum_BC = exp_BCV.sum(-1)

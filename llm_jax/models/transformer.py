@@ -130,6 +130,7 @@ class Decoder(nn.Module):
       chunk=self.config.head_chunk,
       entropy=entropy,
       hits=hits,
+      special_GD=self._special_head(),
     )
     if not self.config.outputs:
       return scores
@@ -154,7 +155,10 @@ class Decoder(nn.Module):
       self._embed(tokens_BT), position_BT, segment_BT, cache
     )
     logits_BV = heads.logits(
-      x_BTD[:, -1], self._kernel_DV(), self.config.logit_softcap
+      x_BTD[:, -1],
+      self._kernel_DV(),
+      self.config.logit_softcap,
+      self._special_head(),
     )
     return logits_BV, cache
 
@@ -196,7 +200,19 @@ class Decoder(nn.Module):
     return x_BTD, cache_lib.advance(cache, T)
 
   def _embed(self, tokens_BT: jax.Array) -> jax.Array:
-    return self.embedding_WE.astype(self.config.dtype)[tokens_BT]
+    x_BTE = self.embedding_WE.astype(self.config.dtype)[tokens_BT]
+    special_GE: jax.Array | None = self.get_variable("adapters", "special")
+    if special_GE is None:
+      return x_BTE
+    G = len(special_GE)
+    added_BTE = special_GE.astype(x_BTE.dtype)[jnp.minimum(tokens_BT, G - 1)]
+    return x_BTE + jnp.where(tokens_BT[..., None] < G, added_BTE, 0)
+
+  def _special_head(self) -> jax.Array | None:
+    """What an adapter adds to the head of special tokens, [G, D]."""
+    name = "special" if self.config.tied else "special_head"
+    added_GD: jax.Array | None = self.get_variable("adapters", name)
+    return None if added_GD is None else added_GD.astype(self.config.dtype)
 
   def _prompt(self) -> jax.Array | None:
     """Embeddings of a soft prompt (arXiv:2104.08691), if there is one."""

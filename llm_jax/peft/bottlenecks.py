@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from llm_jax import axes, keys, trees
 from llm_jax.config import field
-from llm_jax.peft.method import Method
+from llm_jax.peft.method import Adapters
 from llm_jax.peft.sites import Base
 
 _STD = 0.02
@@ -19,7 +19,7 @@ _AFTER = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Bottlenecks(Method):
+class Bottlenecks(Adapters):
   """y + relu(y down) up on what sublayers add to the residual stream.
 
   After both sublayers (Houlsby et al., arXiv:1902.00751, figure 2), or after
@@ -32,7 +32,7 @@ class Bottlenecks(Method):
   )
   width: int = field(16, "R, of the bottleneck", low=1)
 
-  def add(self, base: Base) -> dict[str, Any]:
+  def arrays(self, base: Base) -> dict[str, Any]:
     scale = trees.get(base.params, "blocks/mlp_norm/scale")
     (L, D), R, dtype = scale.shape, self.width, scale.dtype
     out: dict[str, Any] = {}

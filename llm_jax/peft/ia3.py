@@ -7,12 +7,12 @@ import jax.numpy as jnp
 
 from llm_jax import axes, trees
 from llm_jax.config import field
-from llm_jax.peft.method import Method
+from llm_jax.peft.method import Adapters
 from llm_jax.peft.sites import Base, Site
 
 
 @dataclasses.dataclass(frozen=True)
-class IA3(Method):
+class IA3(Adapters):
   """One number for each output of some maps and each input of others.
 
   arXiv:2205.05638, section 3.3. All begin at 1: training begins at the base.
@@ -23,7 +23,7 @@ class IA3(Method):
   )
   inputs: tuple[str, ...] = field(("mlp/down",), "maps whose inputs are scaled")
 
-  def add(self, base: Base) -> dict[str, Any]:
+  def arrays(self, base: Base) -> dict[str, Any]:
     out: dict[str, Any] = {}
 
     def ones(site: Site, name: str, dims: slice) -> None:

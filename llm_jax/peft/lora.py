@@ -8,12 +8,12 @@ import jax.numpy as jnp
 
 from llm_jax import axes, keys, trees
 from llm_jax.config import field
-from llm_jax.peft.method import Method
+from llm_jax.peft.method import Adapters
 from llm_jax.peft.sites import Base, Site
 
 
 @dataclasses.dataclass(frozen=True)
-class LoRA(Method):
+class LoRA(Adapters):
   """W + s A B, with A [inputs, R] and B [R, outputs]. arXiv:2106.09685, eq. 3.
 
   s = alpha / R, or alpha / sqrt(R) (rank-stabilised, arXiv:2312.03732). A is
@@ -36,7 +36,7 @@ class LoRA(Method):
     """S, what A B is multiplied by."""
     return self.alpha / (self.rank**0.5 if self.stabilised else self.rank)
 
-  def add(self, base: Base) -> dict[str, Any]:
+  def arrays(self, base: Base) -> dict[str, Any]:
     out: dict[str, Any] = {}
     for site in base.sites(self.targets, "--peft.targets"):
       kernel = trees.get(base.params, f"{site.path}/kernel")

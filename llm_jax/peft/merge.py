@@ -10,6 +10,7 @@ from llm_jax import axes, trees
 _MERGEABLE = (
   *("a", "b", "scale", "dropout", "magnitude"),
   *("input_scale", "output_scale"),
+  *("special", "special_head"),
 )
 
 
@@ -25,7 +26,14 @@ def merge(params: Any, adapters: Any, suffixes: Any) -> Any:
         f"{path}: cannot be merged into the base's own weights; use the"
         " adapter as it is"
       )
-  return _merged(params, adapters, suffixes)
+  out = _merged(params, adapters, suffixes)
+  if "special" in adapters:
+    added_GE = adapters["special"]
+    out["embedding"] = out["embedding"].at[: len(added_GE)].add(added_GE)
+  if "special_head" in adapters:
+    added_GD = adapters["special_head"]
+    out["head"] = out["head"].at[:, : len(added_GD)].add(added_GD.T)
+  return out
 
 
 def _merged(params: Any, adapters: Any, suffixes: Any) -> Any:

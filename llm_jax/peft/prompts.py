@@ -11,12 +11,12 @@ import jax.numpy as jnp
 
 from llm_jax import axes, keys, trees
 from llm_jax.config import field
-from llm_jax.peft.method import Method
+from llm_jax.peft.method import Adapters
 from llm_jax.peft.sites import Base
 
 
 @dataclasses.dataclass(frozen=True)
-class Prompt(Method):
+class Prompt(Adapters):
   """X embeddings before each document, learned. arXiv:2104.08691.
 
   They come from a text, repeated or cut to X tokens; from rows of the
@@ -34,7 +34,7 @@ class Prompt(Method):
   def places(self) -> int:
     return self.tokens
 
-  def add(self, base: Base) -> dict[str, Any]:
+  def arrays(self, base: Base) -> dict[str, Any]:
     table_WE, X = base.params["embedding"], self.tokens
     if self.init == "random":
       shape = (X, table_WE.shape[1])
@@ -51,7 +51,7 @@ class Prompt(Method):
 
 
 @dataclasses.dataclass(frozen=True)
-class Prefix(Method):
+class Prefix(Adapters):
   """X keys and values before the text in each layer. arXiv:2101.00190.
 
   Differs from the paper: the keys and values are learned themselves, not
@@ -61,7 +61,7 @@ class Prefix(Method):
   tokens: int = field(20, "X, virtual tokens", low=1)
   std: float = field(0.02, "of normal initial keys and values", low=0)
 
-  def add(self, base: Base) -> dict[str, Any]:
+  def arrays(self, base: Base) -> dict[str, Any]:
     out: dict[str, Any] = {}
     for name in ("key", "value"):
       kernel = trees.get(base.params, f"blocks/attention/{name}/kernel")

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from llm_jax import axes, trees
 from llm_jax.config import field
-from llm_jax.peft.method import Method
+from llm_jax.peft.method import Adapters, Method
 from llm_jax.peft.sites import Base
 
 
@@ -46,7 +46,7 @@ class Select(Method):
 
 
 @dataclasses.dataclass(frozen=True)
-class BitFit(Method):
+class BitFit(Adapters):
   """Only biases. arXiv:2106.10199.
 
   Differs from the paper: a dense map that has no bias gets one, from zero, as
@@ -57,7 +57,7 @@ class BitFit(Method):
     ("*",), "maps whose biases train: patterns of attention/query, mlp/up, ..."
   )
 
-  def add(self, base: Base) -> dict[str, Any]:
+  def arrays(self, base: Base) -> dict[str, Any]:
     out: dict[str, Any] = {}
     for site in base.sites(self.targets, "--peft.targets"):
       if trees.get(base.params, f"{site.path}/bias") is None:

@@ -18,6 +18,7 @@ from llm_jax import trees
 _NEUTRAL = {
   **dict.fromkeys(("a", "b", "scale", "dropout", "bias"), 0.0),
   **dict.fromkeys(("down", "down_bias", "up", "up_bias"), 0.0),
+  **dict.fromkeys(("special", "special_head"), 0.0),
   **dict.fromkeys(("input_scale", "output_scale"), 1.0),
 }
 _DIM_OF_RANK = {"a": -1, "b": 1, "down": -1, "down_bias": -1, "up": 1}
@@ -27,7 +28,7 @@ def together(adapters: Sequence[Any]) -> Any:
   """One adapter that does what all do, for generation (dropout is dropped).
 
   Of LoRA the ranks stand side by side, x (a1 | a2) (s1 b1 ; s2 b2); the scales
-  of IA3 are multiplied and biases added.
+  of IA3 are multiplied, biases and what special tokens get are added.
 
   Raises:
     ValueError: two that change the same thing in ways that do not add.
@@ -114,4 +115,7 @@ def _both(path: str, x: jax.Array, y: jax.Array) -> jax.Array:
     return x * y
   if name == "bias":
     return x + y
+  if name in ("special", "special_head"):
+    shape = (max(len(x), len(y)), x.shape[1])
+    return _filled(x, shape, name) + _filled(y, shape, name)
   raise ValueError(f"{path}: in both adapters, and two of it cannot be stacked")

@@ -44,12 +44,17 @@ METHODS = {
   "bitfit_of_biases": (BitFit(), "same"),
   "norms": (Select(patterns=("*norm*",)), "int8"),
   "last_layer": (Select(patterns=("blocks/*",), last=1), "same"),
+  "special": (LoRA(rank=2, targets=("mlp/up",), special_tokens=3), "same"),
+  "special_untied": (IA3(special_tokens=3), "same"),
   "path": (Select(patterns=("*/mlp/up/*", "embedding")), "same"),
 }
 # What an objective needs to join the matrix: one line.
 OBJECTIVES = {"causal": (Causal(z_loss=1e-2), small.causal_batch())}
 MESHES = {"1": (1, 1, 1), "8": (2, 2, 2)}
-SHAPES = {"bitfit_of_biases": small.SHAPES["gpt2"]}
+SHAPES = {
+  "bitfit_of_biases": small.SHAPES["gpt2"],
+  "special_untied": small.SHAPES["qwen3"],
+}
 SEED = 3
 
 

@@ -21,7 +21,10 @@ from tests.peft import furniture
 
 METHODS = {
   "lora": LoRA(rank=2),
-  "wide": LoRA(rank=4, alpha=3.0, targets=("mlp/*", "attention/out")),
+  "wide": LoRA(
+    rank=4, alpha=3.0, targets=("mlp/*", "attention/out"), special_tokens=6
+  ),
+  "special": LoRA(rank=3, special_tokens=4),
   "ia3": IA3(),
   "bottlenecks": Bottlenecks(width=3),
   "prompt": Prompt(tokens=3),
@@ -58,7 +61,7 @@ def test_stacked_lora_is_merged_twice():
   """x W + s1 x a1 b1 + s2 x a2 b2, whatever the ranks and the maps."""
   with jax.enable_x64(True):
     model, params, suffixes = base()
-    one = adapter("lora", params, suffixes, 1)
+    one = adapter("special", params, suffixes, 1)
     two = adapter("wide", params, suffixes, 2)
     got = scorer(model, params)(stack.together([one, two]))
     both = merge(merge(params, one, suffixes), two, suffixes)
@@ -119,7 +122,7 @@ def logits(model, params, adapters, tokens_BT, by_row):
   return np.asarray(run(variables))
 
 
-MIXES = [("lora", "wide", "ia3", "none", "bottlenecks"), ("prompt",) * 2]
+MIXES = [("special", "wide", "ia3", "none", "bottlenecks"), ("prompt",) * 2]
 MIXES += [("prefix",) * 2, ("dora",) * 2]
 
 
