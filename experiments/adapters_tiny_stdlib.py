@@ -18,7 +18,7 @@ from llm_jax.training.schedules import Schedule
 
 EXPERIMENT = dataclasses.replace(
   sft_tiny_stdlib.EXPERIMENT,
-  peft=Bottlenecks(width=8),
+  peft=Bottlenecks(width=8, special_tokens=12),
   optimizer=AdamW(
     peak=5e-3, schedule=Schedule("cosine", warmup=20), weight_decay=0.0
   ),

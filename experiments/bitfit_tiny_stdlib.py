@@ -18,7 +18,7 @@ from llm_jax.training.schedules import Schedule
 
 EXPERIMENT = dataclasses.replace(
   sft_tiny_stdlib.EXPERIMENT,
-  peft=BitFit(),
+  peft=BitFit(special_tokens=12),
   optimizer=AdamW(
     peak=1e-2, schedule=Schedule("cosine", warmup=20), weight_decay=0.0
   ),

@@ -71,6 +71,7 @@ class BitFit(Adapters):
   def is_trainable(self, path: str) -> bool | int:
     at, _, leaf = path.rpartition("/")
     name = at.partition("blocks/")[2]
-    return leaf == "bias" and any(
-      fnmatch.fnmatchcase(name, p) for p in self.targets
+    return at == "adapters" or (
+      leaf == "bias"
+      and any(fnmatch.fnmatchcase(name, p) for p in self.targets)
     )

@@ -41,7 +41,7 @@ METHODS = {
   "prompt_random": (Prompt(tokens=3, init="random"), "same"),
   "prefix": (Prefix(tokens=3), "same"),
   "bitfit": (BitFit(), "same"),
-  "bitfit_of_biases": (BitFit(), "same"),
+  "bitfit_of_biases": (BitFit(special_tokens=2), "same"),
   "norms": (Select(patterns=("*norm*",)), "int8"),
   "last_layer": (Select(patterns=("blocks/*",), last=1), "same"),
   "special": (LoRA(rank=2, targets=("mlp/up",), special_tokens=3), "same"),

@@ -10,6 +10,7 @@ import pytest
 from llm_jax import trees, weights
 from llm_jax.checkpoints.store import Store
 from llm_jax.peft.merge import merge
+from llm_jax.peft.method import CONSTANTS
 from tests.peft import furniture
 
 # Virtual tokens are more context, whatever they are: no base says the same.
@@ -38,6 +39,13 @@ def optimizes_only_what_trains(state):
     if x.ndim or x.dtype == np.float64
   ]
   assert trees.num_bytes(moments) == 2 * trees.num_bytes(state.trainable)
+
+
+def all_of_an_adapter_trains(state):
+  """But for its constants: a mutant with one frozen leaf more fails here."""
+  frozen = state.frozen["policy"].get("adapters", {})
+  held = [p for p, x in trees.paths(frozen) if x is not None and x.size]
+  assert all(p.split("/")[-1] in CONSTANTS for p in held), held
 
 
 def only_what_trains_has_moved(name, before, after):
@@ -116,6 +124,7 @@ def test_laws(name, objective, mesh, tmp_path):
     state = furniture.start(made)
     begins_at_the_base(name, made, state.roles["policy"])
     optimizes_only_what_trains(state)
+    all_of_an_adapter_trains(state)
     frozen = furniture.numbers(state.frozen)
     before = furniture.numbers(state.trainable)
     state = furniture.train(made, state, 2)
