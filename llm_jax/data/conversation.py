@@ -23,8 +23,8 @@ class Conversation:
 
   Attributes:
     messages: at least one is the assistant's.
-    place: in [0, 1), decides the split; None = by a hash of what is asked, so
-      that one question is never in two.
+    place: in [0, 1), decides the split; None = by a hash of what is asked
+      first, so that one question is never in two.
     task: what kind of example it is, where its source tells.
   """
 
@@ -47,7 +47,11 @@ class Conversation:
     """The number that decides the split."""
     if self.place is not None:
       return self.place
-    first = [m.role for m in self.messages].index("assistant")
+    roles = [m.role for m in self.messages]
+    asked = roles.index("user") if "user" in roles else len(roles)
+    # Where the assistant greets first, a greeting alone is no question.
+    answers = (i for i, role in enumerate(roles) if role == "assistant")
+    first = next((i for i in answers if i > asked), len(roles))
     return splits.place(json.dumps(self.messages[:first]))
 
   @property

@@ -1,13 +1,13 @@
 """Examples shown before a question, as earlier turns of its conversation."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 import dataclasses
 import itertools
 import random
 
 from llm_jax.data.conversation import Conversation, Message
 
-_TRIES = 64  # looks at the pool for each example wanted
+_TRIES = 64  # looks at the pool for each example, before all of it is shuffled
 
 
 def show(
@@ -28,10 +28,10 @@ def show(
   """
   r = random.Random(question.to_json())
   tries = min(len(pool), _TRIES * count)
-  others = (pool[i] for i in r.sample(range(len(pool)), tries))
+  first = r.sample(range(len(pool)), tries)
   fit = (
     c
-    for c in others
+    for c in (pool[i] for i in _order(first, len(pool), r))
     if c.task == question.task and _said(c.question) != _said(question)
   )
   shown = list(itertools.islice(fit, count))
@@ -44,6 +44,14 @@ def show(
   turns = [m for c in shown for m in _said(c)]
   messages = (*system, *turns, *_said(question))
   return dataclasses.replace(question, messages=messages)
+
+
+def _order(first: list[int], size: int, r: random.Random) -> Iterator[int]:
+  """Each place once: the first ones, then, if need be, all others."""
+  yield from first
+  others = sorted(set(range(size)) - set(first))
+  r.shuffle(others)
+  yield from others
 
 
 def _said(conversation: Conversation) -> list[Message]:

@@ -82,6 +82,16 @@ class Form(Renamed):
         f"{flag}.prompt={self.prompt!r:.40}: needs {flag}.answer, the field"
         " that holds the answer"
       )
+    if self.answer and not (self.prompt or self.task):
+      raise ValueError(
+        f"{flag}.answer={self.answer}: needs {flag}.task or {flag}.prompt,"
+        " whose answer it names"
+      )
+    if self.prompt and not templates.fields(self.prompt):
+      raise ValueError(
+        f"{flag}.prompt={self.prompt!r:.40}: names no field; write {{text}}"
+        " where the field 'text' belongs"
+      )
     wording = self.task or self.prompt
     if self.format == "task" and not wording:
       raise ValueError(
@@ -94,8 +104,23 @@ class Form(Renamed):
         f" {wording!r:.40} is given"
       )
     self._check_fields()
+    self._check_ours()
     settings = [getattr(self, f.name) for f in dataclasses.fields(Form)]
     return repr([*settings, templates.TASKS.get(self.task)])
+
+  def _check_ours(self) -> None:
+    """ValueError where `fields` renames what is never asked for."""
+    names = [n for needed in FIELDS.values() for n in needed] + ["input"]
+    if self.task or self.prompt:
+      task = self._worded()
+      names = [n for w in task.wordings for n in templates.fields(w)]
+      names.append(task.answer)
+    for pair in self.fields:
+      if (ours := pair.partition("=")[0]) not in names:
+        raise ValueError(
+          f"--data.sources.N.fields={pair}: {ours!r} is read nowhere; known:"
+          f" {', '.join(dict.fromkeys(names))}"
+        )
 
   def read(self, row: Row, where: str) -> Conversation:
     """One row; ValueError names where it stands and the field."""
@@ -136,13 +161,15 @@ class Form(Renamed):
       asked = f"{asked}\n\n{self._text(row, 'input', where)}"
     return _pair(asked, self._text(row, "output", where))
 
-  def _task(self, row: Row, where: str) -> Conversation:
+  def _worded(self) -> templates.Task:
+    """The wordings of the questions, and the field of their answer."""
     task = templates.TASKS.get(self.task, templates.Task((), ""))
-    task = templates.Task(
+    return templates.Task(
       (self.prompt,) if self.prompt else task.wordings,
       self.answer or task.answer,
     )
 
+  def _task(self, row: Row, where: str) -> Conversation:
     def get(name: str) -> str | None:
       value = row.get(self._name(name))
       if isinstance(value, int | float):  # a label
@@ -153,7 +180,9 @@ class Form(Renamed):
         return None
       return tables.whole(value, f"field {self._name(name)!r}", where)
 
-    asked, answer = templates.ask(task, get, where, list(map(str, row)))
+    asked, answer = templates.ask(
+      self._worded(), get, where, list(map(str, row))
+    )
     return dataclasses.replace(_pair(asked, answer), task=self.task)
 
 

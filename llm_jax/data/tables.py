@@ -127,9 +127,10 @@ def _jsonl(path: pathlib.Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _object(line: bytes, where: str) -> dict[str, Any]:
+  said = decode(line, where)
   try:
-    row = json.loads(decode(line, where))
-  except json.JSONDecodeError as e:
+    row = json.loads(said)
+  except (ValueError, RecursionError) as e:  # too many digits, or too deep
     raise ValueError(f"{where}: not JSON: {e}") from e
   if not isinstance(row, dict):
     raise ValueError(f"{where}: expected an object, got {row!r:.60}")

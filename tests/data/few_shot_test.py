@@ -40,6 +40,14 @@ def test_chosen_by_the_question_alone():
   assert len({c.messages[:-1] for c in one}) > 20
 
 
+def test_a_rare_task_has_its_examples_found():
+  pool = [talk(f"q{i}", "a", task="c") for i in range(5000)]
+  rare = [talk(f"r{i}", f"b{i}", task="d") for i in range(3)]
+  pool[1000:1000] = rare
+  shown = few_shot.show(talk("r0", "?", task="d").question, pool, 2)
+  assert sorted(m.content for m in shown.messages[1:-1:2]) == ["b1", "b2"]
+
+
 def test_too_few_to_show():
   with pytest.raises(ValueError, match="3 examples to show: .* has 2 of a"):
     few_shot.show(ask(0), POOL[:5], 3)  # 0, 2, 4, of which 0 is asked

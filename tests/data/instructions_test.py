@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from llm_jax.data import chat, conversation_tokens
+from llm_jax.data.conversation import Conversation, Message
 from llm_jax.data.conversations import Conversations
 from llm_jax.data.instructions import Instructions
 from llm_jax.data.text import Text
@@ -257,6 +258,17 @@ def test_splits_hold_one_question_each():
     b = chats.talk(f"q{i}", "other")
     assert a.placed == b.placed != chats.talk(f"q{i} ", "one").placed
   assert chats.talk("q", "a", place=0.3).placed == 0.3
+
+
+def test_a_greeting_is_no_question():
+  """Else all conversations that it begins would be in one split."""
+  greeted = [
+    dataclasses.replace(c, messages=(Message("assistant", "Hi"), *c.messages))
+    for c in (chats.talk(f"q{i}", "a") for i in range(9))
+  ]
+  assert len({c.placed for c in greeted}) == 9
+  only = [Conversation((Message("assistant", str(i)),)) for i in range(9)]
+  assert len({c.placed for c in only}) == 9
 
 
 def test_empty_splits_and_wrong_names(home):

@@ -164,6 +164,20 @@ WRONG = {
   ),
   "object": ([1], "a.jsonl:2: expected an object, got [1]"),
 }
+LINES = {
+  "deep": '{"prompt": ' + "[" * 100_000 + "]" * 100_000 + "}",
+  "digits": '{"prompt": ' + "1" * 5000 + "}",
+  "mark": "\ufeff" + json.dumps(ROWS["alpaca"]),
+  "zeros": "\x00\x00",
+}
+
+
+@pytest.mark.parametrize("case", LINES)
+def test_a_line_that_json_cannot_be_is_named(case, tmp_path):
+  path = chats.jsonl(tmp_path / "a.jsonl", [ROWS["alpaca"]])
+  with path.open("a", encoding="utf-8") as f:
+    f.write(LINES[case] + "\n")
+  assert f"{path}:2: not JSON: " in message(path)
 
 
 @pytest.mark.parametrize("case", WRONG)
@@ -185,6 +199,22 @@ CLASH = {
   "task": ({"task": "cooking"}, ".task=cooking: one of classification, "),
   "no wording": ({"format": "task"}, ".format=task: needs"),
   "no answer": ({"prompt": "{question}"}, "needs --data.sources.N.answer"),
+  "an answer to nothing": (
+    {"answer": "output"},
+    ".answer=output: needs --data.sources.N.task or --data.sources.N.prompt",
+  ),
+  "no field in it": (
+    {"prompt": "{ text }", "answer": "output"},
+    ".prompt='{ text }': names no field; write {text} where the field 'text'",
+  ),
+  "a field of no format": (
+    {"fields": ("inptu=context",)},
+    ".fields=inptu=context: 'inptu' is read nowhere; known: messages, prompt,",
+  ),
+  "a field of no wording": (
+    {"prompt": "{a} {b}", "answer": "c", "fields": ("b=x", "d=y")},
+    ".fields=d=y: 'd' is read nowhere; known: a, b, c",
+  ),
   "both": (
     {"format": "alpaca", "task": "code"},
     ".format=alpaca: reads no task or prompt, but 'code' is given",
