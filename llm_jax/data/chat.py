@@ -78,12 +78,19 @@ class Template:
     self._flag = f"{flag}={given}"
     self.source = NAMED.get(given) or self._read(given)
     self._template = self._compile(self.source)
+    self._drops_system = False
     self._try()
+    self._drops_system = self._without_system()
 
   def pieces(
     self, messages: Sequence[Message], add_generation_prompt: bool = False
   ) -> list[Piece]:
     """The conversation as text and special ids, in order."""
+    if self._drops_system:
+      for m in messages:
+        if m.role == "system" and m.content.strip():
+          said = f"leaves out what the system says ({m.content!r:.40})"
+          raise ValueError(f"{self._flag}: {said}")
     joined = "".join(m.content for m in messages) + self.source
     marks = dict(zip(_NAMES, _absent(joined), strict=False))
     if len(marks) < len(_NAMES):
@@ -101,6 +108,17 @@ class Template:
     except Exception as e:  # a template may do anything
       raise ValueError(f"{self._flag}: {_line(e)}") from e
     return self._cut(rendered, {mark: name for name, mark in marks.items()})
+
+  def learned(self, messages: Sequence[Message]) -> list[Piece]:
+    """The pieces of a conversation to train on; ValueError quotes its start."""
+    try:
+      out = self.pieces(messages)
+      if not any(p.trained for p in out):
+        raise ValueError(f"{self._flag}: nothing of it is to be learned")
+    except ValueError as e:
+      begins = f"in the conversation that begins {messages[0].content!r:.40}"
+      raise ValueError(f"{e} ({begins})") from e
+    return out
 
   def _cut(self, rendered: str, marks: Mapping[str, str]) -> list[Piece]:
     out, start, trained = [], 0, False
@@ -158,6 +176,14 @@ class Template:
           " stands before {% generation %} in training"
         )
 
+  def _without_system(self) -> bool:
+    """Whether what the system says is lost without a word."""
+    try:
+      whole = self.pieces((Message("system", "system-1"), *_PROBE[:2]))
+    except ValueError:  # it says so
+      return False
+    return not any("system-1" in p.text for p in whole)
+
   def _read(self, given: str) -> str:
     path = pathlib.Path(given).expanduser()
     if path.suffix != ".jinja":
@@ -165,7 +191,8 @@ class Template:
         f"{self._flag}: one of {', '.join(NAMED)}, or the path of a .jinja file"
       )
     try:
-      return tables.decode(path.read_bytes(), str(path))
+      source = tables.decode(path.read_bytes(), str(path))
+      return source.removeprefix("\ufeff")  # some editors' mark
     except OSError as e:
       raise ValueError(f"{self._flag}: cannot be read ({e.strerror})") from e
 
@@ -216,8 +243,14 @@ def render(
 
 @functools.cache
 def _environment() -> Any:
-  """Jinja's sandbox, with the tag `generation`."""
-  from jinja2 import ext, nodes, sandbox  # noqa: PLC0415  (slow to import)
+  """Jinja's sandbox, with the tag `generation`; what is absent has no text."""
+  from jinja2 import ext, nodes, sandbox, Undefined  # noqa: PLC0415  (slow)
+
+  class Absent(Undefined):
+    """May be asked for, but not written: else typing errors go unseen."""
+
+    __slots__ = ()
+    __str__ = Undefined._fail_with_undefined_error
 
   class Generation(ext.Extension):
     """Marks where the assistant speaks; no scope of its own."""
@@ -232,6 +265,7 @@ def _environment() -> Any:
 
   return sandbox.ImmutableSandboxedEnvironment(
     extensions=[Generation, ext.loopcontrols],
+    undefined=Absent,
     trim_blocks=True,
     lstrip_blocks=True,
   )

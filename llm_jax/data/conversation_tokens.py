@@ -36,7 +36,7 @@ def tokenise(
 ) -> dict[str, Part]:
   """Token ids by split, made in the cache if they are not there."""
   name = cache.fingerprint(
-    "conversations-1",
+    "conversations-2",
     documents.identity,
     tokenizer.fingerprint,
     json.dumps(tokenizer.role_ids),
@@ -115,7 +115,7 @@ def _write(
     while batch := list(itertools.islice(lines, _TOGETHER)):
       found = [from_json(line) for line in batch]
       encoded = chat.encode(
-        [template.pieces(c.messages) for c in found], tokenizer
+        [template.learned(c.messages) for c in found], tokenizer
       )
       for conversation, (ids, trained) in zip(found, encoded, strict=True):
         split = shares.at(conversation.placed)

@@ -191,9 +191,19 @@ WRONG = {
   ),
   "prompt not opened": (GOOD.replace(OPEN, ""), "with add_generation_prompt"),
   "user left out": (
-    GOOD.replace("{{ m['content'] }}", "{{ m['contents'] }}"),
+    GOOD.replace("{{ m['content'] }}", "{{ m['contents'] if false }}"),
     "leaves out what the user says",
   ),
+  "no such field": (
+    GOOD.replace("{{ m['content'] }}", "{{ m.content }}{{ m.contents }}"),
+    "has no attribute 'contents'",
+  ),
+  "no such token": (GOOD + "{{ tokens.usr }}", "has no attribute 'usr'"),
+  "no such name": (
+    GOOD + "{{ sytem_prompt | trim }}",
+    "'sytem_prompt' is undef",
+  ),
+  "internals": (GOOD + "{{ raise_exception.__globals__ }}", "__globals__"),
   "syntax": (GOOD + "{% endfor %}", "line 7: "),
   "never closed": (
     GOOD.replace("{% endgeneration %}", ""),
@@ -246,3 +256,29 @@ def test_a_template_may_refuse_a_conversation(tmp_path):
   template = chat.Template(str(own(tmp_path, source)))
   with pytest.raises(ValueError, match=r"own.jinja: no system here$"):
     template.pieces([Message("system", "a")])
+
+
+def test_what_may_be_absent_is_asked_for(tmp_path):
+  """As templates do that other libraries fill with more than we have."""
+  more = "{% if tools %}{{ tools }}{% endif %}{{ date | default('today') }}"
+  more += "{% if x is defined %}x{% endif %}{{ 'y' if tools }}"
+  template = chat.Template(str(own(tmp_path, "\ufeff" + more + GOOD)))
+  encoded = chat.render(talk("a", "b").messages, BYTES, template=template)
+  assert BYTES.decode(encoded.ids) == "today[USER]a\nb"
+
+
+def test_nothing_of_a_conversation_is_lost_silently(tmp_path):
+  skips = GOOD.replace(LOOP, LOOP[:-3] + " if m.role != 'system' %}")
+  assert skips != GOOD
+  template = chat.Template(str(own(tmp_path, skips)))
+  said = talk("a", "b")
+  assert template.learned(said.messages) == template.pieces(said.messages)
+  for ask in (False, True):
+    with pytest.raises(ValueError, match=r"out what the system says \('Be k"):
+      template.pieces([Message("system", "Be kind."), *said.messages], ask)
+  once = "{% if messages[0].content != 'q' %}" + GOOD + "{% endif %}"
+  template = chat.Template(str(own(tmp_path, once)))
+  template.learned(said.messages)
+  want = r"nothing of it is to be learned \(in the conversation that begins 'q'"
+  with pytest.raises(ValueError, match=want):
+    template.learned(talk("q", "b").messages)
