@@ -23,6 +23,9 @@ from llm_jax.reporting.progress import say
 from llm_jax.sharding import mesh as mesh_lib
 from llm_jax.tokenizers import store as tokenizers
 
+# Settings of a model that only training reads: an adapter's may be others.
+_OF_TRAINING = ("model.dropout", "model.init_std")
+
 
 def asked(
   experiment: Experiment, plan: weights.Plan, names: Sequence[str]
@@ -183,7 +186,7 @@ def _settings(run: str, base: Experiment) -> Experiment:
     raise ValueError(f"--adapter={run}: {said}") from e
   there, here = (config.to_json(e.model) for e in (found, base))
   for path, (its, ours) in config.differences(there, here).items():
-    if not f"model.{path}".startswith(MAY_CHANGE):
+    if not f"model.{path}".startswith(MAY_CHANGE + _OF_TRAINING):
       raise ValueError(
         f"--adapter={run}: of another model: {path} is {its} there and {ours}"
         " here"

@@ -29,6 +29,8 @@ from llm_jax.training import step as step_lib
 from llm_jax.training.state import TrainState
 
 OUTPUT_HEAD = "output_head"  # of a model; a base may be without it
+# Settings that say what weights mean, and that no shape tells apart.
+_MEANING = ("norm", "positions", "activation")
 Encode = Callable[[str], Sequence[int]]
 
 
@@ -247,7 +249,15 @@ def _base(experiment: Experiment, plan: Plan, mesh: Mesh) -> Any:
   """Params of the run to begin with; None where the base is new."""
   if not experiment.init_from:
     return None
-  return base_of(origin(experiment.init_from), plan, mesh)
+  folder = origin(experiment.init_from)
+  there, here = claim.settings(folder).model, experiment.model
+  for name in _MEANING:
+    if (old := getattr(there, name)) != (new := getattr(here, name)):
+      raise ValueError(
+        f"--model.{name}={new}: the weights of --init_from={folder} were"
+        f" trained with {old}"
+      )
+  return base_of(folder, plan, mesh)
 
 
 def base_params(
@@ -286,7 +296,10 @@ def base_of(folder: pathlib.Path, like: Plan, mesh: Mesh) -> Any:
   _, roles = load(trained, its, mesh, folder)
   policy = roles["policy"]
   is_plain = set(policy) == {"params"} and trained.frozen == "same"
-  params = policy["params"] if is_plain else merged(its, policy)
+  try:
+    params = policy["params"] if is_plain else merged(its, policy)
+  except ValueError as e:
+    raise ValueError(f"--init_from={folder}: {e}") from e
   return {name: x for name, x in params.items() if name in like.base}
 
 

@@ -1,6 +1,8 @@
 """Adapters on the command line: put on, mixed in a batch, stacked, merged."""
 
 import dataclasses
+import json
+import shutil
 
 import numpy as np
 import pytest
@@ -98,6 +100,17 @@ def test_an_adapter_is_put_on_the_base(runs, alone):
   assert generate(runs, "lora", runs / "ia3") == alone["ia3"]
 
 
+def test_what_only_training_reads_may_differ(runs, alone, tmp_path):
+  """A base trained with dropout, and adapters without it."""
+  folder = tmp_path / "base"
+  shutil.copytree(runs / "base", folder)
+  path = folder / "experiment.json"
+  about = json.loads(path.read_text())
+  about["settings"]["model"] |= {"dropout": 0.1, "init_std": 0.5}
+  path.write_text(json.dumps(about))
+  assert generate(tmp_path, "base", runs / "lora") == alone["lora"]
+
+
 def test_each_row_has_its_own_adapter(runs, alone):
   names = ("lora", "none", "ia3", "bottlenecks")
   given = [n if n == "none" else runs / n for n in names]
@@ -157,6 +170,12 @@ def test_a_wrong_adapter_is_told(runs, where, adapter, said, tmp_path):
   [
     (LoRA(targets=("atention/*",)), {}, [], "--peft.targets=atention/*"),
     (LoRA(), {}, ["--init_from={wider}"], "is [1, 16, 2, 8] there"),
+    (
+      LoRA(),
+      {},
+      ["--init_from={wider}", "--model.activation=geglu"],
+      "--model.activation=geglu: the weights of --init_from=",
+    ),
     (Prompt(tokens=17), {}, [], "--peft.tokens=17"),
     (command.EXPERIMENT.peft, {"frozen": "int8"}, [], "--frozen=int8"),
   ],
@@ -180,6 +199,18 @@ def test_bad_settings_are_told(
   )
   assert found.code == 2
   assert said in found.error
+
+
+def test_what_cannot_be_merged_is_no_beginning(runs, tmp_path):
+  found = command.call(
+    "train",
+    *flags(tmp_path, tmp_path / "run"),
+    f"--init_from={runs / 'prompt'}",
+    experiment=experiment(LoRA()),
+  )
+  assert found.code == 2
+  assert f"--init_from={runs / 'prompt'}: prompt: cannot be" in found.error
+  assert not (tmp_path / "run").exists()
 
 
 def test_what_cannot_be_merged_is_told(runs, tmp_path):

@@ -62,6 +62,11 @@ class Adapters(Method):
     out = self.arrays(base)
     if self.special_tokens:
       table = base.params["embedding"]
+      if self.special_tokens > len(table):
+        raise ValueError(
+          f"--peft.special_tokens={self.special_tokens}: the model has"
+          f" {len(table)} tokens"
+        )
       new = jnp.zeros((self.special_tokens, table.shape[1]), table.dtype)
       out["special"] = axes.box(new, "GE")
       if "head" in base.params:

@@ -40,6 +40,11 @@ class Prompt(Adapters):
       shape = (X, table_WE.shape[1])
       rows = jax.random.uniform(base.key, shape, table_WE.dtype, -0.5, 0.5)
     elif self.init == "vocabulary":
+      if X > len(table_WE):
+        raise ValueError(
+          f"--peft.tokens={X}: more than the {len(table_WE)} rows of the"
+          " embedding; --peft.init=random = none of them"
+        )
       ids = jax.random.choice(base.key, len(table_WE), (X,), replace=False)
       rows = table_WE[ids]
     else:
