@@ -208,6 +208,11 @@ class Instructed:
         f"--validation.split={split}: one of {', '.join(splits.SPLITS)}"
       )
     if not any(len(f[split].kept) for f in self._fitted):
+      if any(f[split].num_long for f in self._fitted):
+        raise ValueError(
+          f"the {split} split is empty: no conversation of it is short enough"
+          f" for --data.length={self._settings.length}"
+        )
       change = "lower" if split == "train" else "raise"
       flags = "validation and --data.test" if split == "train" else split
       raise ValueError(
