@@ -20,16 +20,18 @@ VERBS = {
   "plan": "parameters, flops, bytes a device, expected time",
   "evaluate": "measures a checkpoint; a table and evaluation.json",
   "generate": "text from --prompt, --prompts_file or the terminal",
+  "label": "completions of prompts, judged: preferences at --into",
   "merge": "adapters into their base; an ordinary run folder at --into",
   "show": "resolved settings, and each parameter's shape and placement",
 }
 # Flags that are no settings of an experiment, and the verbs that read them.
 READ_BY = {
   "prompt": ("generate",),
-  "prompts_file": ("generate",),
+  "prompts_file": ("generate", "label"),
   "adapter": ("generate",),
-  "into": ("merge",),
-  "checkpoint_step": ("evaluate", "generate", "merge"),
+  "into": ("label", "merge"),
+  "best": ("label",),
+  "checkpoint_step": ("evaluate", "generate", "label", "merge"),
   "against": ("evaluate",),
   "coordinator": tuple(VERBS),
   "num_processes": tuple(VERBS),
@@ -104,7 +106,8 @@ def _define(experiment: Experiment) -> flags.FlagValues:
     "answer with this run's adapters; runs/a+runs/b stacks two, none is the"
     " base; repeatable: each prompt is answered with each",
   )
-  define(flags.DEFINE_string, "into", None, "run folder to write")
+  define(flags.DEFINE_string, "into", None, "run folder, or .jsonl, to write")
+  define(flags.DEFINE_bool, "best", False, "the best completions, to train on")
   define(
     flags.DEFINE_integer, "checkpoint_step", None, "which one; none = the last"
   )
@@ -157,6 +160,10 @@ def _parse(given: flags.FlagValues, argv: list[str]) -> str:
       raise ValueError(
         f"--{name}: read by {', '.join(verbs_that_read)} only, not by {rest[0]}"
       )
+  for name in given:
+    is_labels = name.startswith(("judge.", "label.")) and given[name].present
+    if is_labels and rest[0] not in ("label", "show"):
+      raise ValueError(f"--{name}: read by label only, not by {rest[0]}")
   return rest[0]
 
 
@@ -193,17 +200,22 @@ def _run_verb(
   if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
     compiled = host.cache_folder() / "compiled"
     jax.config.update("jax_compilation_cache_dir", str(compiled))
-  from llm_jax import evaluating, verbs  # noqa: PLC0415
+  from llm_jax import evaluating, labelling, verbs  # noqa: PLC0415
 
   folder = pathlib.Path(experiment.workdir or f"runs/{name}")
   step = given.checkpoint_step
-  if verb in ("evaluate", "generate", "merge"):
+  asked = experiment.data  # where `label` finds its prompts
+  if verb in ("evaluate", "generate", "label", "merge"):
     # A run is used with the settings it was trained with, but for the flags
-    # given now, and for what it is measured on, which is no part of it.
+    # given now, and for what it is measured and judged by, which is no part
+    # of it.
     trained = dataclasses.replace(
-      verbs.settings(folder), evaluations=experiment.evaluations
+      verbs.settings(folder),
+      evaluations=experiment.evaluations,
+      judge=experiment.judge,
+      label=experiment.label,
     )
-    experiment = _resolve_run(trained, given, folder)
+    experiment = _resolve_run(trained, given, folder, verb)
   if verb == "train":
     return verbs.train(experiment, folder, name)
   if verb == "plan":
@@ -218,6 +230,18 @@ def _run_verb(
       given.prompt,
       given.prompts_file,
       given.adapter,
+    )
+  if verb == "label":
+    if not given.into:
+      raise ValueError("--into: no .jsonl given to write the labels to")
+    return labelling.label(
+      experiment,
+      asked,
+      folder,
+      step,
+      given.prompts_file,
+      given.into,
+      given.best,
     )
   if verb == "merge":
     if not given.into:
@@ -242,18 +266,23 @@ def _check_processes(given: flags.FlagValues) -> None:
 
 
 def _resolve_run(
-  trained: Experiment, given: flags.FlagValues, folder: pathlib.Path
+  trained: Experiment, given: flags.FlagValues, folder: pathlib.Path, verb: str
 ) -> Experiment:
   """The settings of a run with the flags given now; none may go unread."""
   known = {leaf.name for leaf in config.leaves(trained)}
   for name in given:
     if not given[name].present or name in READ_BY:
       continue
+    if verb == "label" and name.startswith("data."):
+      continue  # of the prompts, not of how the run reads them
     if name not in known:
       raise ValueError(f"--{name}: the run in {folder} has no such setting")
     if name.startswith("tokenizer."):
       raise ValueError(f"--{name}: the run in {folder} has its tokenizer")
-  return config.resolve(trained, given)
+  resolved = config.resolve(trained, given)
+  if verb == "label":
+    return dataclasses.replace(resolved, data=trained.data)
+  return resolved
 
 
 def _module_name() -> str:

@@ -149,6 +149,30 @@ class Evaluator(Protocol):
   def __call__(self, roles: Roles) -> dict[str, float]: ...
 
 
+class Question(NamedTuple):
+  """Completions of one prompt, to be judged."""
+
+  messages: tuple[tuple[str, str], ...]  # the prompt: (role, content) of each
+  completions: tuple[str, ...]
+  reference: str | None = None  # an answer known to be right
+
+
+class Verdict(NamedTuple):
+  """What a judge says of the completions of a prompt."""
+
+  scores: tuple[float, ...]  # one each, higher is better, the same is a tie
+  ordinal: bool = False  # only their order means anything
+  reason: str = ""
+
+
+class Judge(Protocol):
+  """Says which completions are better, and why."""
+
+  def __call__(self, questions: Sequence[Question]) -> Iterator[Verdict]:
+    """Yields a verdict for each question, in order, as it is found."""
+    ...
+
+
 class Hook:
   """Watches a run, by what it overrides of these. Steps count from 1."""
 

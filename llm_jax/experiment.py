@@ -7,8 +7,13 @@ from llm_jax.config import field
 from llm_jax.contracts import Objective
 from llm_jax.data.arrays import Arrays
 from llm_jax.data.instructions import Instructions
+from llm_jax.data.labelled import Labels
 from llm_jax.data.preferences import Preferences
 from llm_jax.data.text import Text
+from llm_jax.judges.endpoint import Endpoint
+from llm_jax.judges.reward import RewardModel
+from llm_jax.judges.rubric import Rubric
+from llm_jax.judges.rules import Length, Rule
 from llm_jax.models.config import TransformerConfig
 from llm_jax.objectives.causal import Causal
 from llm_jax.ops.sampling import Sampler
@@ -21,6 +26,7 @@ from llm_jax.training.optimizers import AdamW, Optimizer
 
 Asked = Instructions | Preferences  # data in which a prompt is a question
 DataSettings = Text | Asked | Arrays
+Judges = Rule | RewardModel | Rubric | Endpoint
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,6 +102,8 @@ class Experiment:
   validation: Validation = Validation()
   samples: Samples = Samples()
   evaluations: tuple[Evaluation, ...] = ()
+  judge: Judges = Length()
+  label: Labels = Labels()
   steps: int = field(1000, "optimiser steps", low=0)
   batch_size: int = field(32, "rows in a step, over all devices", low=1)
   microbatches: int = field(
@@ -146,6 +154,8 @@ MAY_CHANGE = (
   "validation.",
   "samples.",
   "evaluations",
+  "judge",
+  "label",
   "data.cache",
   "model.remat",
   "model.unroll",

@@ -132,7 +132,7 @@ def generate(
 
   With names of adapters, each prompt is continued with each of them.
   """
-  prompts = [*prompts, *_lines(prompts_file)]
+  prompts = [*prompts, *lines(prompts_file)]
   if not prompts and (jax.process_count() > 1 or not sys.stdin.isatty()):
     raise ValueError("nothing to continue: give --prompt or --prompts_file")
   checks.checkpoint(folder, step)
@@ -212,7 +212,7 @@ def generate(
   return 0
 
 
-def _lines(prompts_file: str | None) -> list[str]:
+def lines(prompts_file: str | None) -> list[str]:
   """A prompt a line; ValueError where the file holds none."""
   if prompts_file is None:
     return []

@@ -19,6 +19,7 @@ import llm_jax
 from llm_jax import build, config, weights
 from llm_jax import model as model_lib
 from llm_jax.config import field
+from llm_jax.contracts import Question
 from llm_jax.data.arrays import Arrays
 from llm_jax.data.conversations import Conversations, TFDSConversations
 from llm_jax.data.instructions import Instructions
@@ -30,6 +31,10 @@ from llm_jax.data.stdlib_tasks import StdlibTasks
 from llm_jax.data.text import Text
 from llm_jax.data.tfds_source import TFDS
 from llm_jax.experiment import Evaluation
+from llm_jax.judges.endpoint import ByEndpoint, Endpoint
+from llm_jax.judges.reward import RewardModel
+from llm_jax.judges.rubric import ByRubric, Rubric
+from llm_jax.judges.rules import Rule
 from llm_jax.models import transformer
 from llm_jax.models.config import RopeScaling
 from llm_jax.objectives import dpo, separate, unreferenced
@@ -289,6 +294,56 @@ def try_every_preference(folder, cache):
     empty.prepare(plain)
 
 
+def try_every_judge(folder, there):
+  question = Question((("user", "a"),), ("b", "cc"), "b")
+  for rule in Rule.__subclasses__():
+    assert list(rule()([question]))
+  even = lambda rows: [0.0] * len(rows)
+  assert list(ByRubric(Rubric(), even)([question]))
+  nobody = Endpoint(
+    url="http://127.0.0.1:9",
+    model="m",
+    retries=1,
+    wait=0.0,
+    cache=str(folder / "answers"),
+  )
+  for ask in ("pairs", "scores"):
+    with pytest.raises(ValueError, match="could not be reached"):
+      list(ByEndpoint(dataclasses.replace(nobody, ask=ask))([question]))
+  prompts = command.text_file(folder, "prompts.txt", ["a", "b"])
+  verb = (
+    "label",
+    f"--workdir={there}",
+    f"--prompts_file={prompts}",
+    "--samples.max_new_tokens=2",
+  )
+  for judge in (RewardModel(run="none"), Rubric(run="none")):
+    experiment = dataclasses.replace(command.EXPERIMENT, judge=judge)
+    said = command.call(
+      *verb, f"--into={folder / 'a.jsonl'}", experiment=experiment
+    )
+    assert "--judge.run=none" in said.error
+  for more in ("--best", "--nobest"):
+    into = folder / f"{more}.jsonl"
+    said = command.call(*verb, f"--into={into}", more)
+    assert said.code == 0 or "nothing to write" in said.error
+  rows = [json.dumps({"prompt": "q", "completion": "a"})]
+  asked = command.text_file(folder, "asked.jsonl", rows)
+  data = Instructions(
+    sources=(Conversations(paths=(str(asked),)),),
+    cache=str(folder / "cache3"),
+    length=16,
+  )
+  said = command.call(
+    "label",
+    f"--workdir={there}",
+    f"--into={folder / 'b.jsonl'}",
+    "--label.split=test",
+    experiment=dataclasses.replace(command.EXPERIMENT, data=data),
+  )
+  assert "the test split is empty" in said.error
+
+
 def test_no_leaf_goes_unread(tmp_path, tmp_path_factory):
   there = command.trained(tmp_path_factory)
   copy = shutil.copytree(there, tmp_path / "copy")
@@ -307,6 +362,7 @@ def test_no_leaf_goes_unread(tmp_path, tmp_path_factory):
     try_every_source(tmp_path, there / "cache")
     try_every_conversation(tmp_path, there / "cache")
     try_every_preference(tmp_path, there / "cache")
+    try_every_judge(tmp_path, copy / "run")
   assert unread(kinds, reads) == set()
 
 

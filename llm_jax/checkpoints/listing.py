@@ -25,6 +25,11 @@ def write(folder: pathlib.Path) -> None:
   write_json(folder / _NAME, {"files": files, "checksum": _of_list(files)})
 
 
+def checksum(folder: pathlib.Path) -> int:
+  """A number that changes with any file that was listed."""
+  return json.loads((folder / _NAME).read_text(encoding="utf-8"))["checksum"]
+
+
 def remove(folder: pathlib.Path) -> None:
   """Takes the list away, before the files it names are."""
   (folder / _NAME).unlink(missing_ok=True)

@@ -145,6 +145,10 @@ class Store:
     path = self._at(step) / _POSITION
     return json.loads(path.read_text())["position"]
 
+  def checksum(self, step: int) -> int:
+    """A number that changes with anything saved at a step."""
+    return listing.checksum(self._at(step))
+
   def best(self) -> int | None:
     """Step of the lowest validation loss among those kept."""
     losses = {s: self._loss(s) for s in self.steps()}

@@ -1,0 +1,163 @@
+"""Judges of an experiment: their models loaded, their addresses connected."""
+
+from collections.abc import Iterator, Sequence
+import pathlib
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+import numpy as np
+
+from llm_jax import axes, build, checks, claim, config, weights
+from llm_jax import model as model_lib
+from llm_jax.checkpoints.store import Store
+from llm_jax.contracts import Batch, Judge
+from llm_jax.data import chat
+from llm_jax.data.conversation import Message
+from llm_jax.evaluation import divergence
+from llm_jax.experiment import Asked, Experiment
+from llm_jax.judges.endpoint import ByEndpoint, Endpoint
+from llm_jax.judges.reward import ByReward, Messages, RewardModel
+from llm_jax.judges.rubric import ByRubric, Rubric
+from llm_jax.reporting.progress import waiting
+from llm_jax.sharding import mesh as mesh_lib
+from llm_jax.tokenizers import store as tokenizers
+
+Row = tuple[list[int], list[int]]  # ids of a prompt, and of its completion
+
+
+def make(
+  experiment: Experiment, folder: pathlib.Path, step: int | None, mesh: Mesh
+) -> tuple[Judge, dict[str, Any]]:
+  """The judge of an experiment, and what decides its verdicts.
+
+  Args:
+    experiment: of the run that is labelled, and the judge.
+    folder: of that run; it may be the judge, too.
+    step: of its checkpoint.
+    mesh: where a model that judges is put.
+
+  Raises:
+    ValueError: a run that cannot judge.
+  """
+  settings: Any = experiment.judge
+  about = config.to_json(settings)
+  if isinstance(settings, Endpoint):
+    decisive = {k: v for k, v in about.items() if k in settings.decisive}
+    return ByEndpoint(settings), decisive | {"class": about["class"]}
+  if not isinstance(settings, RewardModel | Rubric):
+    return settings, about
+  if settings.run is not None:
+    if not settings.run:
+      raise ValueError("--judge.run: no run folder of a reward model given")
+    folder, step = pathlib.Path(settings.run).expanduser(), None
+  try:
+    its = claim.settings(folder)
+    checks.checkpoint(folder, step)
+    with waiting("loading the judge"):
+      model = _Model(its, folder, step, mesh, experiment.batch_size)
+  except ValueError as e:
+    if settings.run is None:
+      raise
+    said = str(e).removeprefix(f"--workdir={folder}: ")
+    raise ValueError(f"--judge.run={settings.run}: {said}") from e
+  about |= {"run": Store(folder / "checkpoints").checksum(model.step)}
+  if isinstance(settings, RewardModel):
+    model.check_rewards()
+    return ByReward(model.rewards), about
+  return ByRubric(settings, model.likelihood), about
+
+
+class _Model:
+  """A run that scores rows of text."""
+
+  def __init__(
+    self,
+    experiment: Experiment,
+    folder: pathlib.Path,
+    step: int | None,
+    mesh: Mesh,
+    batch_size: int,
+  ):
+    self._experiment, self._mesh = experiment, mesh
+    self._name = f"--judge.run={folder}"
+    self._tokenizer = tokenizers.load(folder / "tokenizer")
+    model = model_lib.make(experiment, self._tokenizer)
+    self._room = model.shape.max_length - experiment.peft.places
+    objective = experiment.objective
+    plan = weights.plan(
+      experiment, model, mesh, reference=objective.needs_reference
+    )
+    self.step, self._roles = weights.load(experiment, plan, mesh, folder, step)
+    forward = weights.forward(model)
+    self._rows = batch_size * (1 + batch_size % 2)  # some read pairs of rows
+
+    def logp(roles: Any, batch: Batch) -> jax.Array:
+      scores = forward["policy"](roles["policy"], batch)
+      return axes.constrain((scores.logp_BT * batch["mask_BT"]).sum(-1), "_")
+
+    def rewards(roles: Any, batch: Batch) -> jax.Array | None:
+      found = objective.rewards(forward, roles, batch)
+      return None if found is None else axes.constrain(found, "_")
+
+    self._logp, self._rewards = jax.jit(logp), jax.jit(rewards)
+
+  def check_rewards(self) -> None:
+    """ValueError where the run's objective knows no rewards."""
+    batch = self._batch([([0], [0])])
+    with jax.set_mesh(self._mesh):
+      if jax.eval_shape(self._rewards, self._roles, batch) is None:
+        kind = type(self._experiment.objective).__name__
+        raise ValueError(
+          f"{self._name}: trained with {kind}, which has no rewards"
+        )
+
+  def likelihood(self, asked: Sequence[tuple[str, str]]) -> Iterator[float]:
+    """Log p(answer | question) of each, nats."""
+    encode = build.encoder(self._experiment.data, self._tokenizer)
+    rows = [
+      (list(encode(question)), self._tokenizer.encode(answer))
+      for question, answer in asked
+    ]
+    return self._each(self._logp, rows)
+
+  def rewards(self, asked: Sequence[tuple[Messages, str]]) -> Iterator[float]:
+    """The reward of each (prompt, completion)."""
+    return self._each(self._rewards, [self._whole(*a) for a in asked])
+
+  def _whole(self, messages: Messages, completion: str) -> Row:
+    """A completion as it stood in training, what ends it included."""
+    where, tokenizer = self._experiment.data, self._tokenizer
+    prompt = tuple(Message(*m) for m in messages)
+    if not isinstance(where, Asked):
+      text = "\n".join(m.content for m in prompt)
+      ids = [*tokenizer.encode(completion), tokenizer.eos_id]
+      return tokenizer.encode(text), ids
+    template = chat.Template(where.template)
+    answer = Message("assistant", completion)
+    pieces = [template.pieces(prompt, True), template.pieces((*prompt, answer))]
+    begin, whole = chat.encode(pieces, tokenizer)
+    n = len(begin.ids)
+    end = 1 + int(np.flatnonzero(whole.trained)[-1])
+    return begin.ids, whole.ids[n:end]
+
+  def _each(self, compiled: Any, rows: Sequence[Row]) -> Iterator[float]:
+    for at in range(0, len(rows), self._rows):
+      here = rows[at : at + self._rows]
+      with jax.set_mesh(self._mesh):
+        found = jax.device_get(compiled(self._roles, self._batch(here)))
+      yield from found[: len(here)].tolist()
+
+  def _batch(self, rows: Sequence[Row]) -> Batch:
+    longest = max(len(a) + len(b) for a, b in rows)
+    if longest > self._room:
+      raise ValueError(
+        f"{self._name}: a prompt and its completion of {longest} tokens are"
+        f" longer than the {self._room} that the judge reads"
+      )
+    length = min(1 << max(longest - 1, 7).bit_length(), self._room)
+    prompts, completions = zip(*rows, strict=True)
+    batch = divergence.batch(
+      prompts, completions, self._tokenizer.eos_id, self._rows, length
+    )
+    return mesh_lib.place(batch, self._mesh)
