@@ -147,9 +147,23 @@ class ByEndpoint:
   ) -> Iterator[T]:
     """Results in order, some at a time; after an error nothing is begun."""
     self._stop.clear()
+    failures: list[BaseException] = []  # what came after the first may be of it
+
+    def unless_stopped(item: Any) -> T:
+      if self._stop.is_set():
+        raise futures.CancelledError
+      try:
+        return one(item)
+      except BaseException as e:
+        failures.append(e)
+        self._stop.set()
+        raise
+
     pool = futures.ThreadPoolExecutor(self._settings.concurrency, "judge")
     try:
-      for future in [pool.submit(one, item) for item in items]:
+      for future in [pool.submit(unless_stopped, item) for item in items]:
+        if (error := future.exception()) is not None:
+          raise (failures or [error])[0]
         yield future.result()
     finally:
       self._stop.set()
