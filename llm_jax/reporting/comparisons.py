@@ -6,7 +6,7 @@ from typing import Any
 from llm_jax.reporting.numerals import count, finite, measure, named, number
 
 # What the picture shows; others, such as perplexity, say the same again.
-SHOWN = ("loss", "bits_per_byte", "accuracy", "exact_match")
+SHOWN = ("loss", "bits_per_byte", "accuracy", "exact_match", "ece")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -88,14 +88,23 @@ def smooth(values: Sequence[float], share: float = 0.02) -> np.ndarray:
   return np.where(number > 0, total / np.maximum(number, 1), np.nan)
 
 
-def draw(name: str, lines: Sequence[Line], *, zero: bool = False) -> str:
+def draw(
+  name: str,
+  lines: Sequence[Line],
+  *,
+  zero: bool = False,
+  linear: bool = False,
+  across: str = "step",
+) -> str:
   """An <svg> element of lines over steps; text stays text.
 
   Args:
     name: said to those who cannot see it; the same name, the same picture.
     lines: what to draw.
-    zero: the axis begins at 0; else it is logarithmic where values differ
+    zero: the axis begins at 0.
+    linear: it need not; of neither, it is logarithmic where values differ
       much.
+    across: what the other axis is; numbers that are not whole but for "step".
   """
   import matplotlib.figure  # noqa: PLC0415  (slow to import)
   import matplotlib.style  # noqa: PLC0415
@@ -116,7 +125,8 @@ def draw(name: str, lines: Sequence[Line], *, zero: bool = False) -> str:
     axes = figure.subplots()
     for line in lines:
       _add(axes, line)
-    _frame(axes, lines, zero)
+    _frame(axes, lines, zero, linear)
+    _across(axes, across)
     out = io.StringIO()
     nothing: Any = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     figure.savefig(out, format="svg", transparent=True, metadata=nothing)
@@ -142,14 +152,14 @@ def _add(axes: Any, line: Line) -> None:
   )
 
 
-def _frame(axes: Any, lines: Sequence[Line], zero: bool) -> None:
+def _frame(axes: Any, lines: Sequence[Line], zero: bool, linear: bool) -> None:
   from matplotlib import ticker  # noqa: PLC0415
 
   finite = [v for x in lines for v in x.values if math.isfinite(v)]
   if zero:
     axes.set_ylim(bottom=0, top=1.06 * max(finite) or 1)
     axes.yaxis.set_major_locator(ticker.MaxNLocator(5, steps=[1, 2, 5, 10]))
-  elif min(finite) > 0 and max(finite) > _RANGE * min(finite):
+  elif not linear and min(finite) > 0 and max(finite) > _RANGE * min(finite):
     axes.set_yscale("log")
     axes.yaxis.set_minor_locator(ticker.NullLocator())
     wide = max(finite) > _DECADES * min(finite)
@@ -164,15 +174,23 @@ def _frame(axes: Any, lines: Sequence[Line], zero: bool) -> None:
   plain = ticker.FuncFormatter(lambda v, _: f"{v:g}")
   large = max(finite) >= 10_000
   axes.yaxis.set_major_formatter(count if large else plain)
-  axes.xaxis.set_major_formatter(count)
+  axes.grid(axis="y", lw=0.8)
+  axes.tick_params(length=0, pad=5)
+  axes.spines[["top", "left", "right"]].set_visible(False)
+
+
+def _across(axes: Any, across: str) -> None:
+  from matplotlib import ticker  # noqa: PLC0415
+
+  axes.set_xlabel(across)
+  if across != "step":
+    axes.xaxis.set_major_locator(ticker.MaxNLocator(6, steps=[1, 2, 5, 10]))
+    return
+  axes.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))
   axes.xaxis.set_major_locator(
     ticker.MaxNLocator(6, integer=True, min_n_ticks=1)
   )
   axes.set_xlim(left=0)
-  axes.set_xlabel("step")
-  axes.grid(axis="y", lw=0.8)
-  axes.tick_params(length=0, pad=5)
-  axes.spines[["top", "left", "right"]].set_visible(False)
 
 
 def _inline(svg: str, name: str) -> str:

@@ -3,7 +3,12 @@
 import math
 from typing import Any, TypeGuard
 
-_NAMES = {"kneser_ney_5": "Kneser-Ney 5-gram", "bits_per_byte": "bits/byte"}
+_NAMES = {
+  "kneser_ney_5": "Kneser-Ney 5-gram",
+  "bits_per_byte": "bits/byte",
+  "ece": "calibration error",
+}
+_SHARES = ("accuracy", "exact_match", "ece", "chosen_longer", "chosen_shorter")
 
 
 def number(value: Any) -> float | None:
@@ -39,7 +44,7 @@ def measure(name: str, value: Any) -> str:
     return ""
   if not math.isfinite(value):
     return str(value)
-  if name in ("accuracy", "exact_match"):
+  if name in _SHARES:
     return f"{value:.1%}"
   if name == "perplexity":
     return f"{value:,.2f}" if value < 1e6 else f"{value:.2e}"

@@ -16,14 +16,20 @@ def pictures(
   """Title, legend and SVG of each curve that the rows hold."""
   out = []
 
-  def add(title: str, unit: str, lines: list[Line], *, zero: bool = False):
+  def add(title: str, unit: str, lines: list[Line], **axis: Any):
     lines = [x for x in lines if any(map(math.isfinite, x.values))]
     if any(len(x.steps) for x in lines):
-      svg = curves.draw(title, lines, zero=zero)
+      svg = curves.draw(title, lines, **axis)
       legend = [x for x in lines if not x.faint]
       out.append({"title": title, "unit": unit, "legend": legend, "svg": svg})
 
-  add("Loss", "nats/token", _losses(rows, evaluated))
+  compares = bool(rows.curve("train", "accuracy")[0])
+  add("Loss", "" if compares else "nats/token", _losses(rows, evaluated))
+  if compares:
+    lines = [*_both(rows, "accuracy"), *_levels(evaluated, "accuracy")]
+    add("Accuracy", "", lines, linear=True)
+    add("Margin", "", _both(rows, "margin"), linear=True)
+    add("Reward", "", _rewards(rows), linear=True)
   steps, rate = rows.curve("train", "learning_rate")
   line = Line("last", steps, rate, "first", _last(rate, "{:.3g}"))
   add("Learning rate", "", [line], zero=True)
@@ -57,27 +63,52 @@ def gaps(rows: results.Rows) -> list[str]:
 def _losses(
   rows: results.Rows, evaluated: results.Evaluation | None
 ) -> list[Line]:
-  lines = _noisy("train", *rows.curve("train", "loss"))
-  steps, loss = rows.curve("validation", "loss")
-  last = _last(loss, "{:.3f}")
-  lines.append(Line("validation", steps, loss, "second", last))
-  colours = iter(("third", "fourth"))
+  return [*_both(rows, "loss"), *_levels(evaluated, "loss")]
+
+
+def _both(rows: results.Rows, name: str) -> list[Line]:
+  """In training and in validation."""
+  lines = _noisy("train", *rows.curve("train", name))
+  steps, values = rows.curve("validation", name)
+  last = _last(values, "{:.3f}")
+  return [*lines, Line("validation", steps, values, "second", last)]
+
+
+def _levels(evaluated: results.Evaluation | None, name: str) -> list[Line]:
+  """What baselines reach."""
+  lines, colours = [], iter(("third", "fourth"))
   for key, result in (evaluated.results if evaluated else {}).items():
-    level = result.measures["loss"]
+    level = result.measures.get(name)
     if key != "model" and finite(level):
       colour = next(colours, "fourth")
       lines.append(Line(result.name, [], [level], colour, f"{level:.3f}"))
   return lines
 
 
-def _noisy(name: str, steps: list[int], values: list[float]) -> list[Line]:
+def _rewards(rows: results.Rows) -> list[Line]:
+  """Of chosen and rejected completions, or of all."""
+  lines = []
+  for name, colour in (
+    ("reward_chosen", "fourth"),
+    ("reward_rejected", "second"),
+    ("reward", "first"),
+  ):
+    given = rows.curve("train", name)
+    called = name.removeprefix("reward_")
+    lines += _noisy(called if called != "reward" else "mean", *given, colour)
+  return lines
+
+
+def _noisy(
+  name: str, steps: list[int], values: list[float], colour: str = "first"
+) -> list[Line]:
   """A curve; a long one behind its own mean."""
   if len(values) <= _SMOOTHED:
-    return [Line(name, steps, values, "first", _last(values, "{:.3f}"))]
+    return [Line(name, steps, values, colour, _last(values, "{:.3f}"))]
   mean = curves.smooth(values).tolist()
   return [
-    Line(name, steps, values, "first", faint=True),
-    Line(f"{name}, smoothed", steps, mean, "first", _last(mean, "{:.3f}")),
+    Line(name, steps, values, colour, faint=True),
+    Line(f"{name}, smoothed", steps, mean, colour, _last(mean, "{:.3f}")),
   ]
 
 

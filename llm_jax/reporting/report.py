@@ -6,7 +6,14 @@ import re
 import shlex
 from typing import Any
 
-from llm_jax.reporting import comparisons, files, pictures, results, settings
+from llm_jax.reporting import (
+  comparisons,
+  files,
+  pictures,
+  preferences,
+  results,
+  settings,
+)
 from llm_jax.reporting.numerals import count
 from llm_jax.reporting.progress import waiting
 
@@ -69,6 +76,7 @@ def _read(folder: pathlib.Path) -> dict[str, Any]:
     "figures": results.figures(rows, evaluation, about),
     "pictures": pictures.pictures(rows, evaluation),
     "evaluation": evaluation,
+    "preferences": preferences.told(found),
     "datasets": comparisons.datasets(found),
     "comparison": comparisons.comparison(found),
     "command": command,

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+from llm_jax.reporting import preferences
 from llm_jax.reporting.numerals import (
   count,
   duration,
@@ -13,7 +14,9 @@ from llm_jax.reporting.numerals import (
   quantity,
 )
 
-MEASURES = ("loss", "perplexity", "bits_per_byte", "accuracy")
+MEASURES = ("bits_per_byte", "loss", "perplexity", "accuracy")
+
+_OF_PAIRS = ("accuracy", "margin")
 
 
 class Rows:
@@ -76,7 +79,8 @@ class Evaluation:
 
   split: str
   step: int
-  by: str  # what the bars and the verdict compare
+  by: str  # what the bars and the verdict compare, and what of it is better
+  columns: tuple[tuple[str, str], ...]  # measures, and their names
   results: dict[str, Result]
   verdict: str
 
@@ -86,29 +90,32 @@ def evaluation(found: dict[str, Any]) -> Evaluation | None:
   given = found.get("results")
   if not isinstance(given, dict):
     return None
+  given = {k: v for k, v in given.items() if isinstance(v, dict)}
+  compared = preferences.compares(given.get("model", {}))
+  columns = preferences.COLUMNS if compared else MEASURES
+  known = dict.fromkeys((*columns, *MEASURES))
   rows = {
-    name: {m: number(row.get(m)) for m in MEASURES}
-    for name, row in given.items()
-    if isinstance(row, dict)
+    name: {m: number(row.get(m)) for m in known} for name, row in given.items()
   }
-  by = "bits_per_byte"
+  by = columns[0]
   if not any(finite(row[by]) for row in rows.values()):
     by = "loss"
-  compared = {k: v for k, row in rows.items() if finite(v := row[by])}
-  most = max(compared.values(), default=0.0)
+  level = {k: v for k, row in rows.items() if finite(v := row[by])}
+  most = max(level.values(), default=0.0)
   return Evaluation(
     split=str(found.get("split", "")),
     step=count(found.get("checkpoint_step")),
-    by=named(by),
+    by=f"{named(by)}, a {'longer' if compared else 'shorter'} bar is better",
+    columns=tuple((m, named(m)) for m in columns),
     results={
       name: Result(
         named(name),
         row,
-        100 * compared[name] / most if name in compared and most > 0 else None,
+        100 * level[name] / most if name in level and most > 0 else None,
       )
       for name, row in rows.items()
     },
-    verdict=_verdict(compared, by),
+    verdict=_verdict(level, by),
   )
 
 
@@ -116,6 +123,14 @@ def _verdict(compared: dict[str, float], by: str) -> str:
   others = {name: v for name, v in compared.items() if name != "model"}
   if "model" not in compared or not others:
     return ""
+  if by == "accuracy":
+    best = max(others, key=lambda k: others[k])
+    points = 100 * (compared["model"] - others[best])
+    way = "more" if points > 0 else "less"
+    return (
+      f"The model is right on {compared['model']:.1%} of pairs,"
+      f" {abs(points):.1f} points {way} than the best baseline, {named(best)}."
+    )
   best = min(others, key=lambda k: others[k])
   gap = compared["model"] - others[best]
   unit = "nats a token" if by == "loss" else "bits a byte"
@@ -138,10 +153,13 @@ def figures(
     best, note = evaluated.results["model"].measures, f"step {evaluated.step:,}"
     split = evaluated.split
   tokens, seconds = rows.seen()
+  of_pairs = preferences.compares(best)
+  unit = "" if of_pairs else "nats/token"
   found = [
-    (f"{split} loss", measure("loss", best.get("loss")), "nats/token"),
+    (f"{split} loss", measure("loss", best.get("loss")), unit),
     ("perplexity", measure("perplexity", best.get("perplexity")), note),
     ("bits/byte", measure("bits_per_byte", best.get("bits_per_byte")), note),
+    *((named(m), measure(m, best.get(m)), note) for m in _OF_PAIRS if of_pairs),
     ("tokens seen", quantity(tokens), f"{rows.last:,} steps"),
     ("parameters", quantity(number(about.get("parameters"))), ""),
     ("training time", duration(seconds), "without waits"),

@@ -1,26 +1,35 @@
 """evaluation.json as tables for the terminal."""
 
+from collections.abc import Sequence
 from typing import Any
 
+from llm_jax.reporting import preferences
 from llm_jax.reporting.numerals import named
 
 _MEASURES = ("loss", "perplexity", "bits_per_byte", "accuracy", "exact_match")
+_OF_PAIRS = ("loss", *preferences.COLUMNS)
 
 
 def evaluation(found: dict[str, Any]) -> str:
   """The model beside baselines; other data; another run: what there is."""
   parts = [f"{found['split']}, checkpoint {found['checkpoint_step']}"]
-  parts[0] += f"\n{_measures(found['results'])}"
+  said = preferences.facts(found)
+  known = _OF_PAIRS if said else _MEASURES
+  parts[0] += f"\n{_measures(found['results'], known)}"
+  if said:
+    parts.append("\n".join(f"{name}: {value}" for name, value in said))
   if len(found.get("datasets", {})) > 1:
-    parts.append(_measures(found["datasets"]))
+    parts.append(_measures(found["datasets"], _MEASURES))
   if "against" in found:
     parts.append(_comparison(found["against"]))
   return "\n\n".join(parts)
 
 
-def _measures(results: dict[str, dict[str, float]]) -> str:
+def _measures(
+  results: dict[str, dict[str, float]], known: Sequence[str]
+) -> str:
   """A line each, a column a measure that any has."""
-  columns = [m for m in _MEASURES if any(m in r for r in results.values())]
+  columns = [m for m in known if any(m in r for r in results.values())]
   lines = [["", *columns]]
   for name, result in results.items():
     cells = (f"{result[c]:.4f}" if c in result else "" for c in columns)
@@ -56,7 +65,7 @@ def _aligned(lines: list[list[str]]) -> str:
   return "\n".join(
     line[0].ljust(first)
     + "".join(
-      cell.rjust(max(n, 13) + 2)
+      cell.rjust(max(n, 9) + 2)
       for cell, n in zip(line[1:], widths[1:], strict=True)
     )
     for line in lines

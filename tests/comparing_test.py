@@ -1,0 +1,160 @@
+"""Preferences by the command line: trained on, stopped, and measured."""
+
+import dataclasses
+import json
+
+import pytest
+
+from benchmarks import sameness
+from llm_jax.data.preference_sources import PreferenceFiles
+from llm_jax.data.preferences import Preferences
+from llm_jax.experiment import Log, Samples, Validation
+from llm_jax.objectives.dpo import DPO
+from llm_jax.objectives.kto import KTO
+from llm_jax.objectives.ranking import Ranking
+from llm_jax.objectives.unreferenced import SimPO
+from llm_jax.sharding.mesh import MeshShape
+from tests import command
+
+ROWS = [
+  {"prompt": f"{i}?", "chosen": f"{i}!" * (1 + i % 2), "rejected": f"{i}-"}
+  for i in range(60)
+]
+EXPERIMENT = dataclasses.replace(
+  command.EXPERIMENT,
+  objective=DPO(beta=0.5),
+  data=Preferences(sources=(PreferenceFiles(),), length=24, validation=0.3),
+  optimizer=dataclasses.replace(command.EXPERIMENT.optimizer, peak=3e-2),
+  validation=Validation(every=0, questions=6),
+  samples=Samples(every=0, max_new_tokens=4),
+  log=Log(every=1, tensorboard=False),
+  steps=4,
+  mesh=MeshShape(data=1),  # less to compile than eight
+)
+REWARD_MODEL = {
+  "objective": Ranking(),
+  "model": dataclasses.replace(EXPERIMENT.model, outputs=1),
+}
+EXPERIMENTS = {
+  "dpo": EXPERIMENT,
+  "simpo": dataclasses.replace(EXPERIMENT, objective=SimPO()),
+  "kto": dataclasses.replace(
+    EXPERIMENT,
+    objective=KTO(),
+    data=dataclasses.replace(EXPERIMENT.data, rows="labels"),
+  ),
+  "rm": dataclasses.replace(EXPERIMENT, **REWARD_MODEL),
+}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+  """A folder with a base and with rows."""
+  folder = tmp_path_factory.mktemp("comparing")
+  command.text_file(folder, "rows.jsonl", map(json.dumps, ROWS))
+  base = command.trained(tmp_path_factory) / "run"
+  return folder, f"--init_from={base}"
+
+
+def call(home, verb, name, *flags, to=None, path=None):
+  folder, base = home
+  _, *data = command.train_flags(folder, path or folder / "rows.jsonl")
+  run = folder / (to or name)
+  return command.call(
+    verb,
+    f"--workdir={run}",
+    *data,
+    base,
+    *flags,
+    experiment=EXPERIMENTS[name],
+    name=name,
+  )
+
+
+def train(home, name, *flags, **where):
+  said = call(home, "train", name, *flags, **where)
+  assert said.code == 0, said.err
+  return home[0] / where.get("to", name)
+
+
+def trained(home, name):
+  """The run of a name, made once."""
+  folder = home[0] / name
+  return folder if folder.exists() else train(home, name)
+
+
+def evaluate(home, name, *flags, **where):
+  said = call(home, "evaluate", name, *flags, **where)
+  assert said.code == 0, said.err
+  path = home[0] / where.get("to", name) / "evaluation.json"
+  return json.loads(path.read_text()), said
+
+
+def test_a_run_goes_on_as_if_it_had_never_stopped(home):
+  once = trained(home, "dpo")
+  train(home, "dpo", "--steps=2", to="twice")
+  twice = train(home, "dpo", to="twice")
+  one, two = sameness.content(once), sameness.content(twice)
+  assert one == two
+  assert len([r for r in one["rows"] if r["split"] == "train"]) == 4
+
+
+@pytest.mark.parametrize("name", ["dpo", "simpo"])
+def test_a_policy_is_measured_on_pairs_and_against_its_reference(home, name):
+  folder = trained(home, name)
+  found, said = evaluate(home, name)
+  model, others = found["results"]["model"], found["results"]
+  assert list(others) == ["model", "majority", "longer_is_better"]
+  # Two of three chosen ones are as long as the rejected one.
+  assert others["longer_is_better"]["accuracy"] > 0.5
+  for measure in ("accuracy", "margin", "ece", "loss", "chosen_longer"):
+    assert measure in model
+  assert 0 <= model["accuracy"] <= 1 and model["pairs"] > 10
+  assert model["completions"] == 6 and model["kl"] != 0
+  assert "calibration" in found and "reward" not in found
+  assert "KL from the reference" in said.out
+  page = (folder / "report.html").read_text()
+  assert "KL from the reference" in page and "Accuracy by confidence" in page
+  assert "nats/token" not in page
+
+
+def test_before_its_first_step_a_policy_is_its_reference(home):
+  train(home, "dpo", "--steps=0", to="dpo_0")
+  found, _ = evaluate(home, "dpo", to="dpo_0")
+  model = found["results"]["model"]
+  assert model["kl"] == model["kl_error"] == model["margin"] == 0
+  assert model["accuracy"] == 0.5
+
+
+def test_a_reward_model_is_standardised_and_held_against_a_policy(home):
+  trained(home, "rm")
+  other = trained(home, "dpo")
+  found, said = evaluate(home, "rm", f"--against={other}")
+  model = found["results"]["model"]
+  gain, bias = (found["reward"][k] for k in ("gain", "bias"))
+  assert gain * model["reward_mean"] + bias == pytest.approx(0, abs=1e-9)
+  assert gain * model["reward_std"] == pytest.approx(1)
+  assert "kl" not in model and "deviation 1" in said.out
+  rows = found["against"]["comparison"]
+  # Losses of two objectives are of two units.
+  assert [r["measure"] for r in rows] == ["accuracy"]
+  assert rows[0]["this"] == model["accuracy"]
+  pairs = found["against"]["datasets"]["data"]
+  assert rows[0]["other"] == pairs["accuracy"] and pairs["kl"]
+
+
+def test_likes_are_measured_as_pairs_where_they_are_some(home, tmp_path):
+  trained(home, "kto")
+  found, _ = evaluate(home, "kto", "--validation.questions=0")
+  model = found["results"]["model"]
+  assert model["pairs"] > 10 and "calibration" in found
+  assert "baseline" in model  # of the likes themselves
+  rows = [
+    {"prompt": f"{i}?", "completion": f"{i}!", "label": bool(i % 2)}
+    for i in range(60)
+  ]
+  path = command.text_file(tmp_path, "likes.jsonl", map(json.dumps, rows))
+  flags = ["--validation.questions=0"]
+  found, said = evaluate(home, "kto", *flags, path=path)
+  assert "no pairs are compared" in said.err
+  assert list(found["results"]) == ["model"] and "calibration" not in found
