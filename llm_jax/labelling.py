@@ -4,34 +4,23 @@ from collections.abc import Iterator, Sequence
 import contextlib
 import json
 import pathlib
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 
-from llm_jax import build, checks, config, judging, verbs, weights
+from llm_jax import build, checks, config, judging, prompting, weights
 from llm_jax import model as model_lib
 from llm_jax.checkpoints.store import Store
 from llm_jax.contracts import Judge, Question, Tokenizer
-from llm_jax.data import chat, conversation_tokens, splits
-from llm_jax.data.conversation import Conversation, Message
+from llm_jax.data import chat
 from llm_jax.data.labelled import Journal, Judged
 from llm_jax.experiment import Asked, DataSettings, Experiment
 from llm_jax.generation.text import Generator
+from llm_jax.prompting import Prompt
 from llm_jax.reporting import files
 from llm_jax.reporting.progress import progress, say, waiting
 from llm_jax.sharding import mesh as mesh_lib
 from llm_jax.tokenizers import store as tokenizers
-
-
-class Prompt(NamedTuple):
-  """What is asked."""
-
-  key: str  # of the journal
-  messages: tuple[Message, ...]
-  ids: list[int]
-  reference: str | None = None
-  place: float | None = None
-  task: str = ""
 
 
 def label(
@@ -63,7 +52,7 @@ def label(
   mesh_lib.share(mesh, experiment.batch_size)
   with contextlib.ExitStack() as held, jax.set_mesh(mesh):
     tokenizer = tokenizers.load(folder / "tokenizer")
-    prompts = list(_prompts(experiment, data, tokenizer, prompts_file))
+    prompts = list(prompting.find(experiment, data, tokenizer, prompts_file))
     judge, about = judging.make(experiment, folder, step, mesh)
     model = model_lib.make(experiment, tokenizer)
     plan = weights.plan(experiment, model, mesh)
@@ -164,83 +153,6 @@ def _about(
   }
 
 
-def _prompts(
-  experiment: Experiment,
-  data: DataSettings,
-  tokenizer: Tokenizer,
-  prompts_file: str | None,
-) -> Iterator[Prompt]:
-  """Each prompt once, if there is room for its answer."""
-  asked = _asked(experiment, data, tokenizer, prompts_file)
-  once: dict[Any, Conversation] = {}
-  for c in asked:
-    once.setdefault(c.question.messages, c)
-  chosen = list(once.values())
-  if experiment.label.prompts:
-    chosen = chosen[: experiment.label.prompts]
-  has_answers = prompts_file is None
-  ids = _encode(experiment, tokenizer, [c.question for c in chosen])
-  room = experiment.model.max_length - experiment.peft.places
-  new = experiment.samples.max_new_tokens
-  long = 0
-  for c, known in zip(chosen, ids, strict=True):
-    if 1 + len(known) + new > room:
-      long += 1
-      continue
-    messages, reference = c.question.messages, None
-    if has_answers:
-      reference = c.answer
-    key = json.dumps([messages, reference])
-    yield Prompt(key, messages, known, reference, c.place, c.task)
-  if long:
-    said = (
-      f"{long} of {len(chosen)} prompts leave no room for"
-      f" --samples.max_new_tokens={new} in --model.max_length"
-      f"={experiment.model.max_length}"
-    )
-    if long == len(chosen) or prompts_file is not None:
-      raise ValueError(said)
-    say(f"{said}; they are left out")
-
-
-def _asked(
-  experiment: Experiment,
-  data: DataSettings,
-  tokenizer: Tokenizer,
-  prompts_file: str | None,
-) -> Iterator[Conversation]:
-  """Prompts with an answer to each, which is empty where none is known."""
-  if prompts_file is not None:
-    for i, line in enumerate(verbs.lines(prompts_file), 1):
-      if not line.strip():
-        raise ValueError(f"--prompts_file={prompts_file}: line {i} is empty")
-      yield Conversation((Message("user", line), Message("assistant", "")))
-    return
-  tokens: Any = build.tokens(data, tokenizer)
-  split: str = experiment.label.split
-  if split != "all":
-    chosen = [split]
-  else:
-    shares = {"validation": data.validation, "test": data.test}  # type: ignore[union-attr]
-    chosen = [s for s in splits.SPLITS if shares.get(s, 1)]
-  for name in chosen:
-    yield from (e.conversation for e in tokens.examples(name))
-
-
-def _encode(
-  experiment: Experiment,
-  tokenizer: Tokenizer,
-  questions: Sequence[Conversation],
-) -> list[list[int]]:
-  """Ids of each up to where its answer begins, as the run was trained."""
-  where = experiment.data
-  if isinstance(where, Asked):
-    template = chat.Template(where.template)
-    return conversation_tokens.beginning(list(questions), tokenizer, template)
-  texts = ["\n".join(m.content for m in q.messages) for q in questions]
-  return tokenizer.encode_batch(texts)
-
-
 class _Draw:
   """Completions of prompts; the same ones, whatever else is in a batch."""
 
@@ -254,27 +166,28 @@ class _Draw:
       model.decode,
       model.open_cache,
       model.shape.max_length - experiment.peft.places,
-      [lambda key: self._ids[key]],
+      [lambda text: self._ids[text]],
       build.stop_ids(experiment.data, tokenizer),
     )
 
   def __call__(self, prompts: Sequence[Prompt]) -> list[list[str]]:
     """`label.completions` of each."""
     e, count = self._experiment, self._experiment.label.completions
-    self._ids = {p.key: p.ids for p in prompts}
+    texts = [json.dumps(p.messages) for p in prompts]
+    self._ids = {t: p.ids for t, p in zip(texts, prompts, strict=True)}
     # As many rows each time: compiled once.
     size = _together(e)
-    keys = [p.key for p in prompts for _ in range(count)]
-    keys += keys[-1:] * (size * count - len(keys))
-    texts = self._generate(
+    rows = [t for t in texts for _ in range(count)]
+    rows += rows[-1:] * (size * count - len(rows))
+    found = self._generate(
       self._policy,
-      keys,
+      rows,
       max_new_tokens=e.samples.max_new_tokens,
       sampler=e.samples.sampler,
       seed=e.seed,
       stop=e.samples.stop,
     )
-    return [texts[i * count : (i + 1) * count] for i in range(len(prompts))]
+    return [found[i * count : (i + 1) * count] for i in range(len(prompts))]
 
 
 def _together(experiment: Experiment) -> int:

@@ -1,6 +1,6 @@
 """Judged completions -> rows to train on, and a journal of those judged."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 import dataclasses
 import fcntl
 import json
@@ -11,6 +11,8 @@ from typing import Any, Literal
 from llm_jax.config import field
 from llm_jax.data.conversation import Message
 from llm_jax.data.preference import Preference
+
+_BEGINNING = b'{"about": '  # of a journal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,23 +160,26 @@ class Journal:
   def _read(self, about: dict[str, Any]) -> None:
     self._file.seek(0)
     lines = self._file.read().split(b"\n")
-    cut = lines.pop()
+    size, cut = self._file.tell(), lines.pop()
+    try:
+      if not lines and not _BEGINNING.startswith(cut[: len(_BEGINNING)]):
+        raise ValueError(cut[:20])
+      there = json.loads(lines[0])["about"] if lines else about
+      for row in map(json.loads, lines[1:]):
+        key = row.pop("key")
+        self._found[key] = _judged(**row)
+    except (ValueError, KeyError, TypeError, AttributeError) as e:
+      raise ValueError(f"{self._path}: not a journal of labels ({e!r})") from e
     if cut:
-      self._file.truncate(self._file.tell() - len(cut))
+      self._file.truncate(size - len(cut))
     if not lines:
       self._write({"about": about})
       return
-    try:
-      first, *rest = map(json.loads, lines)
-      there = first["about"]
-      for row in rest:
-        self._found[row.pop("key")] = _judged(**row)
-    except (ValueError, KeyError, TypeError, AttributeError) as e:
-      raise ValueError(f"{self._path}: not a journal of labels ({e!r})") from e
-    differ = [n for n in {**there, **about} if there.get(n) != about.get(n)]
+    old, new = (dict(_leaves(x)) for x in (there, about))
+    differ = [n for n in {**old, **new} if old.get(n) != new.get(n)]
     if differ:
       listed = "; ".join(
-        f"{n}: {_short(there.get(n))} there, {_short(about.get(n))} here"
+        f"{n}: {old.get(n)!r:.40} there, {new.get(n)!r:.40} here"
         for n in differ
       )
       raise ValueError(
@@ -198,5 +203,10 @@ def _judged(
   return Judged(messages, tuple(completions), tuple(scores), **more)
 
 
-def _short(value: Any) -> str:
-  return f"{value!r:.60}"
+def _leaves(about: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+  """(dotted name, value) of all that is in mappings."""
+  if not isinstance(about, dict):
+    yield name, about
+    return
+  for part, value in about.items():
+    yield from _leaves(value, f"{name}.{part}" if name else part)
