@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from llm_jax import checks, weights
+from llm_jax import checks, precomputing, weights
 from llm_jax import model as model_lib
 from llm_jax.checkpoints.store import Store
 from llm_jax.contracts import Batch, Hook, Objective, Roles, Source, Tokenizer
@@ -255,13 +255,14 @@ def run(experiment: Experiment, folder: pathlib.Path, mesh: Mesh) -> Run:
     checks.prompts(
       experiment, the_model.shape, encoder(experiment.data, made.tokenizer)
     )
-  plan = weights.plan(
-    experiment,
-    the_model,
-    mesh,
-    made.tokenizer.encode,
-    reference=experiment.objective.needs_reference,
-  )
+  encode, asks = made.tokenizer.encode, experiment.objective.needs_reference
+  if experiment.reference == "once" and asks:
+    assert isinstance(made.tokens, Preferred)  # no other data need one
+    carried = precomputing.carry(
+      experiment, made.tokens, encode, the_model, mesh, folder, share
+    )
+    made, asks = dataclasses.replace(made, tokens=carried), False
+  plan = weights.plan(experiment, the_model, mesh, encode, reference=asks)
   store = Store(folder / "checkpoints", experiment.checkpoints, progress.say)
   source = _Placed(
     made.tokens.train(experiment.batch_size, experiment.seed, share),

@@ -1,6 +1,7 @@
 """The whole of a run, as data: every leaf is a flag of the same dotted name."""
 
 import dataclasses
+from typing import Literal
 
 from llm_jax.checkpoints.store import Checkpoints
 from llm_jax.config import field
@@ -118,6 +119,11 @@ class Experiment:
   )
   frozen: Held = field(
     "same", "how frozen weights are held; int8 and nf4 for the blocks' kernels"
+  )
+  reference: Literal["each_step", "once"] = field(
+    "each_step",
+    "when an objective's reference is asked: at each step, or once about all"
+    " data before the first",
   )
   skip_nonfinite: int = field(
     0, "steps with a non-finite loss to skip before stopping", low=0
