@@ -15,12 +15,13 @@ import dataclasses
 
 from experiments import dpo_tiny_stdlib
 from llm_jax import cli
+from llm_jax.data.preferences import Preferences
 from llm_jax.objectives.kto import KTO
 
 EXPERIMENT = dataclasses.replace(
   dpo_tiny_stdlib.EXPERIMENT,
   objective=KTO(beta=0.1),
-  data=dataclasses.replace(dpo_tiny_stdlib.EXPERIMENT.data, rows="labels"),
+  data=Preferences(rows="labels", length=128, too_long="drop"),
   batch_size=32,  # half of them completions, half mismatched ones
 )
 

@@ -44,8 +44,11 @@ def describe(
   tokens = e.batch_size * e.data.length
   cuts = mesh_shape["data"] * mesh_shape["fsdp"]
   rows_here = e.batch_size // e.microbatches // cuts
+  reference = abstract.frozen.get("reference", {})
+  kept = _bytes(abstract.trainable) + _bytes(abstract.frozen)
   parts = {
-    "parameters": _bytes(abstract.trainable) + _bytes(abstract.frozen),
+    "parameters": kept - _bytes(reference),
+    **({"reference": _bytes(reference)} if reference else {}),
     "optimizer": _bytes(abstract.opt_state),
     "moving average": _bytes(abstract.average),
     "gradients": _bytes(abstract.trainable) * (1 + (e.microbatches > 1)),
@@ -62,7 +65,8 @@ def describe(
   peak = PEAK.get(device_kind)
   seconds = None
   if peak:
-    work = flops.full * tokens * e.steps
+    # Asking the reference is a forward, a third of what a step is without.
+    work = flops.full * tokens * e.steps * (4 / 3 if reference else 1)
     seconds = work / (peak * EXPECTED_MFU * devices)
   mesh = " x ".join(f"{k} {v}" for k, v in mesh_shape.items())
   rows = [

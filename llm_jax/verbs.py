@@ -89,10 +89,12 @@ def plan(experiment: Experiment) -> int:
   mesh = mesh_lib.make(experiment.mesh)
   build.check_batch(experiment, mesh)
   model = model_lib.of_shape(model_lib.expected_shape(experiment))
+  asks = experiment.objective.needs_reference
+  asks = asks and experiment.reference == "each_step"
   found = planning.describe(
     experiment,
     model.shape,
-    weights.plan(experiment, model, mesh).abstract,
+    weights.plan(experiment, model, mesh, reference=asks).abstract,
     dict(mesh.shape),
     jax.devices()[0].device_kind,
   )

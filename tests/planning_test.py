@@ -8,8 +8,11 @@ import pytest
 
 from llm_jax import model as model_lib
 from llm_jax import planning, weights
+from llm_jax.data.preferences import Preferences
 from llm_jax.experiment import Experiment
 from llm_jax.models import presets, sizing
+from llm_jax.objectives.dpo import DPO
+from llm_jax.peft.lora import LoRA
 from llm_jax.sharding import mesh as mesh_lib
 from llm_jax.sharding.mesh import MeshShape
 from llm_jax.training import optimizers
@@ -126,6 +129,29 @@ def test_what_does_not_fit_is_said_with_exit_code_3(monkeypatch):
   assert said.code == 3 and "does not fit" in said.err
   said = command.call("plan", experiment=preset("tiny"))
   assert said.code == 0 and "does not fit" not in said.err
+
+
+def test_a_reference_costs_what_trains_and_a_forward(monkeypatch):
+  kind = jax.devices()[0].device_kind
+  monkeypatch.setitem(planning.PEAK, kind, 1e9)  # so that it takes hours
+  e = preset("gpt2_124m", objective=DPO(), mesh=MeshShape(data=1), steps=1000)
+  e = dataclasses.replace(e, data=Preferences())
+
+  def rows(**changes):
+    changed = dataclasses.replace(e, **changes)
+    said = command.call("plan", experiment=changed)
+    assert said.code == 0, said.err
+    lines = (line.strip().split("  ", 1) for line in said.out.splitlines())
+    return {name: value.strip() for name, value in lines}
+
+  each, once = rows(), rows(reference="once")
+  memory, reference = "bytes a device: parameters", "bytes a device: reference"
+  assert each[memory] == each[reference] == once[memory]
+  assert reference not in once
+  hours = lambda rows: float(rows["time at 40% MFU"].split()[0])
+  assert hours(each) == pytest.approx(hours(once) * 4 / 3, rel=1e-3)
+  under = rows(peft=LoRA(rank=2))
+  assert under[reference] == "0.0 B"  # the base is held once
 
 
 def test_time_by_the_known_peak():
