@@ -8,7 +8,7 @@ import jax
 from jax.sharding import Mesh
 import numpy as np
 
-from llm_jax import axes, build, checks, claim, config, weights
+from llm_jax import axes, build, checks, claim, config, prompting, weights
 from llm_jax import model as model_lib
 from llm_jax.checkpoints.store import Store
 from llm_jax.contracts import Batch, Judge
@@ -142,11 +142,19 @@ class _Model:
     return begin.ids, whole.ids[n:end]
 
   def _each(self, compiled: Any, rows: Sequence[Row]) -> Iterator[float]:
-    for at in range(0, len(rows), self._rows):
-      here = rows[at : at + self._rows]
-      with jax.set_mesh(self._mesh):
-        found = jax.device_get(compiled(self._roles, self._batch(here)))
-      yield from found[: len(here)].tolist()
+    by_width: dict[int, list[int]] = {}
+    for i, (prompt, completion) in enumerate(rows):
+      size = prompting.width(len(prompt) + len(completion))
+      by_width.setdefault(size, []).append(i)
+    out = np.zeros(len(rows))
+    for alike in by_width.values():
+      for at in range(0, len(alike), self._rows):
+        here = alike[at : at + self._rows]
+        with jax.set_mesh(self._mesh):
+          batch = self._batch([rows[i] for i in here])
+          found = jax.device_get(compiled(self._roles, batch))
+        out[here] = found[: len(here)]
+    yield from out.tolist()
 
   def _batch(self, rows: Sequence[Row]) -> Batch:
     longest = max(len(a) + len(b) for a, b in rows)
@@ -155,7 +163,7 @@ class _Model:
         f"{self._name}: a prompt and its completion of {longest} tokens are"
         f" longer than the {self._room} that the judge reads"
       )
-    length = min(1 << max(longest - 1, 7).bit_length(), self._room)
+    length = min(prompting.width(longest), self._room)
     prompts, completions = zip(*rows, strict=True)
     batch = divergence.batch(
       prompts, completions, self._tokenizer.eos_id, self._rows, length

@@ -199,10 +199,16 @@ def _judged(
   experiment: Experiment, draw: _Draw, judge: Judge, prompts: list[Prompt]
 ) -> Iterator[tuple[Prompt, Judged]]:
   """Yields each prompt with its completions, as soon as they are judged."""
-  prompts = sorted(prompts, key=lambda p: len(p.ids))  # few sizes to compile
+  by_width: dict[int, list[Prompt]] = {}
+  for p in prompts:
+    by_width.setdefault(prompting.width(1 + len(p.ids)), []).append(p)
   size = _together(experiment)
-  for at in range(0, len(prompts), size):
-    here = prompts[at : at + size]
+  batches = [
+    alike[at : at + size]
+    for _, alike in sorted(by_width.items())
+    for at in range(0, len(alike), size)
+  ]
+  for here in batches:
     asked = []
     for prompt, texts in zip(here, draw(here), strict=True):
       if experiment.label.reference and prompt.reference is not None:

@@ -230,6 +230,15 @@ def test_what_was_judged_is_kept_and_not_asked_again(runs, tmp_path):
   assert len(third.asked) == 5
 
 
+def test_eight_devices_and_other_batches_label_alike(runs, tmp_path):
+  rows = label(runs, tmp_path / "a.jsonl")
+  for i, more in enumerate(("--mesh.data=8", "--batch_size=4")):
+    into = tmp_path / f"{i}.jsonl"
+    assert label(runs, into, more) == rows
+  # Other seeds draw other completions.
+  assert label(runs, tmp_path / "b.jsonl", "--seed=1") != rows
+
+
 def test_other_settings_do_not_mix(runs, tmp_path):
   into = tmp_path / "a.jsonl"
   label(runs, into)
@@ -337,6 +346,7 @@ def test_a_models_likelihoods_are_those_of_its_next_tokens(runs):
     np.testing.assert_allclose(
       list(its.likelihood(rows * 4))[9:], list(its.likelihood(rows)), rtol=1e-5
     )
+    assert list(its.likelihood(rows[1:2])) == [list(its.likelihood(rows))[1]]
     with pytest.raises(ValueError, match="longer than the 32 that the judge"):
       list(its.likelihood([("q" * 40, "a")]))
 
