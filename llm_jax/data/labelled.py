@@ -82,8 +82,10 @@ class Judged:
       accept: scores below it are left out.
     """
     order = sorted(range(len(self.scores)), key=lambda i: -self.scores[i])
+    more = {} if self.place is None else {"place": self.place}
     return [
       {
+        **more,
         "messages": [
           *(m._asdict() for m in self.prompt),
           {"role": "assistant", "content": self.completions[i]},

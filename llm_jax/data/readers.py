@@ -148,7 +148,11 @@ class Form(Renamed):
 
   def _messages(self, row: Row, where: str) -> Conversation:
     name = self._present(row, "messages", where)
-    return checked(row[name], where, name)
+    found = checked(row[name], where, name)
+    place = row.get("place")  # as the verb `label` writes it
+    if isinstance(place, float) and 0 <= place < 1:
+      return dataclasses.replace(found, place=place)
+    return found
 
   def _prompt_completion(self, row: Row, where: str) -> Conversation:
     return _pair(

@@ -1,5 +1,6 @@
 """Judged completions as rows, and a journal that a kill does not hurt."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -59,6 +60,12 @@ def test_the_best_are_conversations():
   found = [Conversations().read(row, "here") for row in rows]
   assert [c.answer for c in found] == ["a", "c"]  # the first of those as good
   assert found[0].question.messages == PROMPT
+  # What was held out stays so.
+  assert [c.placed for c in found] == [JUDGED.place] * 2
+  hashed = dataclasses.replace(JUDGED, place=None)
+  (row,) = hashed.best()
+  assert Conversations().read(row, "here").placed == hashed.preference().placed
+  assert hashed.preference().placed != JUDGED.place
   assert [r["score"] for r in JUDGED.best(keep=3)] == [1, 1, -0.5]
   assert [r["score"] for r in JUDGED.best(keep=3, accept=0.0)] == [1, 1]
   assert JUDGED.best(accept=1.5) == []
