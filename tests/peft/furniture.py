@@ -12,6 +12,7 @@ from llm_jax import model as model_lib
 from llm_jax import trees, weights
 from llm_jax.experiment import Experiment
 from llm_jax.objectives.causal import Causal
+from llm_jax.objectives.dpo import DPO
 from llm_jax.peft.bottlenecks import Bottlenecks
 from llm_jax.peft.ia3 import IA3
 from llm_jax.peft.lora import LoRA
@@ -49,7 +50,17 @@ METHODS = {
   "path": (Select(patterns=("*/mlp/up/*", "embedding")), "same"),
 }
 # What an objective needs to join the matrix: one line.
-OBJECTIVES = {"causal": (Causal(z_loss=1e-2), small.causal_batch())}
+OBJECTIVES = {
+  "causal": (Causal(z_loss=1e-2), small.causal_batch()),
+  "dpo": (DPO(beta=0.5), small.causal_batch()),
+}
+# With a reference: one method of each way to hold what it does not share.
+REFERENCED = ("lora", "int8", "prompt_text", "last_layer")
+MATRIX = [
+  (name, objective)
+  for objective in OBJECTIVES
+  for name in (METHODS if objective == "causal" else REFERENCED)
+]
 MESHES = {"1": (1, 1, 1), "8": (2, 2, 2)}
 SHAPES = {
   "bitfit_of_biases": small.SHAPES["gpt2"],
@@ -104,7 +115,9 @@ def make(name, objective="causal", mesh="1", **shape):
   devices = mesh_lib.make(experiment.mesh)
   model = model_lib.of_shape(config)
   with jax.set_mesh(devices):
-    plan = weights.plan(experiment, model, devices, encode)
+    plan = weights.plan(
+      experiment, model, devices, encode, reference=loss.needs_reference
+    )
     placed = mesh_lib.place(batch, devices)
 
   def score(variables, **change):

@@ -112,8 +112,7 @@ def resumes_bitwise(made, state, folder):
 
 
 @pytest.mark.parametrize("mesh", furniture.MESHES)
-@pytest.mark.parametrize("objective", furniture.OBJECTIVES)
-@pytest.mark.parametrize("name", furniture.METHODS)
+@pytest.mark.parametrize(("name", "objective"), furniture.MATRIX)
 def test_laws(name, objective, mesh, tmp_path):
   # Eight devices, cut over fsdp and tensor too, keep nothing for the backward
   # pass; and leave what one device that keeps all of it leaves.
