@@ -6,6 +6,7 @@ import pytest
 
 from llm_jax import model as model_lib
 from llm_jax.generation.greedy import Answerer
+from llm_jax.ops.sampling import Sampler
 from tests import small
 
 
@@ -88,3 +89,28 @@ def test_an_answer_ends_where_the_model_can_read_no_more():
 def test_a_question_too_long_is_said_before_anything_is_answered():
   with pytest.raises(ValueError, match=r"8 tokens .* 7 that --model.max_len"):
     _answers(rows=2, max_length=7)
+
+
+def test_drawn_answers_differ_by_seed_and_by_question_and_may_be_whole():
+  def drawn(seed, **kwargs):
+    sample = Answerer(
+      Tokenizer,
+      PURE.decode,
+      PURE.open_cache,
+      32,
+      2,
+      (Tokenizer.eos_id, 2),
+      Sampler(),
+      seed,
+    )
+    # The same question in every row of every batch.
+    return list(sample(VARIABLES, [[5, 6, 7]] * 8, LIMIT, **kwargs))
+
+  one, again = drawn(0), drawn(0)
+  assert one == again != drawn(1)
+  # Mutant: one key for all batches, which say the same then.
+  assert [one[i : i + 2] for i in range(2, 8, 2)] != [one[:2]] * 3
+  whole = drawn(0, whole=True)
+  assert any(ids[-1] in (Tokenizer.eos_id, 2) for ids in whole)
+  stops = lambda ids: [t for t in ids if t not in (Tokenizer.eos_id, 2)]
+  assert [stops(ids) for ids in whole] == one
