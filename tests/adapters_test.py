@@ -12,6 +12,7 @@ from llm_jax.ops.sampling import Sampler
 from llm_jax.peft.bottlenecks import Bottlenecks
 from llm_jax.peft.ia3 import IA3
 from llm_jax.peft.lora import LoRA
+from llm_jax.peft.method import Full
 from llm_jax.peft.prompts import Prompt
 from llm_jax.sharding.mesh import MeshShape
 from llm_jax.training.optimizers import AdamW
@@ -98,6 +99,28 @@ def test_an_adapter_is_put_on_the_base(runs, alone):
     assert generate(runs, "base", runs / name) == alone[name]
   assert generate(runs, "lora", "none") == alone["base"]
   assert generate(runs, "lora", runs / "ia3") == alone["ia3"]
+
+
+def train(runs, where, method, **changes):
+  said = command.call(
+    "train",
+    *flags(where, where / "run"),
+    f"--init_from={runs / changes.pop('base')}",
+    experiment=experiment(method, **changes),
+  )
+  assert said.code == 0, said.err
+
+
+def test_a_run_begins_with_the_adapters_of_another(runs, alone, tmp_path):
+  train(runs, tmp_path, Full(), base="lora", steps=0)
+  assert generate(tmp_path, "run") == alone["lora"] != alone["base"]
+
+
+def test_an_adapter_is_its_moving_average(runs, alone, tmp_path):
+  train(runs, tmp_path, METHODS["lora"], base="base", average=0.9)
+  want = generate(tmp_path, "run")
+  assert generate(runs, "base", tmp_path / "run") == want
+  assert want != alone["lora"]  # what the last step left
 
 
 def test_what_only_training_reads_may_differ(runs, alone, tmp_path):
