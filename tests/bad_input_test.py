@@ -52,7 +52,9 @@ WRONG = {
   "--data.validation=0.6 --data.test=0.4": "nothing is left to train on",
   "--steps=3 --steps=4": "--steps: given twice",
   "--prompt=x": "--prompt: read by generate only, not by train",
-  "--checkpoint_step=3": "read by evaluate, generate, label, merge only, not by train",
+  "--checkpoint_step=3": (
+    "read by evaluate, generate, label, merge only, not by train"
+  ),
   "steps=3": "did you mean --steps=3?",
   "plan": "unexpected 'plan' after train",
   "--num_processes=2": "--coordinator and --process_id: must be given",

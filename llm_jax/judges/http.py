@@ -10,6 +10,8 @@ import urllib.request
 
 _LARGEST = 2**24  # bytes of an answer
 _LATER = (408, 409, 425, 429)  # may be well the next time, as 5xx may
+_SECRET = 8  # characters of the shortest key that is taken for a secret
+_PART = 6  # characters of a key that nobody may see
 _SHOWN = 200  # characters of a server's words
 
 
@@ -100,10 +102,13 @@ def post(url: str, payload: Any, key: str | None, timeout: float) -> Any:
 
 
 def hidden(text: str, key: str | None) -> str:
-  """A text, or a note in its place if it holds a part of the key."""
-  size = min(6, len(key or ""))
-  parts = [key[i : i + size] for i in range(len(key) - size + 1)] if key else []
-  if any(part in text for part in parts):
+  """A text, or a note in its place if it holds a part of the key.
+
+  A key of a few characters is a placeholder, not a secret.
+  """
+  key = key or ""
+  parts = [key[i : i + _PART] for i in range(len(key) - _PART + 1)]
+  if len(key) >= _SECRET and any(part in text for part in parts):
     return "(withheld, as it holds a part of the key)"
   return text
 

@@ -346,6 +346,14 @@ def test_the_key_is_sent_and_never_told(ask, said, tmp_path, monkeypatch):
       assert leaks(fails(ask, server, [other], key="JUDGE_KEY")[0])
 
 
+def test_a_placeholder_is_no_secret(ask, monkeypatch):
+  monkeypatch.setenv("JUDGE_KEY", "EMPTY")
+  with Server(lambda *_: '{"better": "tie", "reason": "EMPTY"}') as server:
+    (found,) = ask(server, [TWO], key="JUDGE_KEY")
+    assert found.scores == (0, 0)
+    assert server.requests[0][1]["Authorization"] == "Bearer EMPTY"
+
+
 @pytest.mark.parametrize("value", ["", "  ", "sk-1\nsk-2", "sk\u20ac", "a b"])
 def test_a_bad_key_is_told_without_its_value(value, monkeypatch):
   monkeypatch.setenv("JUDGE_KEY", value)
