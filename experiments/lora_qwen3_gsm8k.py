@@ -35,6 +35,7 @@ EXPERIMENT = Experiment(
   ),
   steps=600,
   batch_size=16,
+  microbatches=4,
   checkpoints=Checkpoints(every=100),
   validation=Validation(every=100, batches=0, baselines=False),
   samples=Samples(

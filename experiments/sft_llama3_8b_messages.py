@@ -34,6 +34,7 @@ EXPERIMENT = Experiment(
   mesh=MeshShape(data=1, fsdp=-1),
   steps=2000,
   batch_size=64,
+  microbatches=2,
   checkpoints=Checkpoints(every=250),
   validation=Validation(every=250, batches=20, baselines=False),
   samples=Samples(
