@@ -1,6 +1,6 @@
 """Preferences measured, for the verb `evaluate`."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 import pathlib
 from typing import Any
 
@@ -11,7 +11,7 @@ from llm_jax import axes, build, weights
 from llm_jax.checkpoints.store import Store
 from llm_jax.contracts import Batch, Objective, Roles, Tokenizer
 from llm_jax.data.preferences import Preferences
-from llm_jax.evaluation import divergence
+from llm_jax.evaluation import divergence, pairs
 from llm_jax.evaluation import objective as by_objective
 from llm_jax.evaluation.pairs import Completions
 from llm_jax.experiment import DataSettings, Experiment
@@ -38,29 +38,64 @@ def has_reference(experiment: Experiment) -> bool:
   )
 
 
-def reads(objective: Objective, where: Preferences) -> bool:
-  """Whether an objective may have rewards for data, however it was trained."""
-  if where.rows == "rankings":
-    return "rankings" in objective.reads
-  return True
+class Comparer:
+  """Measures of completions, by an objective and its rewards."""
 
+  def __init__(self, objective: Objective, model: Model, mesh: Mesh):
+    forward = weights.forward(model)
+    self._objective, self._mesh = objective, mesh
 
-def rewarder(
-  objective: Objective, model: Model, mesh: Mesh
-) -> Callable[[Roles, Iterable[Batch], int], Completions | None]:
-  """(roles, host batches, rows of a prompt) -> its completions' rewards."""
-  forward = weights.forward(model)
-  compiled = jax.jit(
-    lambda roles, b: by_objective.completions(objective, forward, roles, b)
-  )
+    def told(roles: Roles, batch: Batch) -> Any:
+      return by_objective.totals(objective, forward, roles, batch)
 
-  def rewards(
-    roles: Roles, batches: Iterable[Batch], together: int
-  ) -> Completions | None:
-    placed = (mesh_lib.place(b, mesh) for b in batches)
-    return by_objective.gather(compiled, roles, placed, together)
+    def rows(roles: Roles, batch: Batch) -> Any:
+      return by_objective.completions(objective, forward, roles, batch)
 
-  return rewards
+    self._told, self._rows = jax.jit(told), jax.jit(rows)
+    # At once: the compiler may share the forwards.
+    self._both = jax.jit(lambda r, b: (told(r, b), rows(r, b)))
+
+  def __call__(
+    self,
+    where: Preferences,
+    roles: Roles,
+    batches: Iterable[Batch],
+    compared: Iterable[Batch] | None,
+    together: int,
+  ) -> tuple[dict[str, float], Completions | None]:
+    """Measures, and completions with their rewards, where there are any.
+
+    Args:
+      where: whose rows they are.
+      roles: of the run.
+      batches: as `where` has them.
+      compared: pairs instead, for rewards; None = the same, () = none.
+      together: rows of a prompt, among those that rewards are of.
+    """
+    reads = self._objective.reads
+    told, ranked = where.rows in reads, where.rows == "rankings"
+    if ranked and not told:
+      return {}, None  # only a reward model has a place for more than two
+    kept: list[Any] = []
+
+    def both(roles: Roles, batch: Batch) -> Any:
+      totals, rows = self._both(roles, batch)
+      kept.append(rows)
+      return totals
+
+    out: dict[str, float] = {}
+    if told:
+      total_of = both if compared is None else self._told
+      out = by_objective.evaluate(total_of, roles, self._placed(batches))
+    elif compared is None:
+      compared = batches
+    if compared is not None:
+      kept = [self._rows(roles, b) for b in self._placed(compared)]
+    found = by_objective.gather(kept, together) if kept else None
+    return out | (pairs.measure(found) if found else {}), found
+
+  def _placed(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+    return (mesh_lib.place(b, self._mesh) for b in batches)
 
 
 def kl(

@@ -38,8 +38,8 @@ class Dataset:
   batches: Any  # a sequence of batches
   num_batches: int
   examples: list[Example]
-  compared: Any = ()  # batches of pairs or rankings, where there are any
-  together: int = 1  # rows of `compared` that are of one prompt
+  pairs: Any = None  # batches of pairs, where `batches` are of likes
+  together: int = 1  # rows of a prompt, in `pairs` or else in `batches`
 
   @property
   def name(self) -> str:
@@ -50,10 +50,12 @@ class Dataset:
     chosen = (self.batches[i] for i in range(self.num_batches))
     return progress(chosen, self.num_batches, f"evaluating {self.name}")
 
-  def completions(self) -> Iterable[Batch]:
-    """The batches of completions to compare, with a bar."""
-    size = min(len(self.compared), self.settings.batches or len(self.compared))
-    chosen = (self.compared[i] for i in range(size))
+  def compared(self) -> Iterable[Batch] | None:
+    """The batches of pairs, with a bar; None where there are no others."""
+    if not self.pairs:
+      return self.pairs
+    size = min(len(self.pairs), self.settings.batches or len(self.pairs))
+    chosen = (self.pairs[i] for i in range(size))
     return progress(chosen, size, f"comparing {self.name}")
 
 
@@ -190,17 +192,17 @@ def _dataset(
   where = settings.data
   if not isinstance(where, Preferences):
     return found
-  compared: Any = batches
+  in_pairs: Any = None
   if where.rows == "labels":
     where = dataclasses.replace(where, rows="pairs")
     try:
       as_pairs = tokens.read_as(where)
-      compared = as_pairs.held_out(settings.split, batch_size, share)
+      in_pairs = as_pairs.held_out(settings.split, batch_size, share)
     except ValueError as error:  # single likes are no pairs
       say(f"{settings.name}: no pairs are compared; {error}")
-      compared = ()
+      in_pairs = ()
   return dataclasses.replace(
-    found, compared=compared, together=where.rows_together
+    found, pairs=in_pairs, together=where.rows_together
   )
 
 
@@ -220,22 +222,16 @@ def _measure(
   plan = weights.plan(experiment, model, mesh, reference=asks)
   at, roles = weights.load(experiment, plan, mesh, folder, step)
   score = build.evaluator(model, tokenizer, mesh)
-  compare = build.comparer(experiment.objective, model, mesh)
-  reward = comparing.rewarder(experiment.objective, model, mesh)
+  compare = comparing.Comparer(experiment.objective, model, mesh)
   room = model.shape.max_length - experiment.peft.places
   out: dict[str, Measures] = {}
   compared: dict[str, pairs.Completions] = {}
   for d in datasets:
     where = d.settings.data
     if isinstance(where, Preferences):
-      found: Measures = {}
-      if where.rows in experiment.objective.reads:
-        found |= compare(roles, d.rows())
-      if d.compared and comparing.reads(experiment.objective, where):
-        rewards = reward(roles, d.completions(), d.together)
-        if rewards is not None:
-          found |= pairs.measure(rewards)
-          compared[d.name] = rewards
+      found, rewards = compare(where, roles, d.rows(), d.compared(), d.together)
+      if rewards is not None:
+        compared[d.name] = rewards
       if asks and d.examples:
         prompts = [e.prompt_ids for e in d.examples]
         found |= comparing.kl(

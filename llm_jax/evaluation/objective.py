@@ -63,18 +63,15 @@ def completions(
 
 
 def gather(
-  rows_of: Callable[[Roles, Batch], dict[str, jax.Array] | None],
-  roles: Roles,
-  batches: Iterable[Batch],
-  together: int,
+  rows: Iterable[dict[str, jax.Array] | None], together: int
 ) -> Completions | None:
-  """Completions of all batches; `together` rows, K, are of one prompt."""
+  """What `completions` says of batches; `together` rows, K, are of a prompt."""
   found = []
-  for batch in batches:
-    rows = jax.device_get(rows_of(roles, batch))
-    if rows is None:
+  for its in rows:
+    if its is None:
       return None
-    found.append({k: x.reshape(-1, together) for k, x in rows.items()})
+    host = jax.device_get(its)
+    found.append({k: x.reshape(-1, together) for k, x in host.items()})
   if not found:
     raise ValueError("there is no example to evaluate on")
   whole = {k: np.concatenate([f[k] for f in found]) for k in found[0]}

@@ -53,12 +53,8 @@ OBJECTIVES = [
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=repr)
 def test_pairs_by_rewards_are_as_the_loss_reports_them(objective):
   batch, roles = table.rows_of(LENGTHS[:6]), logps()
-  found = by_objective.gather(
-    lambda roles, b: by_objective.completions(objective, FORWARD, roles, b),
-    roles,
-    [batch],
-    2,
-  )
+  rows = by_objective.completions(objective, FORWARD, roles, batch)
+  found = by_objective.gather([rows], 2)
   told = by_objective.evaluate(
     lambda roles, b: by_objective.totals(objective, FORWARD, roles, b),
     roles,
@@ -89,12 +85,8 @@ def test_rankings_and_rows_without_a_completion():
   rank_B = np.array([0, 1, 1, -1, 0, 2, 1, -1], np.int32)
   batch = {**table.rows_of([2, 3, 1, 0, 3, 3, 2, 0]), "rank_B": rank_B}
   objective = Ranking(completions=4)
-  found = by_objective.gather(
-    lambda roles, b: by_objective.completions(objective, FORWARD, roles, b),
-    logps(),
-    [batch],
-    4,
-  )
+  rows = by_objective.completions(objective, FORWARD, logps(), batch)
+  found = by_objective.gather([rows], 4)
   assert found.rank_GK.tolist() == rank_B.reshape(2, 4).tolist()
   assert found.length_GK.tolist() == [[2, 3, 1, 0], [3, 3, 2, 0]]
   told = by_objective.totals(objective, FORWARD, logps(), batch)
