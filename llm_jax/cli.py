@@ -217,6 +217,7 @@ def _run_verb(
     )
     experiment = _resolve_run(trained, given, folder, verb)
   if verb == "train":
+    _check_tokenizer(experiment, given)
     return verbs.train(experiment, folder, name)
   if verb == "plan":
     return verbs.plan(experiment)
@@ -263,6 +264,18 @@ def _check_processes(given: flags.FlagValues) -> None:
       f"--process_id={given.process_id}: must be from 0 to"
       f" --num_processes={given.num_processes} - 1"
     )
+
+
+def _check_tokenizer(experiment: Experiment, given: flags.FlagValues) -> None:
+  """ValueError for a flag of a tokenizer where a base brings its own."""
+  if not experiment.init_from:
+    return
+  for name in given:
+    if name.startswith("tokenizer.") and given[name].present:
+      raise ValueError(
+        f"--{name}: the run in --init_from={experiment.init_from} has its"
+        " tokenizer"
+      )
 
 
 def _resolve_run(

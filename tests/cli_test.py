@@ -138,3 +138,15 @@ def test_a_prompt_that_looks_like_help_is_a_prompt(folder):
     "generate", f"--workdir={folder / 'run'}", "--prompt", "help"
   )
   assert said.code == 0 and said.out.startswith("help")
+
+
+def test_a_base_brings_its_tokenizer(folder):
+  """A flag that nobody would read is refused, and only that."""
+  begin = ["train", f"--init_from={folder / 'run'}", "--steps=0"]
+  begin += [f"--workdir={folder / 'new'}"]
+  flag = "--tokenizer.vocab_size=300"
+  said = command.call(*begin, flag, experiment=command.PIECES)
+  assert said.code == 2 and not (folder / "new").exists()
+  assert "--tokenizer.vocab_size: the run in --init_from=" in said.error
+  said = command.call(*begin, experiment=command.PIECES)  # the mutant
+  assert "has its tokenizer" not in said.err
