@@ -68,10 +68,12 @@ def describe(
     # Asking the reference is a forward, a third of what a step is without.
     work = flops.full * tokens * e.steps * (4 / 3 if reference else 1)
     seconds = work / (peak * EXPECTED_MFU * devices)
+  moving = trees.size(abstract.trainable)
   mesh = " x ".join(f"{k} {v}" for k, v in mesh_shape.items())
   rows = [
     ("parameters", f"{sizes.total:,}"),
     ("  that multiply each token", f"{sizes.matmul:,}"),
+    ("  that train", f"{moving:,} ({moving / sizes.total:.2%})"),
     ("tokens a step", f"{tokens:,}"),
     ("tokens in all", f"{tokens * e.steps:,}"),
     ("flops a token, full attention", f"{flops.full:,.0f}"),

@@ -63,6 +63,20 @@ def test_parameters_and_bytes_are_the_real_tree_s(name):
   assert rows["flops a token, causal attention"] == f"{flops.causal:,.0f}"
 
 
+def test_what_trains_is_counted_apart():
+  """LoRA on one map: L (D R + R N H), beside every parameter of the base."""
+  whole = preset("tiny")
+  shape = whole.model
+  total = sizing.parameters(shape).total
+  assert described(whole)[0]["  that train"] == f"{total:,} (100.00%)"
+  peft = LoRA(rank=2, targets=("attention/query",))
+  rows, _, _ = described(dataclasses.replace(whole, peft=peft))
+  size = shape.num_layers * 2 * (shape.embed_dim + shape.num_heads * shape.H)
+  assert rows["parameters"] == f"{total:,}"
+  assert rows["  that train"] == f"{size:,} ({size / total:.2%})"
+  assert size < total / 100  # the mutant, all that there is, is far from it
+
+
 def on_device(tree, device):
   """Bytes that a device really holds."""
   return sum(
