@@ -23,7 +23,7 @@ from llm_jax import (
 from llm_jax import model as model_lib
 from llm_jax.experiment import Experiment
 from llm_jax.reporting import report
-from llm_jax.reporting.progress import say, waiting
+from llm_jax.reporting.progress import progress, say, waiting
 from llm_jax.sharding import mesh as mesh_lib
 from llm_jax.training import loop
 
@@ -196,7 +196,7 @@ def generate(
         build.shown(asked[i].data, p)
         for p, i in zip(prompts, which, strict=True)
       ]
-      for news in stream:
+      for news in progress(stream, label="generating"):
         texts = [a + b for a, b in zip(texts, news, strict=True)]
       for i, text in enumerate(texts):
         name = f" {names[which[i]]}" if names else ""
