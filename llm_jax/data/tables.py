@@ -130,6 +130,8 @@ def _object(line: bytes, where: str) -> dict[str, Any]:
   said = decode(line, where)
   try:
     row = json.loads(said)
+  except json.JSONDecodeError as e:  # its own "line 1" is not the file's
+    raise ValueError(f"{where}: not JSON: {e.msg}, character {e.pos}") from e
   except (ValueError, RecursionError) as e:  # too many digits, or too deep
     raise ValueError(f"{where}: not JSON: {e}") from e
   if not isinstance(row, dict):
