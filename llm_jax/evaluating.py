@@ -103,6 +103,7 @@ def evaluate(
       if experiment.model.outputs:
         found["reward"] = pairs.standardised(measured[OWN])
     if against is not None:
+      say(f"now {against}, on the same data")
       there, others, _ = _measure(
         other, mesh, made.tokenizer, datasets, other_folder, None
       )

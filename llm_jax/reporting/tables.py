@@ -55,7 +55,8 @@ def _comparison(against: dict[str, Any]) -> str:
       ]
     )
     before = row["dataset"]
-  return f"other: {run}, checkpoint {step}\n{_aligned(lines)}"
+  said = _aligned(lines) if lines[1:] else "no measure that both runs have"
+  return f"other: {run}, checkpoint {step}\n{said}"
 
 
 def _aligned(lines: list[list[str]]) -> str:

@@ -94,3 +94,16 @@ def test_the_terminal_tells_gains_from_losses():
   lost = lines[at + 5]
   assert lost.split() == "text <b> loss 4.2000 4.5000 0.3000".split()
   assert lost.endswith("0.3000") and not lines[at + 2].endswith("3.0000")
+
+
+def test_runs_without_a_measure_in_common_are_told_so():
+  """A reward model beside a base: no headline over an empty table."""
+  results = {"model": {"loss": 1.0}}
+  row = {"dataset": "d", "measure": "loss", "other": 2.0, "this": 1.0}
+  against = {"run": "runs/a", "checkpoint_step": 3, "comparison": []}
+  found = {"split": "validation", "checkpoint_step": 2, "results": results}
+  said = tables.evaluation(found | {"against": against})
+  assert "no measure that both runs have" in said and "gained" not in said
+  against = against | {"comparison": [row | {"gain": 1.0}]}
+  said = tables.evaluation(found | {"against": against})  # the mutant
+  assert "no measure" not in said and "gained" in said
