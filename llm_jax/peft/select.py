@@ -72,6 +72,5 @@ class BitFit(Adapters):
     at, _, leaf = path.rpartition("/")
     name = at.partition("blocks/")[2]
     return at == "adapters" or (
-      leaf == "bias"
-      and any(fnmatch.fnmatchcase(name, p) for p in self.targets)
+      leaf == "bias" and any(fnmatch.fnmatchcase(name, p) for p in self.targets)
     )
