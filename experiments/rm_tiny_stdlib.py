@@ -9,7 +9,9 @@ function's and to itself cut short. Bradley-Terry with centred rewards
   python -m experiments.sft_tiny_stdlib train
   python -m experiments.rm_tiny_stdlib train
 
-A laptop's CPU (4 cores), a few minutes.
+A laptop's CPU (4 cores), a few minutes. Expect it to be right on about 80% of
+held-out pairs, 96% of those with a line cut short and 63% of those with another
+function's; the longer line is right on 75%.
 """
 
 import dataclasses
@@ -19,19 +21,20 @@ from llm_jax import cli
 from llm_jax.experiment import Samples
 from llm_jax.models import presets
 from llm_jax.objectives.ranking import Ranking
-from llm_jax.training.optimizers import AdamW
+from llm_jax.training.optimizers import Muon
 from llm_jax.training.schedules import Schedule
 
 EXPERIMENT = dataclasses.replace(
   dpo_tiny_stdlib.EXPERIMENT,
   model=dataclasses.replace(presets.tiny(), outputs=1),
   objective=Ranking(center=0.01),
-  optimizer=AdamW(
-    peak=3e-4, schedule=Schedule("cosine", warmup=20), weight_decay=0.1
+  # What belongs to which function is hardly learned with AdamW in this time.
+  optimizer=Muon(
+    peak=1e-3, schedule=Schedule("cosine", warmup=30), weight_decay=0.1
   ),
   samples=Samples(every=0),
   evaluations=(),
-  steps=300,
+  steps=900,
 )
 
 if __name__ == "__main__":

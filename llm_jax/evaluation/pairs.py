@@ -34,9 +34,14 @@ def pairs(found: Completions) -> Pairs:
   """Every pair of one prompt's completions that is no tie.
 
   Raises:
-    ValueError: there is none.
+    ValueError: there is none, or rewards are not finite.
   """
   rank_GK, there_GK = found.rank_GK, found.rank_GK >= 0
+  bad = int((~np.isfinite(found.reward_GK[there_GK])).sum())
+  if bad:
+    raise ValueError(
+      f"the rewards of {bad} of {there_GK.sum()} completions are not finite"
+    )
   better_GKK = rank_GK[:, :, None] < rank_GK[:, None, :]
   better_GKK &= there_GK[:, :, None] & there_GK[:, None, :]
   count_G = better_GKK.sum((1, 2))

@@ -141,6 +141,17 @@ def test_extreme_rewards_stay_finite():
   assert all(map(math.isfinite, found.values()))
 
 
+def test_rewards_that_are_no_numbers_are_said():
+  bad = of([[1, math.nan], [math.inf, 2], [3, math.nan]])
+  bad = bad._replace(rank_GK=np.array([[0, 1], [0, 1], [0, -1]]))
+  with pytest.raises(ValueError, match="the rewards of 2 of 5 completions are"):
+    pairs.measure(bad)
+  with pytest.raises(ValueError, match="not finite"):
+    pairs.baselines(bad)
+  # Where there is no completion, whatever stands there is not looked at.
+  assert pairs.measure(of([[2, 1, math.nan]], ranks=[[0, 1, -1]]))["pairs"] == 1
+
+
 def test_standardised_rewards_have_mean_0_and_deviation_1():
   found = drawn()
   line = pairs.standardised(pairs.measure(found))
