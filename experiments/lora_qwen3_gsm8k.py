@@ -28,7 +28,7 @@ EXPERIMENT = Experiment(
     length=1024,
     too_long="drop",
   ),
-  peft=LoRA(rank=16, alpha=32.0),
+  peft=LoRA(rank=16, alpha=32.0, special_tokens=12),
   frozen="bfloat16",
   optimizer=AdamW(
     peak=2e-4, schedule=Schedule("cosine", warmup=30), weight_decay=0.0

@@ -233,11 +233,15 @@ def _checksums(leaves: dict[str, jax.Array]) -> dict[str, jax.Array]:
 
 
 def _checksum(x: jax.Array) -> jax.Array:
-  """Sum of the bits, each by its place in the last dims, modulo 2^32."""
+  """Sum of the bits, mixed and each by its place, modulo 2^32.
+
+  Unmixed, two signs that change would cancel: each adds 2^31.
+  """
   if jnp.issubdtype(x.dtype, jnp.floating):
     width = min(x.dtype.itemsize, 4)
     x = jax.lax.bitcast_convert_type(x, f"uint{8 * width}")
   bits = x.astype(jnp.uint32)
+  bits = (bits ^ (bits >> 15)) * jnp.uint32(0x2C1B3C6D)
   for dim, n in enumerate(x.shape):
     shape = [n if d == dim else 1 for d in range(x.ndim)]
     place = jnp.arange(n, dtype=jnp.uint32).reshape(shape)

@@ -1,6 +1,7 @@
 """The role "reference": the policy as it begins, and little memory."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -63,3 +64,18 @@ def resumes_and_is_read_alone(made, state, reference, folder):
   for path, x in trees.paths(part["trainable"]["policy"]):
     want = trees.get(state.trainable["policy"], path)
     np.testing.assert_array_equal(x, want)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
+def test_whatever_changes_in_a_base_changes_its_checksum(dtype):
+  x = jnp.asarray(np.random.default_rng(0).integers(-9, 9, (4, 6)), dtype)
+  changes = {
+    "signs": -x,
+    "two signs": x.at[0, :2].multiply(-1) + (x == 0),
+    "order": x[::-1],
+    "turned": x.reshape(6, 4).T,
+    "one number": x.at[3, 5].add(1),
+  }
+  sums = {n: weights.checksums({"w": a})["w"] for n, a in changes.items()}
+  sums["as it is"] = weights.checksums({"w": x})["w"]
+  assert len(set(sums.values())) == len(sums), sums
