@@ -9,9 +9,10 @@ function's and to itself cut short. Bradley-Terry with centred rewards
   python -m experiments.sft_tiny_stdlib train
   python -m experiments.rm_tiny_stdlib train
 
-A laptop's CPU (4 cores), a few minutes. Expect it to be right on about 80% of
-held-out pairs, 96% of those with a line cut short and 63% of those with another
-function's; the longer line is right on 75%.
+A laptop's CPU (4 cores), about 15 minutes of one core. Expect it to be right on
+about 85% of held-out pairs (one seed): 97% of those with a line cut short, 73%
+of those with another function's. The longer line is right on 75%. Two thirds
+as many steps may reach 80%.
 """
 
 import dataclasses
@@ -34,7 +35,7 @@ EXPERIMENT = dataclasses.replace(
   ),
   samples=Samples(every=0),
   evaluations=(),
-  steps=900,
+  steps=1200,
 )
 
 if __name__ == "__main__":
