@@ -40,8 +40,8 @@ demo: $(STAMP) ## trains, tunes and measures a small model (about 8 minutes)
 	@$(SFT) generate --workdir=$(TUNED) --prompt='What is the function called that does this? Return the size of a file.'
 	@echo "Done. Open $(BASE)/report.html and $(TUNED)/report.html"
 
-test: $(STAMP) ## every test (about 9 minutes on four cores)
-	@echo "Running the tests: about 9 minutes on four cores, less the next time"
+test: $(STAMP) ## every test (about 12 minutes on four cores)
+	@echo "Running the tests: about 12 minutes on four cores, less the next time"
 	@$(BIN)/python -m pytest -n auto
 
 lint: $(STAMP) ## format, lint, architecture and types (1 minute)
