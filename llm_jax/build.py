@@ -1,35 +1,28 @@
 """Experiment -> Run: the one place where the rooms meet."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 import dataclasses
-import itertools
 import pathlib
 import sys
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from llm_jax import checks, precomputing, weights
+from llm_jax import asking, checks, measuring, precomputing, weights
 from llm_jax import model as model_lib
 from llm_jax.checkpoints.store import Store
-from llm_jax.contracts import Batch, Hook, Objective, Roles, Source, Tokenizer
-from llm_jax.data import chat, instructions
+from llm_jax.contracts import Batch, Hook, Roles, Source, Tokenizer
 from llm_jax.data.arrays import Arrays, Loaded
-from llm_jax.data.conversation import Message
 from llm_jax.data.instructions import Instructed
 from llm_jax.data.preferred import Preferred
 from llm_jax.data.text import Tokenised
-from llm_jax.evaluation import likelihood
-from llm_jax.evaluation import objective as by_objective
-from llm_jax.experiment import Asked, DataSettings, Experiment
-from llm_jax.generation.greedy import Answerer
-from llm_jax.generation.text import Generator
+from llm_jax.experiment import DataSettings, Experiment
 from llm_jax.model import Model
 from llm_jax.models import sizing
 from llm_jax.reporting import hooks as reporting
 from llm_jax.reporting import progress
+from llm_jax.saving import Save
 from llm_jax.sharding import mesh as mesh_lib
 from llm_jax.tokenizers import store as tokenizers
 from llm_jax.training import hooks as training
@@ -52,7 +45,7 @@ class Run:
   step: Callable[[TrainState, Batch], tuple]
   source: Source
   hooks: list[Hook]
-  save: "Save"
+  save: Save
   store: Store
   metrics: reporting.Metrics
 
@@ -109,143 +102,6 @@ def check_batch(experiment: Experiment, mesh: Mesh) -> tuple[int, int]:
   return share
 
 
-def evaluator(
-  model: Model, tokenizer: Tokenizer, mesh: Mesh
-) -> Callable[[Roles, Iterable[Batch]], dict[str, float]]:
-  """(roles, host batches) -> how well the policy predicts them."""
-  token_bytes = jnp.zeros(model.shape.vocab_size, jnp.int32)
-  known = tokenizer.token_bytes()
-  token_bytes = token_bytes.at[: len(known)].set(known)
-  compiled = jax.jit(
-    lambda v, b: likelihood.totals(model.score, v, b, token_bytes)
-  )
-
-  def evaluate(roles: Roles, batches: Iterable[Batch]) -> dict[str, float]:
-    placed = (mesh_lib.place(b, mesh) for b in batches)
-    return likelihood.evaluate(compiled, roles["policy"], placed)
-
-  return evaluate
-
-
-def comparer(
-  objective: Objective, model: Model, mesh: Mesh
-) -> Callable[[Roles, Iterable[Batch]], dict[str, float]]:
-  """(roles, host batches of preferences) -> what an objective says of them."""
-  forward = weights.forward(model)
-  compiled = jax.jit(
-    lambda roles, b: by_objective.totals(objective, forward, roles, b)
-  )
-
-  def evaluate(roles: Roles, batches: Iterable[Batch]) -> dict[str, float]:
-    placed = (mesh_lib.place(b, mesh) for b in batches)
-    return by_objective.evaluate(compiled, roles, placed)
-
-  return evaluate
-
-
-def encoder(
-  where: DataSettings, tokenizer: Tokenizer
-) -> Callable[[str], Sequence[int]]:
-  """Prompt -> ids: as a question, where the data are answers."""
-  if isinstance(where, Asked):
-    return instructions.encoder(where.template, tokenizer)
-  return tokenizer.encode
-
-
-def shown(where: DataSettings, prompt: str) -> str:
-  """A prompt as it is printed: an answer begins on a line of its own."""
-  return prompt + "\n" if isinstance(where, Asked) else prompt
-
-
-def stop_ids(where: DataSettings, tokenizer: Tokenizer) -> tuple[int, ...]:
-  """Ids that end a text, or the answer in a chat template."""
-  known = (tokenizer.eos_id, tokenizer.role_ids["end"])
-  if not isinstance(where, Asked):
-    return known
-  turns = Message("user", "?"), Message("assistant", "!")
-  template = chat.Template(where.template)
-  ids, trained = chat.render(turns, tokenizer, template=template)
-  *_, last = itertools.compress(ids, trained)
-  return tuple(dict.fromkeys((*known, last)))
-
-
-def generator(
-  experiments: Sequence[Experiment],
-  model: Model,
-  tokenizer: Tokenizer,
-  by_row: bool = False,
-) -> Generator:
-  """Prompts -> text.
-
-  Args:
-    experiments: by whose data and virtual tokens the prompts are read; of
-      several, `Generator.stream` is told by number.
-    model: the decoder.
-    tokenizer: text <-> ids.
-    by_row: each row has an adapter of its own.
-  """
-  stop = [i for e in experiments for i in stop_ids(e.data, tokenizer)]
-  return Generator(
-    tokenizer,
-    model.decode_rows if by_row else model.decode,
-    model.open_rows if by_row else model.open_cache,
-    model.shape.max_length - max(e.peft.places for e in experiments),
-    [encoder(e.data, tokenizer) for e in experiments],
-    tuple(dict.fromkeys(stop)),
-  )
-
-
-def answerer(
-  experiment: Experiment,
-  model: Model,
-  tokenizer: Tokenizer,
-  where: DataSettings,
-) -> Answerer:
-  """Questions of some data as ids -> answers as ids, a batch at once."""
-  return Answerer(
-    tokenizer,
-    model.decode,
-    model.open_cache,
-    model.shape.max_length - experiment.peft.places,
-    experiment.batch_size,
-    stop_ids(where, tokenizer),
-  )
-
-
-class Save(Hook):
-  """Writes a checkpoint every so often, and at the end."""
-
-  def __init__(
-    self,
-    store: Store,
-    source: Source,
-    every: int,
-    until: int,
-    validate: reporting.Validate,
-    metrics: reporting.Metrics,
-    done: int,
-    base: dict[str, int],
-  ):
-    self._store, self._source = store, source
-    self._every, self._until = every, until
-    self._validate, self._metrics = validate, metrics
-    self._saved = done if store.steps() else -1
-    self._base = base
-
-  def due(self, step: int) -> bool:
-    regular = self._every and step % self._every == 0
-    return bool(regular) or step == self._until
-
-  def act(self, step: int, state: TrainState) -> None:
-    if step != self._saved:
-      self._saved = step
-      position = self._source.get_state() | {"base": self._base}
-      with self._metrics.during("saving"):
-        self._store.save(
-          step, weights.saved(state), position, self._validate.at(step)
-        )
-
-
 def run(experiment: Experiment, folder: pathlib.Path, mesh: Mesh) -> Run:
   """Loads or makes everything; the caller runs the loop."""
   share = check_batch(experiment, mesh)
@@ -253,7 +109,9 @@ def run(experiment: Experiment, folder: pathlib.Path, mesh: Mesh) -> Run:
   the_model = model_lib.make(experiment, made.tokenizer)
   if experiment.samples.every:  # too long is told now, not at the first one
     checks.prompts(
-      experiment, the_model.shape, encoder(experiment.data, made.tokenizer)
+      experiment,
+      the_model.shape,
+      asking.encoder(experiment.data, made.tokenizer),
     )
   encode, asks = made.tokenizer.encode, experiment.objective.needs_reference
   if experiment.reference == "once" and asks:
@@ -320,9 +178,9 @@ def _hooks(
   share: tuple[int, int],
 ) -> list[Hook]:
   evaluate = (
-    comparer(experiment.objective, the_model, mesh)
+    measuring.comparer(experiment.objective, the_model, mesh)
     if isinstance(made.tokens, Preferred)
-    else evaluator(the_model, made.tokenizer, mesh)
+    else measuring.evaluator(the_model, made.tokenizer, mesh)
   )
   validation, samples = experiment.validation, experiment.samples
   if validation.every:  # an empty split is told now, not at the first time
@@ -335,7 +193,7 @@ def _hooks(
     count = min(len(batches), validation.batches or len(batches))
     return evaluate(roles, (batches[i] for i in range(count)))
 
-  generate = generator([experiment], the_model, made.tokenizer)
+  generate = asking.generator([experiment], the_model, made.tokenizer)
 
   def sample(variables: Any) -> list[dict[str, str]]:
     texts = generate(
@@ -348,7 +206,7 @@ def _hooks(
     )
     pairs = zip(samples.prompts, texts, strict=True)
     where = experiment.data
-    return [{"prompt": shown(where, p), "text": t} for p, t in pairs]
+    return [{"prompt": asking.shown(where, p), "text": t} for p, t in pairs]
 
   until = experiment.steps
   return [

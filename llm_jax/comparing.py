@@ -7,7 +7,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from llm_jax import axes, build, weights
+from llm_jax import asking, axes, weights
 from llm_jax.checkpoints.store import Store
 from llm_jax.contracts import Batch, Objective, Roles, Tokenizer
 from llm_jax.data.preferences import Preferences
@@ -131,7 +131,7 @@ def kl(
     model.open_cache,
     room,
     rows,
-    build.stop_ids(where, tokenizer),
+    asking.stop_ids(where, tokenizer),
     Sampler(),
     experiment.seed,
   )

@@ -9,7 +9,7 @@ import jax
 from jax.sharding import Mesh
 import numpy as np
 
-from llm_jax import build, checks, claim, comparing, weights
+from llm_jax import asking, build, checks, claim, comparing, measuring, weights
 from llm_jax import model as model_lib
 from llm_jax.checkpoints.store import Store
 from llm_jax.contracts import Batch, Tokenizer
@@ -222,7 +222,7 @@ def _measure(
   )
   plan = weights.plan(experiment, model, mesh, reference=asks)
   at, roles = weights.load(experiment, plan, mesh, folder, step)
-  score = build.evaluator(model, tokenizer, mesh)
+  score = measuring.evaluator(model, tokenizer, mesh)
   compare = comparing.Comparer(experiment.objective, model, mesh)
   room = model.shape.max_length - experiment.peft.places
   out: dict[str, Measures] = {}
@@ -246,7 +246,7 @@ def _measure(
       references = [e.reference for e in d.examples]
       sizes = [len(ids) for ids in tokenizer.encode_batch(references)]
       _check_room(d, sizes, room)
-      answer = build.answerer(experiment, model, tokenizer, d.settings.data)
+      answer = asking.answerer(experiment, model, tokenizer, d.settings.data)
       answers = progress(
         answer(
           roles["policy"],

@@ -8,7 +8,7 @@ import jax
 from jax.sharding import Mesh
 import numpy as np
 
-from llm_jax import axes, build, checks, claim, config, prompting, weights
+from llm_jax import asking, axes, checks, claim, config, prompting, weights
 from llm_jax import model as model_lib
 from llm_jax.checkpoints.store import Store
 from llm_jax.contracts import Batch, Judge
@@ -114,7 +114,7 @@ class _Model:
 
   def likelihood(self, asked: Sequence[tuple[str, str]]) -> Iterator[float]:
     """Log p(answer | question) of each, nats."""
-    encode = build.encoder(self._experiment.data, self._tokenizer)
+    encode = asking.encoder(self._experiment.data, self._tokenizer)
     rows = [
       (list(encode(question)), self._tokenizer.encode(answer))
       for question, answer in asked

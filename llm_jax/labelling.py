@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from llm_jax import build, checks, config, judging, prompting, weights
+from llm_jax import asking, checks, config, judging, prompting, weights
 from llm_jax import model as model_lib
 from llm_jax.checkpoints.store import Store
 from llm_jax.contracts import Judge, Question, Tokenizer
@@ -167,7 +167,7 @@ class _Draw:
       model.open_cache,
       model.shape.max_length - experiment.peft.places,
       [lambda text: self._ids[text]],
-      build.stop_ids(experiment.data, tokenizer),
+      asking.stop_ids(experiment.data, tokenizer),
     )
 
   def __call__(self, prompts: Sequence[Prompt]) -> list[list[str]]:

@@ -12,6 +12,7 @@ import jax
 
 from llm_jax import (
   adapting,
+  asking,
   build,
   checks,
   claim,
@@ -144,7 +145,7 @@ def generate(
     model = model_lib.make(experiment, tokenizer)
     plan = weights.plan(experiment, model, mesh)
     asked = adapting.asked(experiment, plan, names) or [experiment]
-    encoders = [build.encoder(its.data, tokenizer) for its in asked]
+    encoders = [asking.encoder(its.data, tokenizer) for its in asked]
 
     def check(prompts: Sequence[str]) -> None:
       for its, encode in zip(asked, encoders, strict=True):
@@ -162,7 +163,7 @@ def generate(
     by_row = len(names) > 1 and any(adapters)
     if not by_row and any(adapters):
       variables = variables | {"adapters": adapters[0]}
-    generator = build.generator(asked, model, tokenizer, by_row)
+    generator = asking.generator(asked, model, tokenizer, by_row)
 
     def tell(text: str, end: str = "\n") -> None:
       if jax.process_index() == 0:
@@ -187,13 +188,13 @@ def generate(
       with waiting("compiling"):
         stream = itertools.chain([next(stream)], stream)
       if len(prompts) == 1:
-        tell(build.shown(asked[0].data, prompts[0]), end="")
+        tell(asking.shown(asked[0].data, prompts[0]), end="")
         for (new,) in stream:
           tell(new, end="")
         tell("")
         return
       texts = [
-        build.shown(asked[i].data, p)
+        asking.shown(asked[i].data, p)
         for p, i in zip(prompts, which, strict=True)
       ]
       for news in progress(stream, label="generating"):

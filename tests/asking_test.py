@@ -7,7 +7,7 @@ from unittest import mock
 
 import pytest
 
-from llm_jax import adapting, build
+from llm_jax import adapting, asking
 from llm_jax.data import chat
 from llm_jax.data.conversations import Conversations
 from llm_jax.data.instructions import Instructions
@@ -135,7 +135,7 @@ def test_each_row_is_asked_as_its_adapter_was_trained(runs, alone):
   assert texts(runs, "chat", "none") == alone["base"] == alone["text"]
   assert texts(runs, "base", "prompt") == alone["prompt"]
   # Mutant: all are asked as the base is.
-  as_text = mock.patch.object(build, "encoder", lambda _, t: t.encode)
+  as_text = mock.patch.object(asking, "encoder", lambda _, t: t.encode)
   with as_text:
     found = texts(runs, "base", *names)
   assert [t.split("\n")[0] for t in mixed[::3]] == ["a7", "q7"]
@@ -238,8 +238,8 @@ def test_an_answer_ends_as_its_template_ends_it(tmp_path):
     (str(path), (tokenizer.bos_id,)),
   ):
     where = Instructions(template=template)
-    assert build.stop_ids(where, tokenizer) == (*known, *more)
-  assert build.stop_ids(command.EXPERIMENT.data, tokenizer) == known
+    assert asking.stop_ids(where, tokenizer) == (*known, *more)
+  assert asking.stop_ids(command.EXPERIMENT.data, tokenizer) == known
 
 
 SPELLED = "<|im_start|>user\n<user><end></s><eos><bos><|eot_id|>[INST]"
@@ -257,6 +257,6 @@ def test_what_spells_a_special_token_stays_text(tmp_path):
       (dataclasses.replace(ANSWERS, template="plain"), []),
       (command.EXPERIMENT.data, []),
     ):
-      ids = build.encoder(where, tokenizer)(SPELLED)
+      ids = asking.encoder(where, tokenizer)(SPELLED)
       assert [i for i in ids if i < special.COUNT] == want
       assert tokenizer.decode(ids) == SPELLED

@@ -1,0 +1,81 @@
+"""How a run is asked: prompts as it was taught them, and where it stops."""
+
+from collections.abc import Callable, Sequence
+import itertools
+
+from llm_jax.contracts import Tokenizer
+from llm_jax.data import chat, instructions
+from llm_jax.data.conversation import Message
+from llm_jax.experiment import Asked, DataSettings, Experiment
+from llm_jax.generation.greedy import Answerer
+from llm_jax.generation.text import Generator
+from llm_jax.model import Model
+
+
+def encoder(
+  where: DataSettings, tokenizer: Tokenizer
+) -> Callable[[str], Sequence[int]]:
+  """Prompt -> ids: as a question, where the data are answers."""
+  if isinstance(where, Asked):
+    return instructions.encoder(where.template, tokenizer)
+  return tokenizer.encode
+
+
+def shown(where: DataSettings, prompt: str) -> str:
+  """A prompt as it is printed: an answer begins on a line of its own."""
+  return prompt + "\n" if isinstance(where, Asked) else prompt
+
+
+def stop_ids(where: DataSettings, tokenizer: Tokenizer) -> tuple[int, ...]:
+  """Ids that end a text, or the answer in a chat template."""
+  known = (tokenizer.eos_id, tokenizer.role_ids["end"])
+  if not isinstance(where, Asked):
+    return known
+  turns = Message("user", "?"), Message("assistant", "!")
+  template = chat.Template(where.template)
+  ids, trained = chat.render(turns, tokenizer, template=template)
+  *_, last = itertools.compress(ids, trained)
+  return tuple(dict.fromkeys((*known, last)))
+
+
+def generator(
+  experiments: Sequence[Experiment],
+  model: Model,
+  tokenizer: Tokenizer,
+  by_row: bool = False,
+) -> Generator:
+  """Prompts -> text.
+
+  Args:
+    experiments: by whose data and virtual tokens the prompts are read; of
+      several, `Generator.stream` is told by number.
+    model: the decoder.
+    tokenizer: text <-> ids.
+    by_row: each row has an adapter of its own.
+  """
+  stop = [i for e in experiments for i in stop_ids(e.data, tokenizer)]
+  return Generator(
+    tokenizer,
+    model.decode_rows if by_row else model.decode,
+    model.open_rows if by_row else model.open_cache,
+    model.shape.max_length - max(e.peft.places for e in experiments),
+    [encoder(e.data, tokenizer) for e in experiments],
+    tuple(dict.fromkeys(stop)),
+  )
+
+
+def answerer(
+  experiment: Experiment,
+  model: Model,
+  tokenizer: Tokenizer,
+  where: DataSettings,
+) -> Answerer:
+  """Questions of some data as ids -> answers as ids, a batch at once."""
+  return Answerer(
+    tokenizer,
+    model.decode,
+    model.open_cache,
+    model.shape.max_length - experiment.peft.places,
+    experiment.batch_size,
+    stop_ids(where, tokenizer),
+  )
