@@ -1,5 +1,6 @@
 """One form for every preference: a prompt, completions, and who judged how."""
 
+import collections
 from collections.abc import Sequence
 import dataclasses
 import itertools
@@ -10,7 +11,7 @@ import numpy as np
 
 from llm_jax.data.conversation import Conversation, Message
 
-Kind = Literal["order", "score", "like"]
+Kind = Literal["order", "score", "like", "class"]
 
 
 class Pairs(NamedTuple):
@@ -27,11 +28,13 @@ class Preference:
 
   A judgement is a number for each completion, higher = better. Of kind
   "order" (chosen and rejected, rankings) nothing but their order means
-  anything; of "score", their differences do; of "like" they are 1 or 0.
+  anything; of "score", their differences do; of "like" they are 1 or 0; of
+  "class" they are numbers of classes, and none is better.
 
   Attributes:
     prompt: messages that every completion answers.
-    completions: at least two, all different; of kind "like" also one.
+    completions: at least two, all different; of kind "like" also one, of
+      "class" only one.
     kind: what the numbers mean.
     values: a judgement for each labeller.
     labellers: their names, each once; none = one judgement, whose is unknown.
@@ -114,6 +117,20 @@ class Preference:
       signs = (np.mean(self.values, 0) - 0.5).tolist()
     return [None if s == 0 else s > 0 for s in signs]
 
+  def classes(self) -> list[int | None]:
+    """The class of each, by most labellers; None = as many say another.
+
+    Of what is no class, 1 = liked and 0 = disliked, as `likes` has it.
+    """
+    if self.kind != "class":
+      return [None if like is None else int(like) for like in self.likes()]
+    most: list[int | None] = []
+    for said in zip(*self.values, strict=True):
+      (first, count), *others = collections.Counter(said).most_common(2)
+      tied = bool(others) and others[0][1] == count
+      most.append(None if tied else int(first))
+    return most
+
   def rows(self) -> list[dict[str, Any]]:
     """As rows of a table that a source of preferences reads."""
     more = {
@@ -121,11 +138,14 @@ class Preference:
       for name in ("margin", "place", "task")
       if (value := getattr(self, name)) not in (None, "")
     }
-    more["prompt"] = [m._asdict() for m in self.prompt]
     names = self.labellers or (None,)
-    if self.kind == "like":
+    alone = "completion" if self.prompt else "text"
+    if self.prompt:
+      more["prompt"] = [m._asdict() for m in self.prompt]
+    if self.kind in ("like", "class"):
+      as_label = bool if self.kind == "like" else int
       return [
-        {**more, "completion": c, "label": bool(v)}
+        {**more, alone: c, "label": as_label(v)}
         | ({} if name is None else {"labeller": name})
         for name, values in zip(names, self.values, strict=True)
         for c, v in zip(self.completions, values, strict=True)

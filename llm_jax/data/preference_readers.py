@@ -19,6 +19,8 @@ FIELDS = {
   "ranks": ("prompt", "completions", "ranks"),
   "scores": ("prompt", "completions", "scores"),
   "label": ("prompt", "completion", "label"),
+  "text": ("text", "label"),
+  "messages": ("messages", "label"),
 }
 _SPEAKER = re.compile(r"(?:\A|\n\n)(Human|Assistant):")
 _LABELS = dict.fromkeys(("true", "1", "1.0"), 1.0)
@@ -50,7 +52,10 @@ class PreferenceForm(Renamed):
               first; those as good in a list of their own, [2, [0, 1]].
   ranks       `ranks` instead: a place for each completion, lowest is best.
   scores      `scores` instead: a number for each completion.
-  label       `prompt`, `completion`, `label`: liked or not (KTO).
+  label       `prompt`, `completion`, `label`: liked or not (KTO), or one of
+              `classes`, by its name or its number from 0.
+  text        `text`, `label`: the same of a text that answers nothing.
+  messages    `messages`, `label`: the same of the assistant's last turn.
 
   A `labeller` may be named, rows that judge the same completions then become
   one; or `ranking`, `ranks`, `scores` map names to judgements. A row may also
@@ -59,8 +64,19 @@ class PreferenceForm(Renamed):
   """
 
   format: Literal[
-    "auto", "pair", "transcript", "ranking", "ranks", "scores", "label"
+    "auto",
+    "pair",
+    "transcript",
+    "ranking",
+    "ranks",
+    "scores",
+    "label",
+    "text",
+    "messages",
   ] = field("auto", "form of the rows; auto = by their fields")
+  classes: tuple[str, ...] = field(
+    (), "what a label may be, such as negative,positive; none = liked or not"
+  )
   scale: tuple[float, ...] = field(
     (), "lowest and highest score there is, such as 1,5; none = any"
   )
@@ -83,7 +99,14 @@ class PreferenceForm(Renamed):
         f"--data.sources.N.scale={','.join(map(str, self.scale))}: expected the"
         " lowest and the highest score, such as 1,5"
       )
-    names = (f.name for f in dataclasses.fields(PreferenceForm))
+    if self.classes and len(set(self.classes)) < max(2, len(self.classes)):
+      raise ValueError(
+        f"--data.sources.N.classes={','.join(self.classes)}: expected two names"
+        " or more, all different, such as negative,positive"
+      )
+    names = [f.name for f in dataclasses.fields(PreferenceForm)]
+    if not self.classes:
+      names.remove("classes")
     return repr([getattr(self, name) for name in names])
 
   def read(self, row: Row, where: str) -> Preference:
@@ -95,6 +118,8 @@ class PreferenceForm(Renamed):
       "ranks": lambda r, w: self._several(r, w, "ranks", _ranks),
       "scores": lambda r, w: self._several(r, w, "scores", self._scores),
       "label": self._label,
+      "text": self._label,
+      "messages": self._label,
     }
     try:
       found = read[self._format_of(row, where)](row, where)
@@ -183,18 +208,56 @@ class PreferenceForm(Renamed):
 
   def _label(self, row: Row, where: str) -> Preference:
     name = self._present(row, "label", where)
-    label = _LABELS.get(str(row[name]).lower())
+    if self.classes:
+      label = self._class(row[name])
+      known = f"one of {', '.join(self.classes)}"
+      if self._numbers_are_classes:
+        known += f", or of their numbers from 0 to {len(self.classes) - 1}"
+    else:
+      label = _LABELS.get(str(row[name]).lower())
+      known = "true, false, 1 or 0"
     if label is None:
       raise ValueError(
-        f"{where}: field {name!r} is {row[name]!r:.40}, not true, false, 1 or 0"
+        f"{where}: field {name!r} is {row[name]!r:.40}, not {known}"
       )
+    prompt, completion = self._labelled(row, where)
     return Preference(
-      self._prompt(row, where),
-      (self._text(row, "completion", where),),
-      "like",
+      prompt,
+      (completion,),
+      "class" if self.classes else "like",
       ((label,),),
       self._labeller(row, where),
     )
+
+  def _labelled(self, row: Row, where: str) -> tuple[tuple[Message, ...], str]:
+    """The prompt, perhaps none, and what the label is of."""
+    format_ = self._format_of(row, where)
+    if format_ == "label":
+      return self._prompt(row, where), self._text(row, "completion", where)
+    if format_ == "text":
+      return (), self._text(row, "text", where)
+    name = self._present(row, "messages", where)
+    said = turns(row[name], where, name)
+    if not said or said[-1].role != "assistant":
+      raise _FaultError(f"field {name!r} does not end with the assistant")
+    return said[:-1], said[-1].content
+
+  @property
+  def _numbers_are_classes(self) -> bool:
+    """Whether a class may be given by its number: no name looks like one."""
+    return not any(name.strip().isdecimal() for name in self.classes)
+
+  def _class(self, label: Any) -> float | None:
+    """The number of a class; None where there is none."""
+    name = str(label).lower() if isinstance(label, bool) else str(label)
+    if name in self.classes:
+      return float(self.classes.index(name))
+    whole = isinstance(label, int | float) and not isinstance(label, bool)
+    if (
+      whole and self._numbers_are_classes and label in range(len(self.classes))
+    ):
+      return float(label)
+    return None
 
   def _more(self, row: Row, where: str) -> dict[str, Any]:
     """What a row may also tell."""

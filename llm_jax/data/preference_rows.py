@@ -12,6 +12,7 @@ has neither. With a column `c_B` a row also has a number.
   labels    G = 2: a prompt with its completion, then the same prompt with
             that of another, for what KTO compares with. `label_B` f32: 1 =
             liked, 0 = not; `mismatched_B` bool: the second of the two.
+  classes   G = 1: a prompt with its completion. `class_B` i32: its class.
   rankings  G = K: best first. `rank_B` i32: those as good have the same; -1 =
             no completion.
 
@@ -113,6 +114,13 @@ def labels(part: Part, kept: np.ndarray) -> Units:
   )
 
 
+def classes(part: Part, kept: np.ndarray) -> Units:
+  """Each completion whose class is known."""
+  which_U1 = np.flatnonzero(kept & (part.classes >= 0))[:, None]
+  class_U1 = part.classes[which_U1].astype(np.int32)
+  return Units(which_U1, which_U1, {"row_B": which_U1, "class_B": class_U1})
+
+
 def rankings(part: Part, kept: np.ndarray, most: int) -> Units:
   """All completions of a prompt, best first, in `most` rows.
 
@@ -177,7 +185,7 @@ class CompletionRows:
     return len(self._units.prompt_UG)
 
   def row(self, epoch: int, index: int) -> Row:
-    """Arrays of [G, T] and [G]."""
+    """Arrays of [G, T] and [G]; of [T] and numbers where G is 1."""
     u = int(self._order(epoch)[index])
     rows = [
       self._one(int(a), int(b))
@@ -187,7 +195,8 @@ class CompletionRows:
     ]
     out = {name: np.stack([r[name] for r in rows]) for name in rows[0]}
     columns: Mapping[str, np.ndarray] = self._units.columns
-    return out | {name: values[u] for name, values in columns.items()}
+    out |= {name: values[u] for name, values in columns.items()}
+    return out if len(rows) > 1 else {name: x[0] for name, x in out.items()}
 
   def _one(self, prompt: int, completion: int) -> Row:
     T = self._length

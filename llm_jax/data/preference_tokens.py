@@ -34,6 +34,7 @@ class Part(NamedTuple):
   margins: np.ndarray  # [pairs] f32
   ranks: np.ndarray  # [completions], 0 = the best of its preference
   likes: np.ndarray  # [completions], 1 = liked, 0 = disliked, -1 = neither
+  classes: np.ndarray  # [completions], -1 = none; of likes the same as `likes`
 
 
 class Tokenised(NamedTuple):
@@ -56,7 +57,7 @@ def tokenise(
 ) -> Tokenised:
   """Token ids by split, made in the cache if they are not there."""
   name = cache.fingerprint(
-    "preferences-1",
+    "preferences-2",
     documents.identity,
     tokenizer.fingerprint,
     json.dumps(tokenizer.role_ids),
@@ -100,9 +101,10 @@ class _Split:
   margins: list[float] = dataclasses.field(default_factory=list)
   ranks: list[int] = dataclasses.field(default_factory=list)
   likes: list[int] = dataclasses.field(default_factory=list)
+  classes: list[int] = dataclasses.field(default_factory=list)
 
   def arrays(self) -> dict[str, np.ndarray]:
-    whole = ("offsets", "first", "begin", "places", "ranks", "likes")
+    whole = ("offsets", "first", "begin", "places", "ranks", "likes", "classes")
     return {name: np.array(getattr(self, name), np.int64) for name in whole} | {
       "pairs": np.array(self.pairs, np.int64).reshape(-1, 2),
       "margins": np.array(self.margins, np.float32),
@@ -163,11 +165,12 @@ class _Writer:
       counts.append(len(pieces))
       pieces.append(begin)
       for i in range(len(p.completions)):
-        whole = self._template.pieces(p.conversation(i).messages)
+        messages = p.conversation(i).messages
+        whole = self._template.pieces(messages)
         if whole[: len(begin)] != begin:
           raise ValueError(
             "--data.template: a prompt to be answered is not how the prompt"
-            f" with an answer begins: {p.prompt[-1].content!r:.60}"
+            f" with an answer begins: {messages[-2:][0].content!r:.60}"
           )
         pieces.append(whole)
     encoded = chat.encode(pieces, self._tokenizer)
@@ -202,5 +205,6 @@ class _Writer:
     split.margins += margins
     split.ranks += p.ranks()
     split.likes += [-1 if like is None else int(like) for like in p.likes()]
+    split.classes += [-1 if c is None else c for c in p.classes()]
     self._num_ties += num_ties
     self._judgements.add(p)

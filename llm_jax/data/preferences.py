@@ -27,6 +27,8 @@ from llm_jax.data.preference_sources import PreferenceFiles, TFDSPreferences
 from llm_jax.data.preferred import Preferred
 from llm_jax.data.stdlib_preferences import StdlibPreferences
 
+LIKES = ("disliked", "liked")
+
 
 @dataclasses.dataclass(frozen=True)
 class Preferences:
@@ -41,10 +43,10 @@ class Preferences:
   temperature: float = field(
     1.0, "shares are raised to 1 / this; above 1 = more alike", low=1e-3
   )
-  rows: Literal["pairs", "labels", "rankings"] = field(
+  rows: Literal["pairs", "labels", "rankings", "classes"] = field(
     "pairs",
     "chosen and rejected; or each completion liked or not; or all completions"
-    " of a prompt, best first",
+    " of a prompt, best first; or each completion with its class",
   )
   completions: int = field(
     4, "most completions of a prompt, with --data.rows=rankings", low=2
@@ -78,7 +80,20 @@ class Preferences:
   @property
   def rows_together(self) -> int:
     """Rows of a batch that belong together, one after another."""
-    return self.completions if self.rows == "rankings" else 2
+    alone = 1 if self.rows == "classes" else 2
+    return self.completions if self.rows == "rankings" else alone
+
+  @property
+  def classes(self) -> tuple[str, ...]:
+    """Names of what `rows="classes"` tells apart, by number."""
+    found = {getattr(s, "classes", ()) or LIKES for s in self.sources}
+    if len(found) > 1:
+      given = " and ".join(sorted(",".join(names) for names in found))
+      raise ValueError(
+        f"--data.sources: have different classes ({given}); all need the same"
+        " --data.sources.N.classes"
+      )
+    return found.pop()
 
   def prepare(self, progress: Progress) -> "Corpus":
     """Reads every source once, or finds it in the cache."""

@@ -217,6 +217,8 @@ class Preferred:
       units = preference_rows.pairs(part, kept, s.length)
     elif s.rows == "labels":
       units = preference_rows.labels(part, kept)
+    elif s.rows == "classes":
+      units = preference_rows.classes(part, kept)
     else:
       units = preference_rows.rankings(part, kept, s.completions)
     before = sum(_num_rows(t.parts[split]) for t in self._by_source[:source])
