@@ -177,11 +177,11 @@ def _hooks(
   metrics: reporting.Metrics,
   share: tuple[int, int],
 ) -> list[Hook]:
-  evaluate = (
-    measuring.comparer(experiment.objective, the_model, mesh)
-    if isinstance(made.tokens, Preferred)
-    else measuring.evaluator(the_model, made.tokenizer, mesh)
-  )
+  if isinstance(made.tokens, Preferred):
+    tell = measuring.teller(experiment.objective, the_model, mesh)
+    evaluate = lambda roles, batches: tell(roles, batches)[0]
+  else:
+    evaluate = measuring.evaluator(the_model, made.tokenizer, mesh)
   validation, samples = experiment.validation, experiment.samples
   if validation.every:  # an empty split is told now, not at the first time
     try:

@@ -1,13 +1,13 @@
 """Preferences measured, for the verb `evaluate`."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 import pathlib
 from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
-from llm_jax import asking, axes, weights
+from llm_jax import asking, axes, measuring, weights
 from llm_jax.checkpoints.store import Store
 from llm_jax.contracts import Batch, Objective, Roles, Tokenizer
 from llm_jax.data.preferences import Preferences
@@ -19,7 +19,6 @@ from llm_jax.generation.greedy import Answerer
 from llm_jax.model import Model
 from llm_jax.ops.sampling import Sampler
 from llm_jax.reporting.progress import progress
-from llm_jax.sharding import mesh as mesh_lib
 
 
 def has_reference(experiment: Experiment) -> bool:
@@ -42,18 +41,8 @@ class Comparer:
   """Measures of completions, by an objective and its rewards."""
 
   def __init__(self, objective: Objective, model: Model, mesh: Mesh):
-    forward = weights.forward(model)
-    self._objective, self._mesh = objective, mesh
-
-    def told(roles: Roles, batch: Batch) -> Any:
-      return by_objective.totals(objective, forward, roles, batch)
-
-    def rows(roles: Roles, batch: Batch) -> Any:
-      return by_objective.completions(objective, forward, roles, batch)
-
-    self._told, self._rows = jax.jit(told), jax.jit(rows)
-    # At once: the compiler may share the forwards.
-    self._both = jax.jit(lambda r, b: (told(r, b), rows(r, b)))
+    self._reads = objective.reads
+    self._tell = measuring.teller(objective, model, mesh)
 
   def __call__(
     self,
@@ -62,6 +51,7 @@ class Comparer:
     batches: Iterable[Batch],
     compared: Iterable[Batch] | None,
     together: int,
+    name: str,
   ) -> tuple[dict[str, float], Completions | None]:
     """Measures, and completions with their rewards, where there are any.
 
@@ -71,31 +61,22 @@ class Comparer:
       batches: as `where` has them.
       compared: pairs instead, for rewards; None = the same, () = none.
       together: rows of a prompt, among those that rewards are of.
+      name: of the data.
     """
-    reads = self._objective.reads
-    told, ranked = where.rows in reads, where.rows == "rankings"
+    told, ranked = where.rows in self._reads, where.rows == "rankings"
     if ranked and not told:
       return {}, None  # only a reward model has a place for more than two
-    kept: list[Any] = []
-
-    def both(roles: Roles, batch: Batch) -> Any:
-      totals, rows = self._both(roles, batch)
-      kept.append(rows)
-      return totals
-
     out: dict[str, float] = {}
+    kept: list[Any] = []
     if told:
-      total_of = both if compared is None else self._told
-      out = by_objective.evaluate(total_of, roles, self._placed(batches))
+      same = compared is None
+      out, kept = self._tell(roles, batches, same, progress, name)
     elif compared is None:
       compared = batches
     if compared is not None:
-      kept = [self._rows(roles, b) for b in self._placed(compared)]
+      kept = self._tell.rewards(roles, compared, progress, name)
     found = by_objective.gather(kept, together) if kept else None
     return out | (pairs.measure(found) if found else {}), found
-
-  def _placed(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-    return (mesh_lib.place(b, self._mesh) for b in batches)
 
 
 def kl(

@@ -46,17 +46,15 @@ class Dataset:
     return self.settings.name
 
   def rows(self) -> Iterable[Batch]:
-    """The batches to measure, with a bar."""
-    chosen = (self.batches[i] for i in range(self.num_batches))
-    return progress(chosen, self.num_batches, f"evaluating {self.name}")
+    """The batches to measure."""
+    return (self.batches[i] for i in range(self.num_batches))
 
   def compared(self) -> Iterable[Batch] | None:
-    """The batches of pairs, with a bar; None where there are no others."""
+    """The batches of pairs; None where there are no others."""
     if not self.pairs:
       return self.pairs
     size = min(len(self.pairs), self.settings.batches or len(self.pairs))
-    chosen = (self.pairs[i] for i in range(size))
-    return progress(chosen, size, f"comparing {self.name}")
+    return (self.pairs[i] for i in range(size))
 
 
 def evaluate(
@@ -230,7 +228,9 @@ def _measure(
   for d in datasets:
     where = d.settings.data
     if isinstance(where, Preferences):
-      found, rewards = compare(where, roles, d.rows(), d.compared(), d.together)
+      found, rewards = compare(
+        where, roles, d.rows(), d.compared(), d.together, d.name
+      )
       if rewards is not None:
         compared[d.name] = rewards
       if asks and d.examples:
@@ -241,7 +241,8 @@ def _measure(
       if found:
         out[d.name] = found
       continue
-    out[d.name] = score(roles, d.rows())
+    bar = progress(d.rows(), d.num_batches, f"evaluating {d.name}")
+    out[d.name] = score(roles, bar)
     if d.examples:
       references = [e.reference for e in d.examples]
       sizes = [len(ids) for ids in tokenizer.encode_batch(references)]

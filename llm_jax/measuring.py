@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 from llm_jax import weights
 from llm_jax.contracts import Batch, Objective, Roles, Tokenizer
 from llm_jax.evaluation import likelihood
-from llm_jax.evaluation import objective as by_objective
+from llm_jax.evaluation.objective import Teller
 from llm_jax.model import Model
 from llm_jax.sharding import mesh as mesh_lib
 
@@ -32,17 +32,7 @@ def evaluator(
   return evaluate
 
 
-def comparer(
-  objective: Objective, model: Model, mesh: Mesh
-) -> Callable[[Roles, Iterable[Batch]], dict[str, float]]:
+def teller(objective: Objective, model: Model, mesh: Mesh) -> Teller:
   """(roles, host batches of preferences) -> what an objective says of them."""
-  forward = weights.forward(model)
-  compiled = jax.jit(
-    lambda roles, b: by_objective.totals(objective, forward, roles, b)
-  )
-
-  def evaluate(roles: Roles, batches: Iterable[Batch]) -> dict[str, float]:
-    placed = (mesh_lib.place(b, mesh) for b in batches)
-    return by_objective.evaluate(compiled, roles, placed)
-
-  return evaluate
+  place = lambda batch: mesh_lib.place(batch, mesh)
+  return Teller(objective, weights.forward(model), place)

@@ -1,44 +1,155 @@
-"""What an objective says of a split, as it would in training.
+"""What an objective says of a split, exactly as of one batch.
 
-Dimension key: B rows; G prompts; K rows of each.
+A split is cut as a batch is cut into microbatches: each part is annotated, all
+are weighed together, and the losses of the parts add up. So neither the size
+of a part nor what else is in it matters. What an objective compares with its
+batch (the baseline of KTO, the mean of BCO, the quantiles of AOT) is of the
+whole split here, and of one batch in training.
+
+Dimension key: B rows of a part; G prompts; K rows of each.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from llm_jax import axes
-from llm_jax.contracts import Batch, Forward, Metrics, Objective, Roles
+from llm_jax.contracts import (
+  Batch,
+  Forward,
+  Metrics,
+  Objective,
+  Progress,
+  Roles,
+)
 from llm_jax.evaluation.pairs import Completions
 from llm_jax.ops.metrics import Mean
+
+_IDS = ("tokens_BT", "target_BT")  # which weigh nothing
+
+
+def quietly(items: Iterable[Any], **about: Any) -> Iterator[Any]:
+  """The same items, without a bar."""
+  del about
+  return iter(items)
+
+
+class Teller:
+  """What an objective says of batches.
+
+  Args:
+    objective: without dropout.
+    forward: role -> its forward.
+    place: a host batch -> the global one, on its devices.
+  """
+
+  def __init__(
+    self,
+    objective: Objective,
+    forward: Forward,
+    place: Callable[[Batch], Batch],
+  ):
+    self._place = place
+    self._ask = jax.jit(lambda r, b: ask(objective, forward, r, b))
+    self._weigh = jax.jit(lambda batch: _whole(objective.weigh(batch)))
+    told = lambda r, b: totals(objective, forward, r, b)
+    rows = lambda r, b: completions(objective, forward, r, b)
+    self._told, self._rows = jax.jit(told), jax.jit(rows)
+    # At once: the compiler may share the forwards.
+    self._both = jax.jit(lambda r, b: (told(r, b), rows(r, b)))
+
+  def __call__(
+    self,
+    roles: Roles,
+    batches: Iterable[Batch],
+    rewards: bool = False,
+    progress: Progress = quietly,
+    label: str = "",
+  ) -> tuple[dict[str, float], list[Any]]:
+    """Every example counts once: metrics, "loss" among them, and rewards.
+
+    Args:
+      roles: role -> variables.
+      batches: this process's rows, of one shape.
+      rewards: return what `completions` says of each batch, too.
+      progress: what wraps a loop, for a bar.
+      label: whose bar it is.
+
+    Raises:
+      ValueError: there is no example.
+    """
+    host, kept = list(batches), []
+    sums: Metrics = {}
+    bar = lambda what: progress(host, total=len(host), label=f"{what} {label}")
+    asked = [
+      jax.device_get(self._ask(roles, self._place(batch)))
+      for batch in bar("weighing")
+    ]
+    columns, at = _columns(self._weigh, asked, host), 0
+    for batch, its in zip(bar("evaluating"), asked, strict=True):
+      size = len(its["mask_BT"])
+      here = {name: x[at : at + size] for name, x in columns.items()}
+      at += size
+      given = {**self._place(batch), **here}
+      found = self._both(roles, given) if rewards else self._told(roles, given)
+      if rewards:
+        found, rows = found
+        kept.append(rows)
+      wide = jax.tree.map(np.float64, jax.device_get(found))
+      for name, mean in wide.items():
+        sums[name] = sums[name] + mean if name in sums else mean
+    return {name: mean.compute() for name, mean in sums.items()}, kept
+
+  def rewards(
+    self,
+    roles: Roles,
+    batches: Iterable[Batch],
+    progress: Progress = quietly,
+    label: str = "",
+  ) -> list[Any]:
+    """What `completions` says of each batch."""
+    host = list(batches)
+    bar = progress(host, total=len(host), label=f"comparing {label}")
+    return [self._rows(roles, self._place(batch)) for batch in bar]
+
+
+def ask(
+  objective: Objective, forward: Forward, roles: Roles, batch: Batch
+) -> Batch:
+  """What `weigh` reads of one batch, whole on every device."""
+  found = objective.annotate(forward, roles, batch)
+  return _whole({k: x for k, x in found.items() if k not in _IDS})
+
+
+def _whole(batch: Batch) -> Batch:
+  """The same, whole on every device, so that every process can read it."""
+  return {name: axes.constrain(x, "_" * x.ndim) for name, x in batch.items()}
+
+
+def _columns(
+  weigh: Callable[[Batch], Batch], asked: Sequence[Batch], host: list[Batch]
+) -> dict[str, np.ndarray]:
+  """What annotating and weighing add to a split, by name."""
+  if not any(its["mask_BT"].any() for its in asked):
+    raise ValueError("there is no example to evaluate on")
+  whole = {k: np.concatenate([its[k] for its in asked]) for k in asked[0]}
+  found = jax.device_get(weigh(whole))
+  return {name: x for name, x in found.items() if name not in host[0]}
 
 
 def totals(
   objective: Objective, forward: Forward, roles: Roles, batch: Batch
 ) -> Metrics:
-  """Metrics of one batch without dropout; pure, to be compiled."""
-  batch = objective.weigh(objective.annotate(forward, roles, batch))
+  """Metrics of a batch that is weighed, its part of the loss among them."""
+  batch = {
+    name: axes.constrain(x, "B" + "_" * (x.ndim - 1))
+    for name, x in batch.items()
+  }
   value, metrics = objective.loss(forward, roles, batch, None)
-  num = (batch["weight_B"] > 0).sum().astype(value.dtype)
-  return metrics | {"loss": Mean(value * num, num)}
-
-
-def evaluate(
-  total_of: Callable[[Roles, Batch], Metrics],
-  roles: Roles,
-  batches: Iterable[Batch],
-) -> dict[str, float]:
-  """Adds up batches in float64: every example of the split counts once."""
-  sums: Metrics = {}
-  for batch in batches:
-    wide = jax.tree.map(np.float64, jax.device_get(total_of(roles, batch)))
-    for name, mean in wide.items():
-      sums[name] = sums[name] + mean if name in sums else mean
-  if not sums or not sums["loss"].weight:
-    raise ValueError("there is no example to evaluate on")
-  return {name: mean.compute() for name, mean in sums.items()}
+  return metrics | {"loss": Mean.sum(value)}
 
 
 def completions(
@@ -58,8 +169,7 @@ def completions(
     "length": mask_BT.sum(-1),
     "rank": jnp.where(mask_BT.any(-1), rank_B, -1),
   }
-  # Whole on every device, so that each of several processes reads it.
-  return {name: axes.constrain(x, "_") for name, x in found.items()}
+  return dict(_whole(found))
 
 
 def gather(
