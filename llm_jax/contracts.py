@@ -77,7 +77,7 @@ class Objective(Protocol):
 
   @property
   def needs_reference(self) -> bool:
-    """Whether the role "reference" is asked: the policy as it begins."""
+    """Whether the role "reference" is asked: the policy as it once was."""
     return False
 
   def annotate(self, forward: Forward, roles: Roles, batch: Batch) -> Batch:

@@ -22,6 +22,7 @@ from llm_jax.reporting import files, report, tables
 from llm_jax.reporting.progress import progress, say, waiting
 from llm_jax.sharding import mesh as mesh_lib
 from llm_jax.tokenizers import store as tokenizers
+from llm_jax.training.refresh import Refresh
 
 OWN = "data"  # what the run's own data is called
 BASELINE_TOKENS = 5_000_000  # that n-gram models learn from, at most
@@ -218,7 +219,9 @@ def _measure(
   asks = comparing.has_reference(experiment) and any(
     isinstance(d.settings.data, Preferences) for d in datasets
   )
-  plan = weights.plan(experiment, model, mesh, reference=asks)
+  # Measured is how far it has come from where it began.
+  began = dataclasses.replace(experiment, refresh=Refresh())
+  plan = weights.plan(began, model, mesh, reference=asks)
   at, roles = weights.load(experiment, plan, mesh, folder, step)
   score = measuring.evaluator(model, tokenizer, mesh)
   compare = comparing.Comparer(experiment.objective, model, mesh)

@@ -24,6 +24,7 @@ from llm_jax.sharding.mesh import MeshShape
 from llm_jax.tokenizers.bytes import Bytes
 from llm_jax.tokenizers.sentencepiece import SentencePiece
 from llm_jax.training.optimizers import AdamW, Optimizer
+from llm_jax.training.refresh import Refresh
 
 Asked = Instructions | Preferences  # data in which a prompt is a question
 DataSettings = Text | Asked | Arrays
@@ -97,6 +98,7 @@ class Experiment:
   data: DataSettings = Text()
   optimizer: Optimizer = AdamW()
   peft: Method = Full()
+  refresh: Refresh = Refresh()
   mesh: MeshShape = MeshShape()
   checkpoints: Checkpoints = Checkpoints()
   log: Log = Log()

@@ -44,11 +44,13 @@ def describe(
   tokens = e.batch_size * e.data.length
   cuts = mesh_shape["data"] * mesh_shape["fsdp"]
   rows_here = e.batch_size // e.microbatches // cuts
-  reference = abstract.frozen.get("reference", {})
+  stays = abstract.frozen.get("reference", {})
   kept = _bytes(abstract.trainable) + _bytes(abstract.frozen)
+  asks = "reference" in abstract.frozen or abstract.reference is not None
+  reference = _bytes(stays) + _bytes(abstract.reference)
   parts = {
-    "parameters": kept - _bytes(reference),
-    **({"reference": _bytes(reference)} if reference else {}),
+    "parameters": kept - _bytes(stays),
+    **({"reference": reference} if asks else {}),
     "optimizer": _bytes(abstract.opt_state),
     "moving average": _bytes(abstract.average),
     "gradients": _bytes(abstract.trainable) * (1 + (e.microbatches > 1)),
@@ -66,7 +68,7 @@ def describe(
   seconds = None
   if peak:
     # Asking the reference is a forward, a third of what a step is without.
-    work = flops.full * tokens * e.steps * (4 / 3 if reference else 1)
+    work = flops.full * tokens * e.steps * (4 / 3 if asks else 1)
     seconds = work / (peak * EXPECTED_MFU * devices)
   moving = trees.size(abstract.trainable)
   mesh = " x ".join(f"{k} {v}" for k, v in mesh_shape.items())

@@ -80,10 +80,12 @@ def plan(
     model: its decoder.
     mesh: where.
     encode: text -> ids, for soft prompts.
-    reference: keep the role "reference", the policy as it begins.
+    reference: keep the role "reference", the policy as it begins; refreshed
+      while training if the experiment says so.
   """
   peft, key = experiment.peft, jax.random.key(experiment.seed)
   boxed = jax.eval_shape(model.init, key)["params"]
+  refreshed = reference and experiment.refresh.every > 0
   suffixes, base = axes.suffixes(boxed), axes.unbox(boxed)
 
   def moves(path: str) -> bool | int:
@@ -106,7 +108,7 @@ def plan(
     )
     parts = {"params": kept, "adapters": adapters, "quantised": quantised}
     out = {"policy": {name: part for name, part in parts.items() if part}}
-    if reference:
+    if reference and not refreshed:
       out["reference"] = {"params": _moving(params, suffixes, moves)}
     return out
 
@@ -131,6 +133,7 @@ def plan(
       key,
       average=experiment.average is not None,
     )
+      refreshed=refreshed,
 
   boxed_state = jax.eval_shape(init, key, base)
   placement = axes.shardings(boxed_state, mesh)
@@ -147,6 +150,7 @@ def plan(
     microbatches=experiment.microbatches,
     average_decay=experiment.average,
   )
+    refresh=experiment.refresh,
   return Plan(
     abstract=shapes(boxed_state, placement),
     base=shapes(boxed, axes.shardings(boxed, mesh)),

@@ -13,6 +13,7 @@ import optax
 from llm_jax import axes, keys, trees
 from llm_jax.contracts import Batch, Forward, Metrics, Objective
 from llm_jax.ops.metrics import Mean
+from llm_jax.training.refresh import Refresh
 from llm_jax.training.state import TrainState
 
 
@@ -25,6 +26,7 @@ def train_step(
   optimizer: optax.GradientTransformation,
   microbatches: int = 1,
   average_decay: float | None = None,
+  refresh: Refresh = Refresh(),
 ) -> tuple[TrainState, Metrics]:
   """Annotate -> weigh -> summed losses -> update. Exact for any cut.
 
@@ -36,6 +38,7 @@ def train_step(
     optimizer: made with the same settings as `state.opt_state`.
     microbatches: n; how many parts of the batch are differentiated in turn.
     average_decay: of the moving average, if the state keeps one.
+    refresh: of the reference, if the state keeps one that may change.
 
   Returns:
     The state after the step, and means of the whole batch. A non-finite loss
@@ -71,6 +74,10 @@ def train_step(
     average = jax.tree.map(
       lambda a, t: a + (1 - average_decay) * (t - a), average, trainable
     )
+  updates_done = state.step + 1 - state.skipped
+  reference = state.reference
+  if reference is not None:
+    reference = refresh.mixed(reference, trainable["policy"], updates_done)
   norm = optax.tree.norm(grads)
   finite = jnp.isfinite(value) & jnp.isfinite(norm)
   unless = lambda new, old: jax.tree.map(
@@ -83,6 +90,7 @@ def train_step(
     trainable=unless(trainable, state.trainable),
     opt_state=unless(opt_state, state.opt_state),
     average=unless(average, state.average),
+    reference=unless(reference, state.reference),
     skipped=skipped,
   )
   return new, metrics | {
