@@ -9,6 +9,7 @@ from llm_jax.checkpoints.store import Store
 from llm_jax.data.preferences import Preferences
 from llm_jax.experiment import Experiment
 from llm_jax.models.config import TransformerConfig
+from llm_jax.objectives.classification import Classification
 
 
 def settings(experiment: Experiment) -> None:
@@ -61,9 +62,63 @@ def _reads(experiment: Experiment) -> None:
       f"--objective.completions={objective.rows_together}: the data have"
       f" {together} rows of each prompt"
     )
-  if experiment.model.outputs != 1 and "rankings" in objective.reads:
+  outputs = experiment.model.outputs
+  if outputs != 1 and "rankings" in objective.reads:
+    raise ValueError(f"--model.outputs={outputs}: a reward model needs 1")
+  if isinstance(objective, Classification):
+    assert isinstance(data, Preferences)  # whose rows it reads
+    _classes(objective, data.classes, outputs)
+
+
+def _classes(
+  objective: Classification, names: tuple[str, ...], outputs: int
+) -> None:
+  """ValueError where settings are not of as many classes as there are."""
+  count, named = len(names), ", ".join(names)
+  if outputs != count:
     raise ValueError(
-      f"--model.outputs={experiment.model.outputs}: a reward model needs 1"
+      f"--model.outputs={outputs}: there are {count} classes ({named})"
+    )
+  if objective.positive >= count:
+    raise ValueError(
+      f"--objective.positive={objective.positive}: there are {count} classes"
+      f" ({named}), numbered from 0"
+    )
+  if objective.weights and len(objective.weights) != count:
+    raise ValueError(
+      f"--objective.weights={','.join(map(str, objective.weights))}: there are"
+      f" {count} classes ({named})"
+    )
+
+
+def _refreshes(experiment: Experiment) -> None:
+  """ValueError where there is no reference to refresh."""
+  given = f"--refresh.every={experiment.refresh.every}"
+  if not experiment.refresh.every:
+    return
+  if not experiment.objective.needs_reference:
+    name = type(experiment.objective).__name__
+    raise ValueError(f"{given}: {name} asks no reference")
+  if experiment.reference == "once":
+    raise ValueError(
+      f"{given}: cannot be with --reference=once, as the reference changes"
+    )
+
+
+def _plays(experiment: Experiment) -> None:
+  """ValueError where self-play has no pairs, or nobody to draw them."""
+  new, objective = experiment.self_play.max_new_tokens, experiment.objective
+  if not new:
+    return
+  given, name = f"--self_play.max_new_tokens={new}", type(objective).__name__
+  if "pairs" not in objective.reads:
+    raise ValueError(f"{given}: {name} reads no pairs")
+  if not objective.needs_reference:
+    raise ValueError(f"{given}: {name} asks no reference, which is to draw")
+  if experiment.reference == "once":
+    raise ValueError(
+      f"{given}: cannot be with --reference=once, as what is drawn is new at"
+      " each step"
     )
 
 

@@ -38,6 +38,7 @@ from llm_jax.judges.rules import Rule
 from llm_jax.models import transformer
 from llm_jax.models.config import RopeScaling
 from llm_jax.objectives import dpo, separate, unreferenced
+from llm_jax.objectives.classification import Classification
 from llm_jax.objectives.kto import KTO
 from llm_jax.objectives.ranking import Ranking
 from llm_jax.objectives.transport import AOT
@@ -193,13 +194,15 @@ def try_every_objective():
     "target_BT": i32,
     "mask_BT": i32.update(dtype=bool),
   }
-  batch |= {"label_B": number, "margin_B": number}
+  whole = jax.ShapeDtypeStruct((4,), jnp.int32)
+  batch |= {"label_B": number, "margin_B": number, "class_B": whole}
   margins = (dpo.DPO, dpo.RobustDPO, dpo.Hinge, dpo.IPO, dpo.EXO, dpo.DiscoPOP)
   apart = (separate.NCA, separate.APO, separate.SPPO, separate.BCO)
+  heads = (Ranking, Classification)
   alone = (unreferenced.SimPO, unreferenced.CPO, unreferenced.SFT)
   alone += (unreferenced.Sum,)
   for objective in (
-    *(kind() for kind in (*margins, *apart, *alone, AOT, KTO, Ranking)),
+    *(kind() for kind in (*margins, *apart, *alone, *heads, AOT, KTO)),
     dpo.DPO(divergence="alpha"),
     unreferenced.ORPO(nll_of="completion"),
   ):
@@ -276,6 +279,8 @@ def try_every_preference(folder, cache):
       length=64,
     ).prepare(plain)
     data.tokenise(store.ByteTokenizer(), plain).train(4, 0)
+  said = PreferenceFiles(classes=("good", "bad"))
+  assert said.read({"text": "a", "label": "bad"}, "").classes() == [1]
   rows = [
     json.dumps({"prompt": "a", "completions": ["b", "c"], "ranking": judged})
     for judged in ({"x": [0, 1], "y": [1, 0]},)

@@ -105,16 +105,23 @@ class Ranking(Objective):
 
 
 def reward(scores: Scores, batch: Batch) -> jax.Array:
-  """A reward model's number for each completion, [B].
+  """A reward model's number for each completion, [B], as `output`."""
+  return output(scores, batch)[:, 0]
+
+
+def output(scores: Scores, batch: Batch) -> jax.Array:
+  """What the output head says of each completion, [B, O].
 
   It is said where the last token of the completion is to be predicted: that
   token, as a rule the one that ends every completion, is not looked at. Rows
   without a completion get that of their first position.
   """
   if scores.output_BTO is None:
-    raise ValueError("--model.outputs=0: a reward model needs 1")
+    raise ValueError(
+      "--model.outputs=0: a reward model needs 1, a classifier one a class"
+    )
   mask_BT = batch["mask_BT"]
   last_B = jnp.where(mask_BT, jnp.arange(mask_BT.shape[1]), 0).max(-1)
   # Summed, not gathered: rows stay on their device.
   here_BT = jnp.arange(mask_BT.shape[1]) == last_B[:, None]
-  return jnp.where(here_BT, scores.output_BTO[..., 0], 0).sum(-1)
+  return jnp.where(here_BT[..., None], scores.output_BTO, 0).sum(1)
