@@ -1,0 +1,83 @@
+"""Prompts -> rows to learn from: prompt, completion, and how it was drawn.
+
+Dimension key: B sequences; P prompt places; N new tokens; T = P + N - 1.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from llm_jax.contracts import Batch
+from llm_jax.generation import decode as decode_lib
+from llm_jax.ops.sampling import Sampler
+
+
+def draw(
+  decode: decode_lib.Decode,
+  variables: Any,
+  prompt_BP: jax.Array,
+  length_B: jax.Array,
+  cache: Any,
+  key: jax.Array,
+  *,
+  limit: int,
+  sampler: Sampler,
+  stop_ids: tuple[int, ...],
+) -> Batch:
+  """A batch of drawn completions; pure, to be compiled.
+
+  Args:
+    decode: the model, see `decode.Decode`.
+    variables: its weights.
+    prompt_BP: ids, aligned on the right; only the last `length_B` count.
+    length_B: i32, at least 1.
+    cache: empty, with room for P + N tokens.
+    key: of this drawing; each row has a key of its own from it.
+    limit: N, most tokens of a completion.
+    sampler: how a token is drawn.
+    stop_ids: that end a completion, and belong to it.
+
+  Returns:
+    `tokens_BT`, `target_BT`, `position_BT` and `segment_BT` as every forward
+    reads them; `mask_BT`, the targets that were drawn; `sampled_logp_BT` of
+    these, nats, as the sampler knows it; `ended_B`, whether a stop id came;
+    `limit_B` = N.
+  """
+  B, P = prompt_BP.shape
+  out = decode_lib.rollout(
+    decode,
+    variables,
+    prompt_BP,
+    length_B,
+    cache,
+    key,
+    limit=limit,
+    sampler=sampler,
+    stop_ids=stop_ids,
+  )
+  row_BS = jnp.concatenate([prompt_BP, out.tokens_BT], 1)
+  begin_B1 = P - length_B[:, None]
+  place_T = jnp.arange(P + limit - 1)
+  end_B1 = P + out.length_B[:, None]
+  real_BT = (place_T >= begin_B1) & (place_T < end_B1)
+  no_BT = jnp.zeros((B, P - 1), bool)
+  last_B = jnp.take_along_axis(
+    out.tokens_BT, jnp.maximum(out.length_B - 1, 0)[:, None], 1
+  )[:, 0]
+  ended_B = jnp.zeros(B, bool)
+  for stop in stop_ids:
+    ended_B |= last_B == stop
+  return {
+    "tokens_BT": row_BS[:, :-1],
+    "target_BT": row_BS[:, 1:],
+    "position_BT": jnp.maximum(place_T - begin_B1, 0).astype(jnp.int32),
+    "segment_BT": real_BT.astype(jnp.int32),
+    "mask_BT": jnp.concatenate([no_BT, out.mask_BT], 1),
+    "sampled_logp_BT": jnp.concatenate(
+      [jnp.zeros((B, P - 1), out.sampled_logp_BT.dtype), out.sampled_logp_BT],
+      1,
+    ),
+    "ended_B": ended_B,
+    "limit_B": jnp.full(B, limit, jnp.int32),
+  }
