@@ -67,7 +67,11 @@ def train(experiment: Experiment, folder: pathlib.Path, name: str) -> int:
   with contextlib.ExitStack() as held, jax.set_mesh(mesh):
     with claim.claim(folder, name, experiment, held):
       run = build.run(experiment, folder, mesh)
-      claim.note(folder, parameters=trees.size(run.state.roles["policy"]))
+      claim.note(
+        folder,
+        parameters=trees.size(run.state.roles["policy"]),
+        trained=trees.size(run.state.trainable),
+      )
     stop.training = True
     try:
       state = loop.train(

@@ -45,7 +45,7 @@ def test_evaluate_writes_a_table_and_a_file(folder):
   run = folder / "run"
   said = command.call("evaluate", f"--workdir={run}")
   assert said.code == 0, said.err
-  assert "kneser_ney_5" in said.out and "bits_per_byte" in said.out
+  assert "kneser_ney_5" in said.out and "bits/byte" in said.out
   found = json.loads((run / "evaluation.json").read_text())
   assert found["checkpoint_step"] == 2 and found["split"] == "validation"
   said = command.call(

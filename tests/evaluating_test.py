@@ -15,7 +15,7 @@ from llm_jax.tokenizers import store
 from llm_jax.tokenizers.sentencepiece import SentencePiece
 from tests import command
 
-MEASURES = ["loss", "perplexity", "bits_per_byte", "accuracy"]
+MEASURES = ["loss", "perplexity", "bits_per_byte", "token_accuracy"]
 TASKS = ("question_answering", "translation")
 QUICK = ("--novalidation.baselines",)
 

@@ -9,6 +9,7 @@ BETTER = {
   "perplexity": -1,
   "bits_per_byte": -1,
   "accuracy": +1,
+  "token_accuracy": +1,
   "exact_match": +1,
   "ece": -1,
 }

@@ -39,7 +39,7 @@ def evaluate(
     loss        nats a token
     perplexity  exp(loss)
     bits_per_byte  total nats / ln 2 / UTF-8 bytes that the targets stand for
-    accuracy    share of targets that were the most likely token
+    token_accuracy  share of targets that were the most likely token
     tokens      targets counted
   """
   sums = {"nats": 0.0, "hits": 0.0, "tokens": 0.0, "bytes": 0.0}
@@ -60,6 +60,6 @@ def summary(
     "loss": loss,
     "perplexity": math.exp(min(loss, 700)),
     "bits_per_byte": nats / math.log(2) / max(num_bytes, 1),
-    "accuracy": hits / tokens,
+    "token_accuracy": hits / tokens,
     "tokens": tokens,
   }

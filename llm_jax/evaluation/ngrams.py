@@ -102,9 +102,9 @@ class KneserNey:
   def evaluate(
     self, ids: np.ndarray, token_bytes: np.ndarray
   ) -> dict[str, float]:
-    """Loss, perplexity and bits per byte; accuracy is not computed."""
+    """Loss, perplexity and bits per byte; token accuracy is not computed."""
     out = _measures(np.log(self.probability(ids)), 0, ids, token_bytes)
-    del out["accuracy"]
+    del out["token_accuracy"]
     return out
 
   def _find(self, k: int, prefix: np.ndarray, token: np.ndarray) -> np.ndarray:

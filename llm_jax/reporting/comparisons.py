@@ -6,7 +6,14 @@ from typing import Any
 from llm_jax.reporting.numerals import count, finite, measure, named, number
 
 # What the picture shows; others, such as perplexity, say the same again.
-SHOWN = ("loss", "bits_per_byte", "accuracy", "exact_match", "ece")
+SHOWN = (
+  "loss",
+  "bits_per_byte",
+  "accuracy",
+  "token_accuracy",
+  "exact_match",
+  "ece",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,17 +73,26 @@ def comparison(found: dict[str, Any]) -> Comparison | None:
   return Comparison(str(against.get("run", "")), step, rows) if rows else None
 
 
-def datasets(found: dict[str, Any]) -> list[tuple[str, dict[str, str]]]:
-  """Name and measures of each dataset, where there is more than the own."""
+@dataclasses.dataclass(frozen=True)
+class Datasets:
+  """A line for each dataset, a column for each measure that any has."""
+
+  columns: list[str]
+  rows: list[tuple[str, list[str]]]
+
+
+def datasets(found: dict[str, Any]) -> Datasets | None:
+  """Measures by dataset, where they say more than those of the own data."""
   given = found.get("datasets")
   given = given if isinstance(given, dict) else {}
-  rows = {k: v for k, v in given.items() if isinstance(v, dict)}
+  rows = {str(k): v for k, v in given.items() if isinstance(v, dict)}
   if len(rows) < 2 and not any("exact_match" in v for v in rows.values()):
-    return []
-  return [
-    (str(name), {m: measure(m, row.get(m)) for m in SHOWN})
-    for name, row in rows.items()
-  ]
+    return None
+  known = [m for m in SHOWN if any(m in row for row in rows.values())]
+  return Datasets(
+    [named(m) for m in known],
+    [(k, [measure(m, v.get(m)) for m in known]) for k, v in rows.items()],
+  )
 
 
 def _change(name: str, gain: float) -> str:

@@ -8,7 +8,14 @@ _NAMES = {
   "bits_per_byte": "bits/byte",
   "ece": "calibration error",
 }
-_SHARES = ("accuracy", "exact_match", "ece", "chosen_longer", "chosen_shorter")
+_SHARES = (
+  "accuracy",
+  "token_accuracy",
+  "exact_match",
+  "ece",
+  "chosen_longer",
+  "chosen_shorter",
+)
 
 
 def number(value: Any) -> float | None:

@@ -119,6 +119,8 @@ def _sentence(given: dict, rows: results.Rows, about: dict) -> str:
     parts.append(f"on {' and '.join(named)}" if named else "")
   if objective := settings.kind(given.get("objective")):
     parts.append(f"objective {objective}")
+  if share := results.trained(about):
+    parts.append(f"{settings.kind(given.get('peft'))} trains {share}")
   if rows.last:
     parts.append(f"{rows.last:,} of {count(given.get('steps')):,} steps")
   place = _object(about, "environment")

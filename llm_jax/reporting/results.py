@@ -14,7 +14,7 @@ from llm_jax.reporting.numerals import (
   quantity,
 )
 
-MEASURES = ("bits_per_byte", "loss", "perplexity", "accuracy")
+MEASURES = ("bits_per_byte", "loss", "perplexity", "token_accuracy")
 
 _OF_PAIRS = ("accuracy", "margin")
 
@@ -153,6 +153,7 @@ def figures(
     best, note = evaluated.results["model"].measures, f"step {evaluated.step:,}"
     split = evaluated.split
   tokens, seconds = rows.seen()
+  train = f"{share} train" if (share := trained(about)) else ""
   of_pairs = preferences.compares(best)
   unit = "" if of_pairs else "nats/token"
   found = [
@@ -161,7 +162,7 @@ def figures(
     ("bits/byte", measure("bits_per_byte", best.get("bits_per_byte")), note),
     *((named(m), measure(m, best.get(m)), note) for m in _OF_PAIRS if of_pairs),
     ("tokens seen", quantity(tokens), f"{rows.last:,} steps"),
-    ("parameters", quantity(number(about.get("parameters"))), ""),
+    ("parameters", quantity(number(about.get("parameters"))), train),
     ("training time", duration(seconds), "without waits"),
   ]
   return [
@@ -169,3 +170,11 @@ def figures(
     for name, value, about_it in found
     if value
   ]
+
+
+def trained(about: dict[str, Any]) -> str:
+  """Share of the parameters that train: in words; "" if not known."""
+  some, all_ = (number(about.get(k)) for k in ("trained", "parameters"))
+  if not finite(some) or not finite(all_) or not all_:
+    return ""
+  return "all weights" if some == all_ else f"{some / all_:.1%} of the weights"

@@ -6,7 +6,14 @@ from typing import Any
 from llm_jax.reporting import preferences
 from llm_jax.reporting.numerals import named
 
-_MEASURES = ("loss", "perplexity", "bits_per_byte", "accuracy", "exact_match")
+_MEASURES = (
+  "loss",
+  "perplexity",
+  "bits_per_byte",
+  "token_accuracy",
+  "accuracy",
+  "exact_match",
+)
 _OF_PAIRS = ("loss", *preferences.COLUMNS)
 
 
@@ -30,7 +37,7 @@ def _measures(
 ) -> str:
   """A line each, a column a measure that any has."""
   columns = [m for m in known if any(m in r for r in results.values())]
-  lines = [["", *columns]]
+  lines = [["", *map(named, columns)]]
   for name, result in results.items():
     cells = (f"{result[c]:.4f}" if c in result else "" for c in columns)
     lines.append([name, *cells])

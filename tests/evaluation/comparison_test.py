@@ -3,13 +3,13 @@ import pytest
 from llm_jax.evaluation import comparison
 
 HERE = {
-  "data": {"loss": 2.0, "accuracy": 0.75, "exact_match": 0.5, "tokens": 9.0},
-  "text": {"loss": 4.0, "accuracy": 0.25, "tokens": 9.0},
+  "data": {"loss": 2.0, "token_accuracy": 0.75, "exact_match": 0.5, "tokens": 9.0},
+  "text": {"loss": 4.0, "token_accuracy": 0.25, "tokens": 9.0},
   "only here": {"loss": 1.0},
 }
 THERE = {
-  "data": {"loss": 5.0, "accuracy": 0.5, "exact_match": 0.0, "tokens": 9.0},
-  "text": {"loss": 3.5, "accuracy": 0.5, "tokens": 9.0},
+  "data": {"loss": 5.0, "token_accuracy": 0.5, "exact_match": 0.0, "tokens": 9.0},
+  "text": {"loss": 3.5, "token_accuracy": 0.5, "tokens": 9.0},
 }
 
 
@@ -21,10 +21,10 @@ def _gains(this, other):
 def test_gains_are_positive_where_this_run_is_better():
   assert _gains(HERE, THERE) == {
     ("data", "loss"): 3.0,
-    ("data", "accuracy"): 0.25,
+    ("data", "token_accuracy"): 0.25,
     ("data", "exact_match"): 0.5,
     ("text", "loss"): -0.5,
-    ("text", "accuracy"): -0.25,
+    ("text", "token_accuracy"): -0.25,
   }
 
 

@@ -71,7 +71,7 @@ def direct(whole):
     "loss": nats / tokens,
     "perplexity": math.exp(nats / tokens),
     "bits_per_byte": nats / math.log(2) / size,
-    "accuracy": hits / tokens,
+    "token_accuracy": hits / tokens,
     "tokens": tokens,
   }
 
@@ -88,7 +88,7 @@ def test_measures_are_the_direct_ones_for_any_batch_size(size):
     whole = split(14)
     want = direct(whole)
     assert_same(measure(whole, size), want)
-    assert 0 < want["accuracy"] < 1
+    assert 0 < want["token_accuracy"] < 1
 
 
 def test_a_mean_over_batches_and_padding_counted_are_caught():
@@ -146,7 +146,7 @@ def test_the_measures_by_hand():
     "loss": 3.0,
     "perplexity": math.exp(3),
     "bits_per_byte": 2 / math.log(2),
-    "accuracy": 0.75,
+    "token_accuracy": 0.75,
     "tokens": 4,
   }
   assert_same(got, want)

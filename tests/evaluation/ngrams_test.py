@@ -148,7 +148,7 @@ def test_unigram_by_hand():
   np.testing.assert_allclose(got["loss"], nats / 4)
   np.testing.assert_allclose(got["perplexity"], math.exp(nats / 4))
   np.testing.assert_allclose(got["bits_per_byte"], nats / math.log(2) / 8)
-  assert got["accuracy"] == 0.5
+  assert got["token_accuracy"] == 0.5
   assert got["tokens"] == 4
 
 
@@ -161,7 +161,7 @@ def test_kneser_ney_s_measures_are_of_its_probabilities():
   np.testing.assert_allclose(
     got["bits_per_byte"], nats / math.log(2) / test.sum()
   )
-  assert "accuracy" not in got and got["tokens"] == len(test)
+  assert "token_accuracy" not in got and got["tokens"] == len(test)
 
 
 def test_a_large_vocabulary_does_not_overflow():

@@ -81,8 +81,11 @@ def test_the_page_shows_both_tables_and_escapes_names(tmp_path):
 
 def test_one_dataset_without_questions_needs_no_table_of_its_own():
   alone = {"datasets": {"data": {"loss": 2.0}}}
-  assert comparisons.datasets(alone) == []
-  assert len(comparisons.datasets(FOUND)) == 2
+  assert comparisons.datasets(alone) is None
+  answered = {"data": {"accuracy": 0.9}, "text": {"token_accuracy": 0.5}}
+  told = comparisons.datasets({"datasets": answered})
+  assert told.columns == ["accuracy", "token accuracy"]
+  assert told.rows == [("data", ["90.0%", ""]), ("text", ["", "50.0%"])]
 
 
 def test_the_terminal_tells_gains_from_losses():

@@ -79,6 +79,7 @@ def folder(tmp_path):
       "name": "pretrain_x",
       "settings": settings,
       "parameters": 1_230_000,
+      "trained": 61_500,
       "environment": {
         "python": "3.11.7",
         "device": "cpu",
@@ -129,6 +130,8 @@ def test_the_page_holds_all_of_a_run_and_needs_nothing_else(folder):
     "3.000",
     "40,000",  # tokens seen
     "1.23 M",
+    "Full trains 5.0% of the weights",
+    "5.0% of the weights train",
     "1 min 20 s",  # 40,000 tokens at 500 a second
     "Kneser-Ney 5-gram 4.000",
     "0.500 bits a byte (25%) less than the best baseline, Kneser-Ney 5-gram",
@@ -347,3 +350,11 @@ def test_the_command_line_does_not_load_what_only_a_report_needs():
     [sys.executable, "-c", code], capture_output=True, text=True, check=True
   )
   assert found.stdout.split() == ["False"]
+
+
+def test_the_share_of_the_weights_that_train():
+  told = lambda **about: results.trained(about)
+  assert told(trained=9, parameters=9) == "all weights"
+  assert told(trained=1, parameters=8) == "12.5% of the weights"
+  assert told(parameters=8) == told(trained=1) == told(trained=0, parameters=0)
+  assert told(parameters=8) == ""  # a run of before it was noted
