@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable
 from concurrent import futures
 import dataclasses
 import errno
-import json
 import math
 import os
 import pathlib
@@ -21,11 +20,11 @@ import jax
 import orbax.checkpoint as ocp
 
 from llm_jax import trees
-from llm_jax.checkpoints import listing
+from llm_jax.checkpoints import listing, positions
 from llm_jax.checkpoints.quiet import quiet
 from llm_jax.config import field
 
-_POSITION, _ARRAYS = "position.json", "arrays"
+_ARRAYS = "arrays"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,8 +141,7 @@ class Store:
 
   def position(self, step: int) -> dict[str, Any]:
     """What was saved beside the arrays of a step."""
-    path = self._at(step) / _POSITION
-    return json.loads(path.read_text())["position"]
+    return positions.read(self._at(step))
 
   def checksum(self, step: int) -> int:
     """A number that changes with anything saved at a step."""
@@ -151,7 +149,7 @@ class Store:
 
   def best(self) -> int | None:
     """Step of the lowest validation loss among those kept."""
-    losses = {s: self._loss(s) for s in self.steps()}
+    losses = {s: positions.loss(self._at(s)) for s in self.steps()}
     known = {s: x for s, x in losses.items() if math.isfinite(x)}
     return min(known, key=lambda s: known[s]) if known else None
 
@@ -208,8 +206,7 @@ class Store:
       assert self._orbax is not None
       self._orbax.wait_until_finished()
       if jax.process_index() == 0:
-        about = {"position": position, "loss": loss}
-        listing.write_json(folder / _POSITION, about)
+        positions.write(folder, position, loss)
         listing.write(folder)
         self._rotate(step)
     except Exception as e:
@@ -239,13 +236,6 @@ class Store:
       for folder in folders:
         listing.remove(folder)  # from here on it is no checkpoint
         shutil.rmtree(folder, ignore_errors=True)
-
-  def _loss(self, step: int) -> float:
-    try:
-      loss = json.loads((self._at(step) / _POSITION).read_text())["loss"]
-    except (OSError, ValueError, KeyError, TypeError):
-      return math.nan
-    return math.nan if loss is None else float(loss)
 
   def _failed(self, step: int, error: Exception) -> OSError:
     self._remove([self._at(step)])  # gives its space back

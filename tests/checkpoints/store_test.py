@@ -41,6 +41,23 @@ def test_every_leaf_comes_back_to_the_bit(tmp_path):
   )
 
 
+def test_a_sources_arrays_come_back_to_the_bit(tmp_path):
+  r = np.random.default_rng(0)
+  rows = {"logp_BT": r.normal(size=(2, 3)), "mask_BT": np.array([[True]])}
+  rows["odd_B"] = np.array([np.nan, -0.0], np.float32)
+  made, _ = store(tmp_path)
+  made.save(3, trees.state(), {"served": 2, "rows": rows, "none": {}})
+  made.wait()
+  found = Store(tmp_path / "checkpoints").position(3)
+  assert (found["served"], found["none"]) == (2, {})
+  assert trees.bits(found["rows"]) == trees.bits(rows)
+  files = [p.name for p in (tmp_path / "checkpoints" / "00000003").iterdir()]
+  assert "position.npz" in files
+  (tmp_path / "checkpoints" / "00000003" / "position.npz").unlink()
+  with pytest.raises(ValueError, match="position.npz is missing"):
+    Store(tmp_path / "checkpoints").restore_part({}, 3)
+
+
 @pytest.mark.parametrize("leaf", ["key", "odd", "f32"])
 def test_one_changed_bit_of_a_state_would_be_seen(leaf):
   state, other = trees.state(), trees.state()
