@@ -1,0 +1,109 @@
+"""What the sides of TRL have in common. It must be installed."""
+
+import json
+import os
+import tempfile
+import time
+from typing import Any
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before what reads it
+
+import tokenizers
+import torch
+import transformers
+import trl
+
+_WARM = 3
+
+
+def model(given: dict) -> transformers.PreTrainedModel:
+  """A Llama of the shape that both sides share."""
+  s = given["shape"]
+  config = transformers.LlamaConfig(
+    vocab_size=s["vocab"],
+    hidden_size=s["width"],
+    intermediate_size=s["mlp"],
+    num_hidden_layers=s["layers"],
+    num_attention_heads=s["heads"],
+    num_key_value_heads=s["heads"],
+    max_position_embeddings=given["length"] + 1,
+    tie_word_embeddings=True,
+    bos_token_id=1,
+    eos_token_id=2,
+    pad_token_id=0,
+  )
+  torch.manual_seed(0)
+  return transformers.LlamaForCausalLM(config)
+
+
+def tokenizer() -> transformers.PreTrainedTokenizerFast:
+  """One that knows how to pad."""
+  words = tokenizers.Tokenizer(
+    tokenizers.models.WordLevel({"<pad>": 0, "<eos>": 2}, "<pad>")
+  )
+  return transformers.PreTrainedTokenizerFast(
+    tokenizer_object=words, pad_token="<pad>", eos_token="<eos>"
+  )
+
+
+def settings(given: dict, steps: int) -> dict[str, Any]:
+  """Of a trainer: as on the other side, and nothing written."""
+  return {
+    "output_dir": tempfile.mkdtemp(dir="."),
+    "max_steps": _WARM + steps,
+    "learning_rate": 1e-4,
+    "lr_scheduler_type": "constant",
+    "report_to": "none",
+    "save_strategy": "no",
+    "logging_steps": 1,
+    "disable_tqdm": True,
+    "use_cpu": not torch.cuda.is_available(),
+    "bf16": torch.cuda.is_available(),
+    "gradient_checkpointing": False,
+    "dataloader_num_workers": 0,
+    "seed": 0,
+  }
+
+
+def time_steps(trainer: Any, count: Any) -> None:
+  """Trains, and prints what `tuning` reads.
+
+  Args:
+    trainer: with `settings`.
+    count: inputs of a step -> what is counted of them.
+  """
+  clock = _Clock()
+  trainer.add_callback(clock)
+  counts = []
+  forward = trainer.compute_loss
+
+  def counted(model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+    counts.append(count(inputs))
+    return forward(model, inputs, *args, **kwargs)
+
+  trainer.compute_loss = counted
+  trainer.train()
+  (w0, c0), (w1, c1) = clock.ends[_WARM - 1], clock.ends[-1]
+  timed = counts[_WARM:]
+  losses = [x["loss"] for x in trainer.state.log_history if "loss" in x]
+  found = {
+    "wall": w1 - w0,
+    "cpu": c1 - c0,
+    "losses": [float(x) for x in losses],
+    "version": f"trl {trl.__version__}, torch {torch.__version__}",
+  }
+  print(json.dumps({k: sum(x[k] for x in timed) for k in timed[0]} | found))
+
+
+class _Clock(transformers.TrainerCallback):
+  """When each step ended, in wall and processor time."""
+
+  def __init__(self) -> None:
+    self.ends: list[tuple[float, float]] = []
+
+  def on_step_end(
+    self, args: Any, state: Any, control: Any, **kwargs: Any
+  ) -> None:
+    """Called by the trainer."""
+    del args, state, control, kwargs
+    self.ends.append((time.perf_counter(), time.process_time()))
