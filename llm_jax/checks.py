@@ -15,6 +15,8 @@ from llm_jax.objectives.classification import Classification
 def settings(experiment: Experiment) -> None:
   """ValueError where settings fit neither each other nor this machine."""
   _reads(experiment)
+  _refreshes(experiment)
+  _plays(experiment)
   shape, samples = experiment.model, experiment.samples
   longest = shape.max_length
   if experiment.data.length > longest:

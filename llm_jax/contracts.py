@@ -20,7 +20,8 @@ Batch = Mapping[str, Any]
 `tokens_BT` and `target_BT` i32, `mask_BT` bool (True = the target counts) and,
 where rows hold several documents, `segment_BT` i32 (0 = padding) and
 `position_BT` i32 (from 0 within each document); where documents have prompts,
-`prompt_BT` bool (True = the target is part of one)."""
+`prompt_BT` bool (True = the target is part of one). What a source has to tell
+of rows, `told_x_B`, nobody reads: its mean is the metric x of the step."""
 
 Roles = Mapping[str, Any]
 """Role ("policy", "reference", ...) -> Flax variables."""

@@ -95,6 +95,19 @@ class Experiment:
   model: TransformerConfig = TransformerConfig()
   objective: Objective = Causal()
   tokenizer: SentencePiece | Bytes = SentencePiece()
+@dataclasses.dataclass(frozen=True)
+class SelfPlay:
+  """Rejected completions that are the reference's own: SPIN, with `Refresh`."""
+
+  max_new_tokens: int = field(
+    0,
+    "tokens of a rejected completion drawn from the reference, at most; 0 ="
+    " rejected is what the data reject",
+    low=0,
+  )
+  sampler: Sampler = Sampler()
+
+
   data: DataSettings = Text()
   optimizer: Optimizer = AdamW()
   peft: Method = Full()
@@ -106,6 +119,7 @@ class Experiment:
   samples: Samples = Samples()
   evaluations: tuple[Evaluation, ...] = ()
   judge: Judges = Length()
+  self_play: SelfPlay = SelfPlay()
   label: Labels = Labels()
   steps: int = field(1000, "optimiser steps", low=0)
   batch_size: int = field(32, "rows in a step, over all devices", low=1)

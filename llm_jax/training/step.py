@@ -93,7 +93,12 @@ def train_step(
     reference=unless(reference, state.reference),
     skipped=skipped,
   )
-  return new, metrics | {
+  told = {
+    name.removeprefix("told_").removesuffix("_B"): Mean.of(x)
+    for name, x in batch.items()
+    if name.startswith("told_")
+  }
+  return new, metrics | told | {
     "loss": Mean.sum(value),
     "grad_norm": Mean.sum(norm),
     "skipped": Mean.sum(skipped.astype(jnp.float32)),
