@@ -3,14 +3,34 @@
 Dimension key: B sequences; P prompt places; N new tokens; T = P + N - 1.
 """
 
+import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from llm_jax.config import field
 from llm_jax.contracts import Batch
 from llm_jax.generation import decode as decode_lib
 from llm_jax.ops.sampling import Sampler
+
+
+@dataclasses.dataclass(frozen=True)
+class Rollouts:
+  """What is drawn for an update, and how often it is read."""
+
+  batch: int = field(64, "completions drawn for an update", low=1)
+  epochs: int = field(4, "how often an update reads each of them", low=1)
+  max_new_tokens: int = field(64, "tokens of a completion, at most", low=1)
+  max_prompt: int = field(128, "tokens of a prompt; longer are left out", low=1)
+  sampler: Sampler = Sampler(temperature=0.7)
+
+  def __post_init__(self) -> None:
+    if self.sampler.temperature <= 0:
+      raise ValueError(
+        "--rollouts.sampler.temperature=0: must be more than 0, or all"
+        " completions of a prompt are one"
+      )
 
 
 def draw(

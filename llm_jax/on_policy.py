@@ -1,0 +1,205 @@
+"""Learning from what the policy itself draws: prompts, scores, minibatches.
+
+An update draws completions, has them scored, credits their tokens, and serves
+them as minibatches, several times over. Everything that decides what comes
+next is in the source's state, which a checkpoint holds: a run goes on in the
+middle of an update as if it had never stopped.
+
+Dimension key: B completions of an update; P prompt places; T positions.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+import functools
+import math
+from typing import Any, NamedTuple
+import zlib
+
+import jax
+from jax.sharding import Mesh
+import numpy as np
+
+from llm_jax import axes, keys
+from llm_jax.contracts import Batch, Question
+from llm_jax.generation.rollouts import Rollouts
+from llm_jax.objectives.policy import Policy
+from llm_jax.objectives.shaping import Shaping
+from llm_jax.prompting import Prompt
+from llm_jax.sharding import mesh as mesh_lib
+
+
+class Functions(NamedTuple):
+  """What is compiled: of roles, and of batches on the mesh."""
+
+  draw: Callable[[Any, Batch, jax.Array], Batch]  # of prompt_BP, length_B
+  score: Callable[[Any, Batch], Batch]
+
+
+class Reward(NamedTuple):
+  """Text -> a number for each completion."""
+
+  text: Callable[[Sequence[int]], str]
+  score: Callable[[Sequence[Question]], Sequence[float]]
+
+
+class OnPolicy:
+  """A source of minibatches, see `contracts.Source`.
+
+  Args:
+    settings: what is drawn.
+    shaping: of scores.
+    objective: credits tokens.
+    prompts: what is answered, all short enough.
+    functions: of the model.
+    reward: of a completion's text.
+    ids: (begin of a document, pad).
+    seed: of the order of prompts, of what is drawn, of minibatches.
+    batch_size: rows of a minibatch.
+    group: completions of a prompt.
+    mesh: where minibatches are put.
+  """
+
+  def __init__(
+    self,
+    settings: Rollouts,
+    shaping: Shaping,
+    objective: Policy,
+    prompts: Sequence[Prompt],
+    functions: Functions,
+    reward: Reward,
+    ids: tuple[int, int],
+    seed: int,
+    batch_size: int,
+    group: int,
+    mesh: Mesh,
+  ):
+    for name, size in (("batch_size", batch_size), ("completions", group)):
+      if settings.batch % size:
+        flag = "" if name == "batch_size" else "objective."
+        raise ValueError(
+          f"--rollouts.batch={settings.batch}: not divisible by"
+          f" --{flag}{name}={size}"
+        )
+    self._settings, self._shaping = settings, shaping
+    self._prompts, self._functions = prompts, functions
+    self._reward, self._ids, self._seed = reward, ids, seed
+    self._size, self._group, self._mesh = batch_size, group, mesh
+    self._width = max(1 + len(p.ids) for p in prompts)
+    self._credit = jax.jit(objective.credit)
+    self._key = jax.random.key(seed)
+    self._updates = self._served = 0  # updates begun, minibatches of the last
+    self._beta = shaping.beta
+    self._rows: dict[str, np.ndarray] = {}
+    self._order = functools.lru_cache(2)(self._order_of)
+
+  @property
+  def per_update(self) -> int:
+    """Minibatches of an update."""
+    return self._settings.epochs * self._settings.batch // self._size
+
+  def next(self, state: Any) -> Batch:
+    """The next minibatch; draws first where an update begins."""
+    if not self._rows or self._served == self.per_update:
+      self._rows = self._drawn(state.roles)
+      self._updates, self._served = self._updates + 1, 0
+    at, self._served = self._served, self._served + 1
+    epoch, place = divmod(at, self._settings.batch // self._size)
+    tag = zlib.crc32(b"minibatches")
+    r = np.random.default_rng((self._seed, tag, self._updates, epoch))
+    order = r.permutation(self._settings.batch)
+    here = order[place * self._size : (place + 1) * self._size]
+    index, count = mesh_lib.share(self._mesh, self._size)
+    mine = np.array_split(here, count)[index]
+    rows = {name: x[mine] for name, x in self._rows.items()}
+    return mesh_lib.place(rows, self._mesh)
+
+  def get_state(self) -> dict[str, Any]:
+    """All of it; arrays only in the middle of an update."""
+    over = self._served == self.per_update
+    return {
+      "updates": self._updates,
+      "served": self._served,
+      "beta": self._beta,
+      "rows": {} if over else self._rows,
+    }
+
+  def set_state(self, saved: dict[str, Any]) -> None:
+    self._updates, self._served = saved["updates"], saved["served"]
+    self._beta = saved["beta"]
+    self._rows = saved["rows"] or {}
+
+  def _drawn(self, roles: Any) -> dict[str, np.ndarray]:
+    asked = self._asked()
+    key = keys.stream(self._key, "rollouts", self._updates)
+    prompts = mesh_lib.place(self._aligned(asked), self._mesh)
+    batch = self._functions.draw(roles, prompts, key)
+    batch = {**batch, **self._functions.score(roles, batch)}
+    host = jax.device_get(_everywhere(batch))
+    scores = self._scores(asked, host)
+    moved_BT = np.where(
+      host["mask_BT"], host["old_logp_BT"] - host["ref_logp_BT"], 0
+    )
+    difference = np.abs(host["old_logp_BT"] - host["sampled_logp_BT"])
+    B = len(scores)
+    wide = host["old_logp_BT"].dtype
+    kl_B = moved_BT.sum(1)
+    of_rows = {
+      "score_B": scores.astype(wide),
+      "beta_B": np.full(B, self._beta, wide),
+      "kl_B": kl_B,
+      "length_B": host["mask_BT"].sum(1).astype(wide),
+      "ended_B": host["ended_B"].astype(wide),
+      "mismatch_B": np.where(host["mask_BT"], difference, 0).max(1),
+    }
+    credited = self._credit({**host, **of_rows})
+    self._beta = self._shaping.next_beta(self._beta, float(kl_B.mean()), B)
+    return jax.device_get(dict(credited))
+
+  def _asked(self) -> list[Prompt]:
+    """Prompts of this update, each as often as it has completions."""
+    count, n = self._settings.batch // self._group, len(self._prompts)
+    begin = self._updates * count
+    out = []
+    for i in range(begin, begin + count):
+      epoch, place = divmod(i, n)
+      out += [self._prompts[self._order(epoch)[place]]] * self._group
+    return out
+
+  def _order_of(self, epoch: int) -> np.ndarray:
+    """Places of prompts in a pass over all of them."""
+    r = np.random.default_rng((self._seed, zlib.crc32(b"prompts"), epoch))
+    return r.permutation(len(self._prompts))
+
+  def _aligned(self, asked: list[Prompt]) -> Batch:
+    """Prompts as `rollouts.draw` reads them."""
+    start, pad = self._ids
+    out_BP = np.full((len(asked), self._width), pad, np.int32)
+    for row, p in zip(out_BP, asked, strict=True):
+      row[self._width - 1 - len(p.ids) :] = [start, *p.ids]
+    length_B = np.array([1 + len(p.ids) for p in asked], np.int32)
+    return {"prompt_BP": out_BP, "length_B": length_B}
+
+  def _scores(
+    self, asked: list[Prompt], drawn: Mapping[str, np.ndarray]
+  ) -> np.ndarray:
+    """A number for each completion, [B]."""
+    rows = zip(drawn["target_BT"], drawn["mask_BT"], strict=True)
+    texts = [self._reward.text(ids[mask].tolist()) for ids, mask in rows]
+    questions = [
+      Question(p.messages, (text,), p.reference)
+      for p, text in zip(asked, texts, strict=True)
+    ]
+    found = self._reward.score(questions)
+    if len(found) != len(questions):
+      raise ValueError(
+        f"--judge: {len(found)} scores for {len(questions)} completions"
+      )
+    for x in found:
+      if not isinstance(x, int | float) or not math.isfinite(x):
+        raise ValueError(f"--judge: a score is {x!r:.40}, no finite number")
+    return self._shaping.scores(np.array(found, np.float64), drawn["ended_B"])
+
+
+@jax.jit
+def _everywhere(batch: Batch) -> Batch:
+  """Whole on every device, so that each of several processes reads it."""
+  return {n: axes.constrain(x, "_" * x.ndim) for n, x in batch.items()}
