@@ -4,6 +4,8 @@ Dimension key: B rows; Q pairs; T positions.
 """
 
 import dataclasses
+import json
+import shutil
 from unittest import mock
 
 import jax
@@ -11,11 +13,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks import sameness
 from llm_jax import model as model_lib
 from llm_jax import self_play, weights
+from llm_jax.data.conversations import Conversations
+from llm_jax.data.preferences import Preferences
 from llm_jax.experiment import Experiment, SelfPlay
 from llm_jax.generation import completing, decode
+from llm_jax.objectives import unreferenced
 from llm_jax.objectives.dpo import DPO
+from llm_jax.objectives.kto import KTO
 from llm_jax.objectives.pairwise import completion_logp
 from llm_jax.ops.sampling import Sampler
 from llm_jax.sharding import mesh as mesh_lib
@@ -23,7 +30,7 @@ from llm_jax.tokenizers.bytes import Bytes
 from llm_jax.training.optimizers import AdamW
 from llm_jax.training.refresh import Refresh
 from llm_jax.training.schedules import Schedule
-from tests import small
+from tests import command, small
 
 STOP = (3,)
 ROWS = ("tokens_BT", "target_BT", "mask_BT", "prompt_BT")
@@ -208,3 +215,140 @@ def test_an_iteration_plays_against_the_policy_before_it():
   np.testing.assert_array_equal(found["target_BT"], drawn[0])
   rows = found["target_BT"].sharding.shard_shape(drawn[0].shape)[0]
   assert rows == len(drawn[0]) // 4
+
+
+WORDS = "one two three four five six seven eight nine ten".split()
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+  """(experiment of answers alone, folder of its run, of five steps)."""
+  home = tmp_path_factory.mktemp("self_play")
+  rows = [
+    {"prompt": f"say {w} {v}", "completion": f"{v} {w}"}
+    for w in WORDS
+    for v in WORDS
+  ]
+  path = command.text_file(home, "answers.jsonl", map(json.dumps, rows))
+  experiment = dataclasses.replace(
+    command.EXPERIMENT,
+    data=Preferences(
+      sources=(Conversations(paths=(str(path),)),),
+      rows="answers",
+      length=32,
+      validation=0.3,
+      cache=str(home / "cache"),
+    ),
+    objective=DPO(beta=0.5),
+    refresh=Refresh(every=2),
+    self_play=SelfPlay(max_new_tokens=4),
+    optimizer=AdamW(peak=1e-2, schedule=Schedule("constant", warmup=0)),
+    steps=5,
+    batch_size=8,
+    microbatches=2,
+    mesh=mesh_lib.MeshShape(2, 1, 1),
+    checkpoints=dataclasses.replace(command.EXPERIMENT.checkpoints, every=3),
+    samples=dataclasses.replace(command.EXPERIMENT.samples, every=0),
+  )
+  train(experiment, home / "whole")
+  return experiment, home / "whole"
+
+
+def train(experiment, folder):
+  said = command.call("train", f"--workdir={folder}", experiment=experiment)
+  assert said.code == 0, said.err
+  return sameness.content(folder)
+
+
+def test_a_run_tells_what_it_drew(run):
+  found = sameness.content(run[1])["rows"]
+  rows = [r for r in found if r["split"] == "train"]
+  assert [r["step"] for r in rows] == list(range(1, 6))
+  for row in rows:
+    assert 0 < row["drawn_length"] <= 4
+    assert 0 <= row["drawn_same"] <= row["drawn_cut"] <= 1
+  # As an iteration begins the policy is its own opponent.
+  for i in (0, 2, 4):
+    assert rows[i]["margin"] == 0 and rows[i + 1 if i < 4 else 1]["margin"] != 0
+    np.testing.assert_allclose(rows[i]["loss"], np.log(2), rtol=1e-6)
+  (validated, *_) = [r for r in found if r["split"] == "validation"]
+  assert validated["logp_rejected"] == 0 > validated["logp_chosen"]
+
+
+def test_stopped_within_an_iteration_it_goes_on_the_same(run, tmp_path):
+  """At step 3 of iterations of two; the mutant begins a new one."""
+  experiment, whole = run
+  wanted = sameness.content(whole)
+  found = {}
+  for name in ("again", "mutant"):
+    shutil.copytree(whole, tmp_path / name)
+    shutil.rmtree(tmp_path / name / "checkpoints/00000005")
+    assert (tmp_path / name / "checkpoints/00000003").is_dir()
+    resume = weights.resume if name == "again" else anew
+    with mock.patch.object(weights, "resume", resume):
+      found[name] = train(experiment, tmp_path / name)
+  assert sameness.differences(wanted, found["again"]) == []
+  assert sameness.differences(wanted, found["mutant"])
+
+
+_resume = weights.resume
+
+
+def anew(*args):
+  """Takes the policy for the reference, as if an iteration began."""
+  step, state, position = _resume(*args)
+  policy = jax.tree.map(jnp.copy, state.trainable["policy"])
+  return step, dataclasses.replace(state, reference=policy), position
+
+
+PLAY = "--self_play.max_new_tokens=4"
+NEVER, GIVEN = Refresh(), SelfPlay()
+
+
+@pytest.mark.parametrize(
+  ("change", "error"),
+  [
+    (
+      {"objective": unreferenced.SimPO(), "refresh": NEVER},
+      f"{PLAY}: SimPO asks no reference",
+    ),
+    (
+      {"reference": "once", "refresh": NEVER},
+      f"{PLAY}: cannot be with --reference=once",
+    ),
+    (
+      {"objective": KTO(), "rows": "labels", "refresh": NEVER},
+      f"{PLAY}: KTO reads no pairs",
+    ),
+    (
+      {"rows": "pairs", "packing": "best_fit"},
+      f"{PLAY}: needs --data.packing=one",
+    ),
+    (
+      {"self_play": GIVEN},
+      "--data.rows=answers: DPO reads pairs, not answers",
+    ),
+    (
+      {"self_play": GIVEN, "rows": "pairs", "reference": "once"},
+      "--refresh.every=2: cannot be with --reference=once",
+    ),
+    (
+      {
+        "self_play": GIVEN,
+        "rows": "pairs",
+        "objective": unreferenced.SimPO(),
+      },
+      "--refresh.every=2: SimPO asks no reference",
+    ),
+  ],
+)
+def test_what_cannot_be_played_is_refused(run, change, error, tmp_path):
+  experiment, _ = run
+  of_data = {k: v for k, v in change.items() if k in ("rows", "packing")}
+  data = dataclasses.replace(experiment.data, **of_data)
+  change = {k: v for k, v in change.items() if k not in of_data}
+  experiment = dataclasses.replace(experiment, data=data, **change)
+  said = command.refused(
+    tmp_path, "train", f"--workdir={tmp_path / 'run'}", experiment=experiment
+  )
+  assert error in said
