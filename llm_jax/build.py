@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 import dataclasses
+import functools
 import pathlib
 import sys
 from typing import Any
@@ -9,7 +10,14 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from llm_jax import asking, checks, measuring, precomputing, weights
+from llm_jax import (
+  asking,
+  checks,
+  measuring,
+  normalising,
+  precomputing,
+  weights,
+)
 from llm_jax import model as model_lib
 from llm_jax.checkpoints.store import Store
 from llm_jax.contracts import Batch, Hook, Roles, Source, Tokenizer
@@ -48,6 +56,7 @@ class Run:
   save: Save
   store: Store
   metrics: reporting.Metrics
+  normalise: Callable[[TrainState], None]  # once it is trained and saved
 
 
 def data(experiment: Experiment, folder: pathlib.Path) -> Data:
@@ -165,7 +174,16 @@ def run(experiment: Experiment, folder: pathlib.Path, mesh: Mesh) -> Run:
     metrics.close(*sys.exc_info())
     raise
   hooks.append(save)
-  return Run(state, plan.step, source, hooks, save, store, metrics)
+  normalise = functools.partial(
+    normalising.measure,
+    experiment,
+    folder,
+    made.tokens,
+    the_model,
+    mesh,
+    share,
+  )
+  return Run(state, plan.step, source, hooks, save, store, metrics, normalise)
 
 
 def _hooks(

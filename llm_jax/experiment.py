@@ -11,6 +11,7 @@ from llm_jax.data.instructions import Instructions
 from llm_jax.data.labelled import Labels
 from llm_jax.data.preferences import Preferences
 from llm_jax.data.text import Text
+from llm_jax.evaluation.standard import Rewards
 from llm_jax.judges.endpoint import Endpoint
 from llm_jax.judges.reward import RewardModel
 from llm_jax.judges.rubric import Rubric
@@ -121,6 +122,7 @@ class SelfPlay:
   judge: Judges = Length()
   self_play: SelfPlay = SelfPlay()
   label: Labels = Labels()
+  rewards: Rewards = Rewards()
   steps: int = field(1000, "optimiser steps", low=0)
   batch_size: int = field(32, "rows in a step, over all devices", low=1)
   microbatches: int = field(
@@ -178,6 +180,7 @@ MAY_CHANGE = (
   "evaluations",
   "judge",
   "label",
+  "rewards.",
   "data.cache",
   "model.remat",
   "model.unroll",

@@ -8,7 +8,16 @@ import jax
 from jax.sharding import Mesh
 import numpy as np
 
-from llm_jax import asking, axes, checks, claim, config, prompting, weights
+from llm_jax import (
+  asking,
+  axes,
+  checks,
+  claim,
+  config,
+  normalising,
+  prompting,
+  weights,
+)
 from llm_jax import model as model_lib
 from llm_jax.checkpoints.store import Store
 from llm_jax.contracts import Batch, Judge
@@ -63,8 +72,21 @@ def make(
     raise ValueError(f"--judge.run={settings.run}: {said}") from e
   about |= {"run": Store(folder / "checkpoints").checksum(model.step)}
   if isinstance(settings, RewardModel):
+    line = normalising.Line()
+    if settings.normalised:
+      try:
+        line = normalising.of(its, folder, model.step)
+      except ValueError as e:
+        raise ValueError(
+          f"--judge.run={folder}: {e}; --judge.normalised=false takes them as"
+          " they are"
+        ) from e
     model.check_rewards()
-    return ByReward(model.rewards), about
+
+    def rewards(asked: Sequence[tuple[Messages, str]]) -> Iterator[float]:
+      return (line(reward) for reward in model.rewards(asked))
+
+    return ByReward(rewards), about | line._asdict()
   return ByRubric(settings, model.likelihood), about
 
 

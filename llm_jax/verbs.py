@@ -84,6 +84,9 @@ def train(experiment: Experiment, folder: pathlib.Path, name: str) -> int:
       run.store.wait()
       if jax.process_index() == 0:
         say(f"report: {report.write(folder)}")
+    if not stop.asked:
+      stop.training = False  # nothing of it has to be saved
+      run.normalise(state)
   say(f"{'stopped' if stop.asked else 'done'} after step {int(state.step)}")
   return 143 if stop.asked else 0
 

@@ -304,7 +304,8 @@ def test_a_judge_behind_an_address(runs, tmp_path, monkeypatch):
 
 def test_a_reward_model_says_what_it_says_in_training(runs):
   where = runs / "reward"
-  settings = dataclasses.replace(EXPERIMENT, judge=RewardModel(run=str(where)))
+  raw = RewardModel(run=str(where), normalised=False)
+  settings = dataclasses.replace(EXPERIMENT, judge=raw)
   mesh, its = mesh_lib.make(settings.mesh), claim.settings(where)
   with jax.set_mesh(mesh):
     judge, about = judging.make(settings, runs / "run", None, mesh)

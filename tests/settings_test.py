@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import llm_jax
-from llm_jax import build, config, weights
+from llm_jax import build, config, normalising, weights
 from llm_jax import model as model_lib
 from llm_jax.config import field
 from llm_jax.contracts import Question
@@ -328,6 +328,15 @@ def try_every_judge(folder, there):
       *verb, f"--into={folder / 'a.jsonl'}", experiment=experiment
     )
     assert "--judge.run=none" in said.error
+  experiment = dataclasses.replace(
+    command.EXPERIMENT, judge=RewardModel(run=str(there)), objective=Ranking()
+  )
+  said = command.call(
+    *verb, f"--into={folder / 'a.jsonl'}", experiment=experiment
+  )
+  assert "Causal, which has no rewards" in said.error
+  assert normalising._has_any(experiment)
+  assert normalising._spread(experiment, 3)
   for more in ("--best", "--nobest"):
     into = folder / f"{more}.jsonl"
     said = command.call(*verb, f"--into={into}", more)

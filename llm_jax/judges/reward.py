@@ -15,10 +15,13 @@ Rewards = Callable[[Sequence[tuple[Messages, str]]], Iterable[float]]
 
 @dataclasses.dataclass(frozen=True)
 class RewardModel:
-  """The rewards of a trained run, as they are."""
+  """The rewards of a trained run."""
 
   run: str = field(
     "", "run folder of a reward model, or of a policy with implicit rewards"
+  )
+  normalised: bool = field(
+    True, "with the gain and bias that a reward model ended its training with"
   )
 
 

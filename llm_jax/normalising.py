@@ -1,0 +1,157 @@
+"""Gain and bias of a trained reward model, kept in its run's folder."""
+
+import pathlib
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+import numpy as np
+
+from llm_jax import config, measuring
+from llm_jax.checkpoints.store import Store
+from llm_jax.data.preferred import Preferred
+from llm_jax.evaluation import objective as by_objective
+from llm_jax.evaluation import standard
+from llm_jax.evaluation.standard import Line
+from llm_jax.experiment import Experiment
+from llm_jax.model import Model
+from llm_jax.objectives.classification import Classification
+from llm_jax.objectives.ranking import Ranking
+from llm_jax.reporting import files
+from llm_jax.reporting.progress import progress, say
+from llm_jax.training.state import TrainState
+
+_NAME = "reward.json"
+
+
+def of(experiment: Experiment, folder: pathlib.Path, step: int) -> Line:
+  """What the rewards of a run are to be multiplied by, and added to.
+
+  Whoever asks a run for rewards applies it; it leaves them as they are where
+  they are implicit ones of a policy, or are not to be normalised.
+
+  Args:
+    experiment: the settings that the run was made with.
+    folder: of the run.
+    step: of the checkpoint that is asked.
+
+  Raises:
+    ValueError: nothing was measured of that checkpoint.
+  """
+  if not _has_any(experiment):
+    return Line()
+  found = read(experiment, folder, step)
+  if found is None:
+    raise ValueError(
+      f"its rewards were not measured after step {step}, for their gain and"
+      " bias; its `train`, called again, does so after its last step"
+    )
+  return Line(found["gain"], found["bias"])
+
+
+def read(
+  experiment: Experiment, folder: pathlib.Path, step: int
+) -> dict[str, Any] | None:
+  """What was measured of a checkpoint; None where that was of another."""
+  if not _has_any(experiment):
+    return None
+  found = files.read_json(folder / _NAME)
+  about = _about(experiment, folder, step)
+  return found if found and about.items() <= found.items() else None
+
+
+def measure(
+  experiment: Experiment,
+  folder: pathlib.Path,
+  tokens: Any,
+  model: Model,
+  mesh: Mesh,
+  share: tuple[int, int],
+  state: TrainState,
+) -> None:
+  """Measures a run's last checkpoint, unless that has been done.
+
+  Reference completions are the best of their prompts, or any whose class is
+  known: of the held-out split, or where it is empty of the training split.
+
+  Args:
+    experiment: the run.
+    folder: of the run; its checkpoint is on disk.
+    tokens: its data.
+    model: its decoder.
+    mesh: where.
+    share: this process's (index, count) of rows.
+    state: of that checkpoint.
+  """
+  if not _has_any(experiment):
+    return
+  assert isinstance(tokens, Preferred)  # no other data have such rewards
+  step = int(state.step)
+  if read(experiment, folder, step) is not None:
+    return
+  split, rewards = _rewards(
+    experiment, tokens, model, mesh, share, state.averaged
+  )
+  line = standard.line(rewards, experiment.rewards.normalise)
+  found = _about(experiment, folder, step) | {
+    "split": split,
+    "completions": len(rewards),
+    "mean": float(rewards.mean()),
+    "deviation": float(rewards.std()),
+    **line._asdict(),
+  }
+  if jax.process_index() == 0:
+    files.write_json(folder / _NAME, found)
+  say(
+    f"rewards of {len(rewards)} reference completions ({split}): mean"
+    f" {found['mean']:.4g}, deviation {found['deviation']:.4g}"
+  )
+
+
+def _has_any(experiment: Experiment) -> bool:
+  """Whether there are rewards, of an output head, that are to be changed."""
+  said_by_a_head = isinstance(experiment.objective, Ranking | Classification)
+  return said_by_a_head and experiment.rewards.normalise != "none"
+
+
+def _about(
+  experiment: Experiment, folder: pathlib.Path, step: int
+) -> dict[str, Any]:
+  """Whatever decides what is measured."""
+  return config.to_json(experiment.rewards) | {
+    "checkpoint_step": step,
+    "checkpoint": Store(folder / "checkpoints").checksum(step),
+  }
+
+
+def _rewards(
+  experiment: Experiment,
+  tokens: Preferred,
+  model: Model,
+  mesh: Mesh,
+  share: tuple[int, int],
+  roles: Any,
+) -> tuple[str, np.ndarray]:
+  """A split's name and rewards of its reference completions."""
+  size, split = experiment.batch_size, "validation"
+  try:
+    batches = tokens.held_out(split, size, share)
+  except ValueError:  # it is empty
+    split = "train"
+    batches = tokens.held_out(split, size, share)
+  tell = measuring.teller(experiment.objective, model, mesh)
+  chosen = [batches[i] for i in _spread(experiment, len(batches))]
+  rows = tell.rewards(roles, chosen, progress, "references")
+  found = by_objective.gather(rows, experiment.objective.rows_together)
+  assert found is not None
+  return split, standard.best(found)[: experiment.rewards.references]
+
+
+def _spread(experiment: Experiment, num_batches: int) -> list[int]:
+  """Batches with as many prompts as are wanted.
+
+  From all over a split, as its sources follow each other.
+  """
+  rows = experiment.rewards.references * experiment.objective.rows_together
+  wanted = min(num_batches, -(-rows // experiment.batch_size))
+  return np.linspace(0, num_batches - 1, wanted).round().astype(int).tolist()
