@@ -11,6 +11,7 @@ from llm_jax.contracts import Batch, Objective, Roles, Tokenizer
 from llm_jax.evaluation import likelihood
 from llm_jax.evaluation.objective import Teller
 from llm_jax.model import Model
+from llm_jax.objectives.packed import Packed
 from llm_jax.sharding import mesh as mesh_lib
 
 
@@ -35,4 +36,4 @@ def evaluator(
 def teller(objective: Objective, model: Model, mesh: Mesh) -> Teller:
   """(roles, host batches of preferences) -> what an objective says of them."""
   place = lambda batch: mesh_lib.place(batch, mesh)
-  return Teller(objective, weights.forward(model), place)
+  return Teller(Packed(objective), weights.forward(model), place)

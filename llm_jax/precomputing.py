@@ -13,7 +13,8 @@ from llm_jax.data import columns
 from llm_jax.data.preferred import Preferred
 from llm_jax.experiment import Experiment
 from llm_jax.model import Model
-from llm_jax.objectives.pairwise import completion_logp
+from llm_jax.objectives.packed import Packed
+from llm_jax.ops import slots
 from llm_jax.reporting.progress import progress
 from llm_jax.sharding import mesh as mesh_lib
 
@@ -66,12 +67,16 @@ def _ask(
   mesh: Mesh,
   share: tuple[int, int],
 ) -> dict[str, dict[str, np.ndarray]]:
+  forward, objective = weights.forward(model), Packed(experiment.objective)
+
   @jax.jit
   def ask(variables: Any, batch: Batch) -> list[jax.Array]:
-    logp_B = completion_logp(model.score(variables, batch), batch)
-    there_B = batch["mask_BT"].any(-1)
+    roles = {"policy": variables, "reference": variables}
+    found = objective.annotate(forward, roles, batch)
+    logp, row = (slots.column(found, name) for name in ("ref_logp", "row"))
     # Whole on every device, so that each of several processes reads it.
-    return [axes.constrain(x, "_") for x in (batch["row_B"], there_B, logp_B)]
+    whole = lambda x: axes.constrain(x, "_" * x.ndim)
+    return [whole(x) for x in (row, slots.lengths(batch) > 0, logp)]
 
   wide = np.float64 if jax.config.jax_enable_x64 else np.float32
   out = {}
@@ -82,7 +87,7 @@ def _ask(
     batches = tokens.held_out(split, experiment.batch_size, share)
     for b in progress(batches, len(batches), f"reference, {split}"):
       placed = mesh_lib.place(b, mesh)
-      row_B, there_B, logp_B = jax.device_get(ask(base, placed))
-      logp[row_B[there_B]] = logp_B[there_B]
+      row, there, found = jax.device_get(ask(base, placed))
+      logp[row[there]] = found[there]
     out[split] = {_COLUMN: logp}
   return out

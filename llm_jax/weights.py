@@ -21,6 +21,7 @@ from llm_jax.checkpoints.store import Store
 from llm_jax.contracts import Batch, Forward
 from llm_jax.experiment import Experiment
 from llm_jax.model import Model
+from llm_jax.objectives.packed import Packed
 from llm_jax.peft import hold, merge
 from llm_jax.peft.sites import Base
 from llm_jax.reporting import progress
@@ -56,9 +57,10 @@ class Plan:
     return saved(self.abstract)
 
 
-def forward(model: Model) -> Forward:
+def forward(model: Model, temperature: float = 1.0) -> Forward:
   """Every role is the one decoder, with weights of its own."""
-  return dict.fromkeys(("policy", "reference"), model.score)
+  score = functools.partial(model.score, temperature=temperature)
+  return dict.fromkeys(("policy", "reference"), score)
 
 
 def saved(state: TrainState) -> TrainState:
@@ -84,8 +86,8 @@ def plan(
       while training if the experiment says so.
   """
   peft, key = experiment.peft, jax.random.key(experiment.seed)
-  boxed = jax.eval_shape(model.init, key)["params"]
   refreshed = reference and experiment.refresh.every > 0
+  boxed = jax.eval_shape(model.init, key)["params"]
   suffixes, base = axes.suffixes(boxed), axes.unbox(boxed)
 
   def moves(path: str) -> bool | int:
@@ -132,8 +134,8 @@ def plan(
       optimizer,
       key,
       average=experiment.average is not None,
-    )
       refreshed=refreshed,
+    )
 
   boxed_state = jax.eval_shape(init, key, base)
   placement = axes.shardings(boxed_state, mesh)
@@ -144,13 +146,13 @@ def plan(
   )
   step = functools.partial(
     step_lib.train_step,
-    objective=experiment.objective,
-    forward=forward(model),
+    objective=Packed(experiment.objective),
+    forward=forward(model, experiment.scored_at),
     optimizer=optimizer,
     microbatches=experiment.microbatches,
     average_decay=experiment.average,
-  )
     refresh=experiment.refresh,
+  )
   return Plan(
     abstract=shapes(boxed_state, placement),
     base=shapes(boxed, axes.shardings(boxed, mesh)),

@@ -158,13 +158,11 @@ class BestFit:
     order = np.arange(len(self._size))
     if self._seed is not None:
       order = np.random.default_rng(self._seed).permutation(order)
-    windows = [
-      _best_fit(order[at : at + _WINDOW], self._size, length)
-      for at in range(0, 0 if alone else len(order), _WINDOW)
-    ] or [(order, np.ones(len(order), int))]
+    if alone:
+      self._pieces, counts = order, np.ones(len(order), int)
+    else:
+      self._pieces, counts = best_fit(order, self._size, length)
     # Row r holds pieces[ends[r]:ends[r + 1]].
-    self._pieces = np.concatenate([pieces for pieces, _ in windows])
-    counts = np.concatenate([counts for _, counts in windows])
     self._ends = np.concatenate([[0], np.cumsum(counts)])
     self._order = functools.lru_cache(maxsize=2)(self._make_order)
 
@@ -209,14 +207,33 @@ class BestFit:
     return np.random.default_rng((*self._seed, epoch)).permutation(len(self))
 
 
-def _best_fit(
+def best_fit(
   pieces: np.ndarray, size: np.ndarray, length: int
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Best-fit decreasing: each piece into the fullest row with room for it.
+  """Best-fit decreasing, of `_WINDOW` after `_WINDOW` pieces.
+
+  Each goes into the fullest row with room for it.
+
+  Args:
+    pieces: numbers of some, in any order.
+    size: of every piece, by its number.
+    length: of a row.
 
   Returns:
     Pieces, row after row, and how many each row has.
   """
+  parts = [
+    _best_fit(pieces[at : at + _WINDOW], size, length)
+    for at in range(0, len(pieces), _WINDOW)
+  ]
+  packed, counts = zip(*parts, strict=True)
+  return np.concatenate(packed), np.concatenate(counts)
+
+
+def _best_fit(
+  pieces: np.ndarray, size: np.ndarray, length: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """`best_fit` of a window."""
   by_size = pieces[np.argsort(-size[pieces], kind="stable")]
   rows: list[list[int]] = []
   with_room: dict[int, list[int]] = {}  # room left -> rows

@@ -22,11 +22,16 @@ from llm_jax.data import (
   prepared,
   splits,
 )
+from llm_jax.data.conversations import Conversations, TFDSConversations
+from llm_jax.data.liked import Liked
 from llm_jax.data.preference import from_json
 from llm_jax.data.preference_sources import PreferenceFiles, TFDSPreferences
 from llm_jax.data.preferred import Preferred
 from llm_jax.data.stdlib_preferences import StdlibPreferences
+from llm_jax.data.stdlib_tasks import StdlibTasks
 
+Judged = StdlibPreferences | PreferenceFiles | TFDSPreferences
+Answers = StdlibTasks | Conversations | TFDSConversations  # each one liked
 LIKES = ("disliked", "liked")
 
 
@@ -34,19 +39,18 @@ LIKES = ("disliked", "liked")
 class Preferences:
   """Weighted sources of preferences, as rows that objectives compare."""
 
-  sources: tuple[StdlibPreferences | PreferenceFiles | TFDSPreferences, ...] = (
-    StdlibPreferences(),
-  )
+  sources: tuple[Judged | Answers, ...] = (StdlibPreferences(),)
   weights: tuple[float, ...] = field(
     (), "share of pairs from each source; none = as many as it has"
   )
   temperature: float = field(
     1.0, "shares are raised to 1 / this; above 1 = more alike", low=1e-3
   )
-  rows: Literal["pairs", "labels", "rankings", "classes"] = field(
+  rows: Literal["pairs", "labels", "rankings", "classes", "answers"] = field(
     "pairs",
     "chosen and rejected; or each completion liked or not; or all completions"
-    " of a prompt, best first; or each completion with its class",
+    " of a prompt, best first; or each completion with its class; or each that"
+    " is liked as chosen, and nothing rejected, for self-play",
   )
   completions: int = field(
     4, "most completions of a prompt, with --data.rows=rankings", low=2
@@ -57,6 +61,9 @@ class Preferences:
     " .jinja file",
   )
   length: int = field(256, "T, tokens in a row", low=1)
+  packing: Literal["best_fit", "one"] = field(
+    "one", "completions packed into rows, pairs together, or one a row"
+  )
   too_long: Literal["error", "cut", "drop"] = field(
     "error",
     "what is done with a completion longer, with its prompt, than a row",
@@ -76,6 +83,11 @@ class Preferences:
 
   def __post_init__(self) -> None:
     mixture.check(self.weights, len(self.sources), self.validation, self.test)
+    if self.rows in ("labels", "answers") and self.packing != "one":
+      raise ValueError(
+        f"--data.packing={self.packing}: --data.rows={self.rows} are one a row;"
+        " one"
+      )
 
   @property
   def rows_together(self) -> int:
@@ -99,9 +111,12 @@ class Preferences:
     """Reads every source once, or finds it in the cache."""
     template = chat.Template(self.template)
     folder = cache.folder(self.cache)
+    as_judged = (
+      Liked(s) if isinstance(s, Answers) else s for s in self.sources
+    )
     documents = [
       mixture.of_source(i, prepared.prepare, s, folder, progress)
-      for i, s in enumerate(self.sources)
+      for i, s in enumerate(as_judged)
     ]
     return Corpus(self, folder, documents, template)
 

@@ -16,6 +16,7 @@ from llm_jax.data import (
   mixture,
   preference_rows,
   preference_tokens,
+  preference_units,
   prepared,
   splits,
   tokens,
@@ -41,6 +42,8 @@ class Settings(Protocol):
   def rows_together(self) -> int: ...
   @property
   def length(self) -> int: ...
+  @property
+  def packing(self) -> str: ...
   @property
   def too_long(self) -> str: ...
   @property
@@ -87,14 +90,15 @@ class Preferred:
       mixture.of_source(i, self._rows, i, (seed, i))
       for i in range(len(self._by_source))
     ]
-    return batches.Offline(
-      rows, self.shares(), batch_size, block, self.rows_together
-    )
+    # Packed, short ones take fewer rows.
+    all_ = zip(self.shares(), rows, self._counts("train"), strict=True)
+    weights = [share * (len(r) / count) for share, r, count in all_]
+    return batches.Offline(rows, weights, batch_size, block, self.rows_together)
 
   def shares(self) -> list[float]:
     """Share of what is trained on from each source; they sum to 1."""
     s = self._settings
-    counts = [len(u.prompt_UG) for u in self._all_units("train")]
+    counts = self._counts("train")
     raised = np.power(s.weights or counts, 1 / s.temperature)
     return (raised / raised.sum()).tolist()
 
@@ -112,7 +116,7 @@ class Preferred:
       self.tokens(split),
       np.concatenate([p.begin for p in parts]),
       self._settings.length,
-      preference_rows.join(units),
+      preference_units.join(units),
     )
     return batches.Finite(rows, batch_size, block, self.rows_together)
 
@@ -156,7 +160,9 @@ class Preferred:
   def about(self) -> dict[str, str]:
     """Whatever decides what a row with its `row_B` holds, by name."""
     s = self._settings
-    names = ("rows", "completions", "length", "too_long", "validation", "test")
+    names = ["rows", "completions", "length", "too_long", "validation", "test"]
+    if s.packing != "one":
+      names.append("packing")
     return {
       "preferences": cache.fingerprint(*(d.identity for d in self._documents)),
       "tokenizer": self._tokenizer.fingerprint,
@@ -205,22 +211,24 @@ class Preferred:
       self._columns,
     )
 
-  def _all_units(self, split: str) -> list[preference_rows.Units]:
+  def _all_units(self, split: str) -> list[preference_units.Units]:
     return [self._units(i, split) for i in range(len(self._by_source))]
 
-  def _make(self, source: int, split: str) -> preference_rows.Units:
+  def _make(self, source: int, split: str) -> preference_units.Units:
     """Units of a source whose rows are not too long, or may be cut."""
     s = self._settings
     part = self._by_source[source].parts[split]
     kept = _fits(part, s.length, s.too_long == "cut")
     if s.rows == "pairs":
-      units = preference_rows.pairs(part, kept, s.length)
+      units = preference_units.pairs(part, kept, s.length)
     elif s.rows == "labels":
-      units = preference_rows.labels(part, kept)
+      units = preference_units.labels(part, kept)
     elif s.rows == "classes":
-      units = preference_rows.classes(part, kept)
+      units = preference_units.classes(part, kept)
+    elif s.rows == "answers":
+      units = preference_units.answers(part, kept)
     else:
-      units = preference_rows.rankings(part, kept, s.completions)
+      units = preference_units.rankings(part, kept, s.completions)
     before = sum(_num_rows(t.parts[split]) for t in self._by_source[:source])
     row_UG = units.columns["row_B"] + before
     added = self._columns.get(split, {})
@@ -229,7 +237,13 @@ class Preferred:
       if not np.isfinite(found).all():
         raise ValueError(f"{name} of the {split} split lacks a row's number")
     columns = {**units.columns, "row_B": row_UG.astype(np.int32), **more}
-    return units._replace(columns=columns)
+    units = units._replace(columns=columns)
+    if s.packing == "one":
+      return units
+    return preference_units.packed(units, part.tokens, part.begin, s.length)
+
+  def _counts(self, split: str) -> list[int]:
+    return [len(u.prompt_UG) for u in self._all_units(split)]
 
   def _rows(
     self, source: int, seed: tuple[int, int]
@@ -239,7 +253,7 @@ class Preferred:
       part.tokens,
       part.begin,
       self._settings.length,
-      self._units(source, "train"),
+      preference_units.alike(self._all_units("train"))[source],
       seed,
     )
 
@@ -248,7 +262,7 @@ class Preferred:
       raise ValueError(
         f"--validation.split={split}: one of {', '.join(splits.SPLITS)}"
       )
-    if not any(len(u.prompt_UG) for u in self._all_units(split)):
+    if not any(self._counts(split)):
       change = "lower" if split == "train" else "raise"
       flags = "validation and --data.test" if split == "train" else split
       raise ValueError(

@@ -6,7 +6,8 @@ of a part nor what else is in it matters. What an objective compares with its
 batch (the baseline of KTO, the mean of BCO, the quantiles of AOT) is of the
 whole split here, and of one batch in training.
 
-Dimension key: B rows of a part; G prompts; K rows of each.
+Dimension key: B rows of a part; S completions of a row; G prompts; K rows of
+each.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -26,6 +27,7 @@ from llm_jax.contracts import (
   Roles,
 )
 from llm_jax.evaluation.pairs import Completions
+from llm_jax.ops import slots
 from llm_jax.ops.metrics import Mean
 
 _IDS = ("tokens_BT", "target_BT")  # which weigh nothing
@@ -157,17 +159,23 @@ def completions(
 ) -> dict[str, jax.Array] | None:
   """Rewards, lengths and ranks of one batch's rows; pure, to be compiled.
 
-  Rows without `rank_B` are pairs. None where the objective has no rewards.
+  They are [B], or [B, S] where a row has several completions. Without ranks
+  rows are pairs, or with classes each is alone. None where the objective has no
+  rewards.
   """
-  reward_B = objective.rewards(forward, roles, batch)
-  if reward_B is None:
+  reward = objective.rewards(forward, roles, batch)
+  if reward is None:
     return None
-  mask_BT = batch["mask_BT"]
-  rank_B = batch.get("rank_B", jnp.arange(mask_BT.shape[0]) % 2)
+  length = slots.lengths(batch)
+  rank = slots.column(batch, "rank")
+  if rank is None:  # chosen and rejected, or one alone
+    alone = slots.column(batch, "class") is not None
+    second_B = jnp.arange(len(length)) % (1 if alone else 2)
+    rank = jnp.expand_dims(second_B, range(1, length.ndim))
   found = {
-    "reward": reward_B,
-    "length": mask_BT.sum(-1),
-    "rank": jnp.where(mask_BT.any(-1), rank_B, -1),
+    "reward": reward,
+    "length": length,
+    "rank": jnp.where(length > 0, rank, -1),
   }
   return dict(_whole(found))
 
@@ -181,8 +189,15 @@ def gather(
     if its is None:
       return None
     host = jax.device_get(its)
-    found.append({k: x.reshape(-1, together) for k, x in host.items()})
+    found.append({k: _by_prompt(x, together) for k, x in host.items()})
   if not found:
     raise ValueError("there is no example to evaluate on")
   whole = {k: np.concatenate([f[k] for f in found]) for k in found[0]}
   return Completions(whole["reward"], whole["length"], whole["rank"])
+
+
+def _by_prompt(x: np.ndarray, together: int) -> np.ndarray:
+  """[B] or [B, S] as [G, K]."""
+  size = x[0].size
+  x_GKS = x.reshape(-1, together, size)
+  return x_GKS.swapaxes(1, 2).reshape(-1, together)

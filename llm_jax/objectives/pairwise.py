@@ -107,7 +107,7 @@ class Pairwise(Objective):
       all_BT = chosen_BT + batch["prompt_BT"] * _is_chosen(batch)
       out["nll_all_weight_BT"] = weights.token_mean(all_BT) * num_pairs
     columns = self.columns(out)
-    return out | {f"{_OWN}{name}": x_B for name, x_B in columns.items()}
+    return out | {f"{_OWN}{name}_B": x_B for name, x_B in columns.items()}
 
   def loss(
     self, forward: Forward, roles: Roles, batch: Batch, key: jax.Array | None
@@ -157,7 +157,7 @@ def gather(scores: Scores, batch: Batch) -> Pairs:
   """The pairs of a batch that was weighed, as the policy scores them."""
   nll = lambda name: by_pair((-batch[name] * scores.logp_BT).sum(-1))[:, 0]
   columns = {
-    name.removeprefix(_OWN): by_pair(x)
+    name.removeprefix(_OWN).removesuffix("_B"): by_pair(x)
     for name, x in batch.items()
     if name.startswith(_OWN)
   }

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from llm_jax.data import columns, preference_rows, preference_tokens
+from llm_jax.data import columns, preference_tokens, preference_units
 from llm_jax.data.preference_sources import PreferenceFiles
 from llm_jax.data.preferences import Preferences
 from llm_jax.tokenizers import special
@@ -250,9 +250,9 @@ def test_mutant_rotation_that_does_not_look_is_caught(home, monkeypatch):
     both = np.stack([own, other], 1)
     label = np.repeat(part.likes[:, None], 2, 1)
     more = {"row_B": both, "label_B": label, "mismatched_B": both < 0}
-    return preference_rows.Units(np.stack([own, own], 1), both, more)
+    return preference_units.Units(np.stack([own, own], 1), both, more)
 
-  monkeypatch.setattr(preference_rows, "labels", rotated)
+  monkeypatch.setattr(preference_units, "labels", rotated)
   with pytest.raises(AssertionError):
     test_labels_of_pairs_are_never_matched_with_their_own_prompt(home)
 

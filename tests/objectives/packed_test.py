@@ -1,0 +1,282 @@
+"""Packed rows say what rows of one completion each say, in float64."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from llm_jax.contracts import Scores
+from llm_jax.evaluation import objective as by_objective
+from llm_jax.objectives import dpo, separate, unreferenced
+from llm_jax.objectives.classification import Classification
+from llm_jax.objectives.kto import KTO
+from llm_jax.objectives.packed import Packed
+from llm_jax.objectives.ranking import Ranking
+from llm_jax.objectives.transport import AOT
+from llm_jax.ops import slots
+from tests import small
+from tests.objectives import table
+
+PLAN = [[5, 0], [3], [1, 4, 6], [2, 7]]  # units in each row, eight of them
+SLOTS = max(map(len, PLAN))
+UNITS, T, V = 8, 24, 5
+OBJECTIVES = [
+  dpo.DPO(beta=0.7, logp="mean", divergence="js"),
+  dpo.IPO(),
+  separate.APO(),
+  separate.BCO(beta=0.7),
+  AOT(beta=0.7, pairing="unpaired"),
+  unreferenced.SimPO(),
+  unreferenced.ORPO(),
+  unreferenced.Sum((AOT(), unreferenced.CPO(), dpo.DPO()), (0.5, 1.0, 2.0)),
+  Ranking(center=0.1),
+  Ranking(completions=4, center=0.1),
+  Classification(weights=(1.0, 2.0)),
+]
+
+
+@pytest.fixture(autouse=True)
+def wide():
+  with jax.enable_x64(True):
+    yield
+
+
+@functools.cache
+def alone(G=2, vocabulary=V):
+  """Rows of one completion each; the last row of a unit of four is none."""
+  r = np.random.default_rng(0)
+  B = UNITS * G
+  size_B = r.integers(2, 8, B)  # three of them at most are a row of T
+  begin_B = r.integers(1, size_B)
+  if G > 2:
+    size_B[G - 1 :: G] = begin_B[G - 1 :: G] = 0
+  at_T, there = np.arange(T), np.arange(T) < size_B[:, None]
+  rank_B = np.tile([0, 1, 1, -1][:G] if G > 2 else np.arange(G), UNITS)
+  ids = r.integers(0, vocabulary, (B, T + 1)).astype(np.int32)
+  return {
+    "tokens_BT": ids[:, :-1] * there,
+    "target_BT": ids[:, 1:] * there,
+    "mask_BT": there & (at_T >= begin_B[:, None]),
+    "prompt_BT": at_T < begin_B[:, None],
+    "margin_B": np.repeat(r.random(UNITS), G),
+    "class_B": r.integers(0, 2, B).astype(np.int32),
+    "rank_B": rank_B.astype(np.int32),
+    "row_B": np.arange(B),
+  }
+
+
+def padded(batch, rows):
+  """With rows that are none: of as many, less is compiled."""
+  more = rows - len(batch["mask_BT"])
+  return {
+    k: np.pad(x, [(0, more), *[(0, 0)] * (x.ndim - 1)])
+    for k, x in batch.items()
+  }
+
+
+def together(batch, G):
+  """The same in packed rows, one behind another."""
+  S, plan = SLOTS, PLAN
+  row = lambda: np.zeros((len(plan) * G, T))
+  out = {k: row().astype(batch[k].dtype) for k in batch if k.endswith("_BT")}
+  out |= {k: row().astype(np.int32) for k in ("segment_BT", "position_BT")}
+  for k in batch:
+    if k.endswith("_B"):
+      out[f"{k}S"] = np.zeros((len(plan) * G, S), batch[k].dtype)
+  for r, units in enumerate(plan):
+    for g in range(G):
+      at = 0
+      for s in range(S):
+        b = (units[s] if s < len(units) else units[0]) * G + g
+        for k in batch:
+          if k.endswith("_B"):
+            out[f"{k}S"][r * G + g, s] = batch[k][b]
+        if s >= len(units):
+          continue
+        n = int((batch["mask_BT"] | batch["prompt_BT"])[b].sum())
+        for k in batch:
+          if k.endswith("_BT"):
+            out[k][r * G + g, at : at + n] = batch[k][b, :n]
+        out["segment_BT"][r * G + g, at : at + n] = s + 1
+        out["position_BT"][r * G + g, at : at + n] = np.arange(n)
+        at += n
+  return out
+
+
+def scores(variables, batch, *, key=None, outputs=1):
+  """As `table.scores`, of positions within a document."""
+  tokens_BT = batch["tokens_BT"]
+  position_BT = batch.get("position_BT", jnp.arange(tokens_BT.shape[1])[None])
+  logits_BTV = variables["w"][tokens_BT] + variables["p"][position_BT]
+  logp_BTV = jax.nn.log_softmax(logits_BTV)
+  at_BT1 = batch["target_BT"][..., None]
+  logp_BT = jnp.take_along_axis(logp_BTV, at_BT1, -1)[..., 0]
+  output_BTO = logits_BTV[..., :outputs]
+  return Scores(logp_BT, logp_BT, output_BTO=output_BTO)
+
+
+def roles():
+  r = np.random.default_rng(1)
+  drawn = lambda *shape: jnp.asarray(r.normal(size=shape))
+  return {
+    name: {"w": drawn(V, V), "p": drawn(T, V)}
+    for name in ("policy", "reference")
+  }
+
+
+FORWARD = dict.fromkeys(("policy", "reference"), scores)
+
+
+def both(objective, change=lambda batch: batch):
+  """(loss, gradient, metrics) alone and packed."""
+  G = objective.rows_together
+  outputs = 2 if isinstance(objective, Classification) else 1
+  score = functools.partial(scores, outputs=outputs)
+  run = functools.partial(table.step, score=score, jit=False)
+  packed = run(Packed(objective), roles(), change(together(alone(G), G)))
+  one = run(objective, roles(), padded(alone(G), len(PLAN) * SLOTS * G))
+  return one, packed
+
+
+def close(got, want):
+  assert got[2].keys() == want[2].keys()
+  for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-13)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=str)
+def test_packed_is_alone(objective):
+  want, got = both(objective)
+  close(got, want)
+
+
+def test_mutants_are_caught():
+  """A neighbour's tokens in the sum; another's column; a unit that is none."""
+
+  def neighbour(batch):
+    segment = batch["segment_BT"]
+    return batch | {"segment_BT": np.where(segment == 2, 1, segment)}
+
+  def turned(batch):
+    return batch | {"margin_BS": batch["margin_BS"][:, ::-1]}
+
+  def counted(batch):
+    mask = batch["mask_BT"].copy()
+    mask[batch["segment_BT"] == 0] = True
+    return batch | {
+      "mask_BT": mask,
+      "segment_BT": np.where(batch["segment_BT"] == 0, 3, batch["segment_BT"]),
+    }
+
+  for objective, change in (
+    (dpo.DPO(), neighbour),
+    (Ranking(), turned),
+    (dpo.DPO(), counted),
+  ):
+    want, got = both(objective, change)
+    assert abs(want[0] - got[0]) > 1e-4
+
+
+@pytest.mark.parametrize("G", [1, 2, 4])
+def test_rewards_are_of_the_same_completions(G):
+  """Of rows of any kind, whatever the objective was trained on."""
+  of = lambda objective, batch: by_objective.completions(
+    objective, FORWARD, roles(), {k: jnp.asarray(x) for k, x in batch.items()}
+  )
+  batch, objective = alone(G), Ranking(completions=2)
+  want = by_objective.gather([of(objective, batch)], G)
+  packed = of(Packed(objective), together(batch, G))
+  got = by_objective.gather([packed], G)
+  order = [u for units in PLAN for u in units + [-1] * (SLOTS - len(units))]
+  assert len(order) == len(got.reward_GK)
+  for u, reward, length, rank in zip(order, *got, strict=True):
+    if u < 0:
+      assert (rank == -1).all() and not length.any()
+      continue
+    there = want.rank_GK[u] >= 0
+    np.testing.assert_allclose(reward[there], want.reward_GK[u][there])
+    np.testing.assert_array_equal(length, want.length_GK[u])
+    np.testing.assert_array_equal(rank, want.rank_GK[u])
+
+
+def test_a_batch_of_one_document_a_row_is_as_it_was():
+  batch = alone()
+  run = functools.partial(table.step, score=scores, jit=False)
+  want = run(dpo.DPO(), roles(), batch)
+  got = run(Packed(dpo.DPO()), roles(), batch)
+  for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+    np.testing.assert_array_equal(a, b)
+
+
+def test_what_asks_about_some_rows_alone_is_refused():
+  batch = together(alone(), 2) | {"label_BS": np.ones((8, 3))}
+  batch = {name: jnp.asarray(x) for name, x in batch.items()}
+  with pytest.raises(ValueError, match="packed rows some cannot be asked"):
+    Packed(KTO()).annotate(FORWARD, roles(), batch)
+
+
+@pytest.mark.parametrize("G", [1, 2, 4])
+def test_laying_out_is_undone(G):
+  batch = together(alone(G), G)
+  x = np.arange(batch["row_BS"].size).reshape(batch["row_BS"].shape)
+  flat = slots.flat(jnp.asarray(x), G)
+  np.testing.assert_array_equal(slots.rowwise(flat, G, x.shape[1]), x)
+  rows = slots.flat(jnp.asarray(batch["row_BS"]), G).reshape(-1, G)
+  assert (rows[:, :1] // G == rows // G).all()  # a unit beside each other
+  length = slots.lengths({k: jnp.asarray(v) for k, v in batch.items()})
+  np.testing.assert_array_equal(
+    length.sum(1), batch["mask_BT"].sum(1, dtype=int)
+  )
+
+
+def test_what_belongs_together_stays_on_its_device():
+  mesh = jax.sharding.Mesh(np.array(jax.devices()[:8]), ("data",))
+  rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+  x = jax.device_put(jnp.zeros((32, 3, 2)), rows)
+  moves = ("all-to-all", "all-gather", "collective-permute", "all-reduce")
+  text = lambda f: jax.jit(f, out_shardings=rows).lower(x).compile().as_text()
+  ours = text(lambda x: slots.flat(x, 2))
+  mutant = text(lambda x: x.swapaxes(0, 1).reshape(-1, 2))  # slot after slot
+  assert not any(m in ours for m in moves)
+  assert any(m in mutant for m in moves)
+
+
+class Shown:
+  """A decoder that is not shown all of a batch."""
+
+  def __init__(self, *hidden, shape="gpt2"):
+    shape = dataclasses.replace(small.SHAPES[shape], num_layers=1)
+    model, self.policy = small.build(shape)
+    self._score, self._hidden = small.score_fn(model), hidden
+    self.roles = {"policy": self.policy, "reference": small.build(shape, 1)[1]}
+
+  def __call__(self, variables, batch, **how):
+    shown = {k: x for k, x in batch.items() if k not in self._hidden}
+    return self._score(variables, shown, **how)
+
+
+def test_a_decoder_learns_the_same():
+  """Attention stays inside; microbatches and devices change nothing."""
+  objective = unreferenced.Sum((separate.BCO(), unreferenced.SFT()))
+  batch, decoder = alone(2, small.DIMS.V), Shown()
+  want = table.step(objective, decoder.roles, batch, score=decoder)
+  packed = padded(together(batch, 2), 16)
+  axis_types = (jax.sharding.AxisType.Auto,) * 3
+  names = ("data", "fsdp", "tensor")
+  mesh = jax.make_mesh((4, 1, 1), names, axis_types=axis_types)
+  rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+  with jax.set_mesh(mesh):
+    placed = jax.device_put(packed, rows)
+    ours = Packed(objective)
+    close(table.step(ours, decoder.roles, placed, 2, score=decoder), want)
+  # Mutants: what stands before is seen; places are those of the row.
+  said = lambda decoder: Packed(objective).rewards(
+    dict.fromkeys(FORWARD, decoder), decoder.roles, packed
+  )
+  right = jax.jit(lambda: said(decoder))()
+  for hidden in ("segment_BT", "position_BT"):
+    wrong = jax.jit(lambda hidden=hidden: said(Shown(hidden)))()
+    assert np.abs(wrong - right).max() > 1e-3
