@@ -23,8 +23,15 @@ from llm_jax.contracts import Batch, Question
 from llm_jax.generation.rollouts import Rollouts
 from llm_jax.objectives.policy import Policy
 from llm_jax.objectives.shaping import Shaping
-from llm_jax.prompting import Prompt
 from llm_jax.sharding import mesh as mesh_lib
+
+
+class Prompt(NamedTuple):
+  """What is answered."""
+
+  messages: tuple[tuple[str, str], ...]  # (role, content) of each
+  ids: Sequence[int]
+  reference: str | None = None  # an answer known to be right
 
 
 class Functions(NamedTuple):
@@ -35,10 +42,10 @@ class Functions(NamedTuple):
 
 
 class Reward(NamedTuple):
-  """Text -> a number for each completion."""
+  """Ids -> text; prompts and completions -> a number for each of the latter."""
 
   text: Callable[[Sequence[int]], str]
-  score: Callable[[Sequence[Question]], Sequence[float]]
+  score: Callable[[Sequence[Question]], Sequence[Sequence[float]]]
 
 
 class OnPolicy:
@@ -56,6 +63,10 @@ class OnPolicy:
     batch_size: rows of a minibatch.
     group: completions of a prompt.
     mesh: where minibatches are put.
+    identity: of the prompts; a run goes on with the same ones only.
+
+  Raises:
+    ValueError: settings that do not divide.
   """
 
   def __init__(
@@ -71,6 +82,7 @@ class OnPolicy:
     batch_size: int,
     group: int,
     mesh: Mesh,
+    identity: str = "",
   ):
     for name, size in (("batch_size", batch_size), ("completions", group)):
       if settings.batch % size:
@@ -83,6 +95,7 @@ class OnPolicy:
     self._prompts, self._functions = prompts, functions
     self._reward, self._ids, self._seed = reward, ids, seed
     self._size, self._group, self._mesh = batch_size, group, mesh
+    self._identity = identity
     self._width = max(1 + len(p.ids) for p in prompts)
     self._credit = jax.jit(objective.credit)
     self._key = jax.random.key(seed)
@@ -116,6 +129,7 @@ class OnPolicy:
     """All of it; arrays only in the middle of an update."""
     over = self._served == self.per_update
     return {
+      "text": self._identity,
       "updates": self._updates,
       "served": self._served,
       "beta": self._beta,
@@ -123,36 +137,53 @@ class OnPolicy:
     }
 
   def set_state(self, saved: dict[str, Any]) -> None:
+    if saved["text"] != self._identity:
+      raise ValueError(
+        "--data: the prompts are not those that this run began with, so it"
+        " cannot go on; bring them back, or start another with --init_from"
+      )
     self._updates, self._served = saved["updates"], saved["served"]
     self._beta = saved["beta"]
     self._rows = saved["rows"] or {}
 
-  def _drawn(self, roles: Any) -> dict[str, np.ndarray]:
-    asked = self._asked()
-    key = keys.stream(self._key, "rollouts", self._updates)
+  def draw(
+    self, roles: Any, asked: Sequence[Prompt], key: jax.Array
+  ) -> dict[str, np.ndarray]:
+    """Completions of prompts with their scores, on the host.
+
+    Args:
+      roles: by whom they are drawn, and looked at.
+      asked: `rollouts.batch` of them, a prompt as often as it is completed.
+      key: of this drawing.
+    """
     prompts = mesh_lib.place(self._aligned(asked), self._mesh)
     batch = self._functions.draw(roles, prompts, key)
     batch = {**batch, **self._functions.score(roles, batch)}
     host = jax.device_get(_everywhere(batch))
-    scores = self._scores(asked, host)
-    moved_BT = np.where(
-      host["mask_BT"], host["old_logp_BT"] - host["ref_logp_BT"], 0
-    )
-    difference = np.abs(host["old_logp_BT"] - host["sampled_logp_BT"])
-    B = len(scores)
-    wide = host["old_logp_BT"].dtype
-    kl_B = moved_BT.sum(1)
+    mask_BT, old_BT = host["mask_BT"], host["old_logp_BT"]
+    wide = old_BT.dtype
+    scores_B = self._scores(asked, host)
+    unlike_BT = np.abs(old_BT - host["sampled_logp_BT"])
     of_rows = {
-      "score_B": scores.astype(wide),
-      "beta_B": np.full(B, self._beta, wide),
-      "kl_B": kl_B,
-      "length_B": host["mask_BT"].sum(1).astype(wide),
+      "score_B": scores_B.astype(wide),
+      "beta_B": np.full(len(scores_B), self._beta, wide),
+      "length_B": mask_BT.sum(1).astype(wide),
       "ended_B": host["ended_B"].astype(wide),
-      "mismatch_B": np.where(host["mask_BT"], difference, 0).max(1),
+      "mismatch_B": np.where(mask_BT, unlike_BT, 0).max(1),
     }
-    credited = self._credit({**host, **of_rows})
-    self._beta = self._shaping.next_beta(self._beta, float(kl_B.mean()), B)
-    return jax.device_get(dict(credited))
+    if "ref_logp_BT" in host:
+      moved_BT = np.where(mask_BT, old_BT - host["ref_logp_BT"], 0)
+      of_rows["kl_B"] = moved_BT.sum(1)
+    return {**host, **of_rows}
+
+  def _drawn(self, roles: Any) -> dict[str, np.ndarray]:
+    key = keys.stream(self._key, "rollouts", self._updates)
+    rows = self.draw(roles, self._asked(), key)
+    credited = jax.device_get(dict(self._credit(rows)))
+    if "kl_B" in rows:
+      moved, count = float(rows["kl_B"].mean()), len(rows["kl_B"])
+      self._beta = self._shaping.next_beta(self._beta, moved, count)
+    return credited
 
   def _asked(self) -> list[Prompt]:
     """Prompts of this update, each as often as it has completions."""
@@ -169,7 +200,7 @@ class OnPolicy:
     r = np.random.default_rng((self._seed, zlib.crc32(b"prompts"), epoch))
     return r.permutation(len(self._prompts))
 
-  def _aligned(self, asked: list[Prompt]) -> Batch:
+  def _aligned(self, asked: Sequence[Prompt]) -> Batch:
     """Prompts as `rollouts.draw` reads them."""
     start, pad = self._ids
     out_BP = np.full((len(asked), self._width), pad, np.int32)
@@ -179,24 +210,26 @@ class OnPolicy:
     return {"prompt_BP": out_BP, "length_B": length_B}
 
   def _scores(
-    self, asked: list[Prompt], drawn: Mapping[str, np.ndarray]
+    self, asked: Sequence[Prompt], drawn: Mapping[str, np.ndarray]
   ) -> np.ndarray:
     """A number for each completion, [B]."""
     rows = zip(drawn["target_BT"], drawn["mask_BT"], strict=True)
     texts = [self._reward.text(ids[mask].tolist()) for ids, mask in rows]
+    K = self._group
     questions = [
-      Question(p.messages, (text,), p.reference)
-      for p, text in zip(asked, texts, strict=True)
+      Question(p.messages, tuple(texts[i : i + K]), p.reference)
+      for i, p in zip(range(0, len(texts), K), asked[::K], strict=True)
     ]
     found = self._reward.score(questions)
-    if len(found) != len(questions):
+    if [len(x) for x in found] != [K] * len(questions):
       raise ValueError(
-        f"--judge: {len(found)} scores for {len(questions)} completions"
+        f"--judge: {sum(map(len, found))} scores for {len(texts)} completions"
       )
-    for x in found:
+    flat = [x for scores in found for x in scores]
+    for x in flat:
       if not isinstance(x, int | float) or not math.isfinite(x):
         raise ValueError(f"--judge: a score is {x!r:.40}, no finite number")
-    return self._shaping.scores(np.array(found, np.float64), drawn["ended_B"])
+    return self._shaping.scores(np.array(flat, np.float64), drawn["ended_B"])
 
 
 @jax.jit

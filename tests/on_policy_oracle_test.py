@@ -18,13 +18,12 @@ from llm_jax.objectives import group
 from llm_jax.objectives.ppo import PPO
 from llm_jax.objectives.shaping import Shaping
 from llm_jax.ops.sampling import Sampler
-from llm_jax.prompting import Prompt
 from llm_jax.sharding import mesh as mesh_lib
 from llm_jax.training import loop
 from tests import oracle_test as toy
 
 BETA, LIMIT = 1.0, 2
-PROMPT = Prompt("", (), [])  # nothing but what begins a document, token 0
+PROMPT = on_policy.Prompt((), [])  # nothing but what begins a document, token 0
 ROLLOUTS = rollouts.Rollouts(
   batch=512, epochs=2, max_new_tokens=LIMIT, sampler=Sampler()
 )
@@ -95,7 +94,8 @@ def test_the_optimum_is_reached(name):
       on_policy.Reward(
         text=lambda ids: " ".join(map(str, ids)),
         score=lambda questions: [
-          float(reward[*map(int, q.completions[0].split())]) for q in questions
+          [float(reward[*map(int, c.split())]) for c in q.completions]
+          for q in questions
         ],
       ),
       ids=(0, 0),

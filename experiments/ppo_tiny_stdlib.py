@@ -1,0 +1,44 @@
+"""PPO of the small decoder against its own reward model.
+
+Needs no download: the prompts ask what a function of the running interpreter's
+standard library does; `rm_tiny_stdlib` says how good an answer is. PPO
+(arXiv:1909.08593) with the settings of the TL;DR recipe (arXiv:2403.17031),
+from the tuned model, which is also the reference.
+
+  python -m experiments.pretrain_tiny_stdlib train
+  python -m experiments.sft_tiny_stdlib train
+  python -m experiments.rm_tiny_stdlib train
+  python -m experiments.ppo_tiny_stdlib train
+"""
+
+import dataclasses
+
+from experiments import dpo_tiny_stdlib
+from llm_jax import cli
+from llm_jax.experiment import Validation
+from llm_jax.generation.rollouts import Rollouts
+from llm_jax.judges.reward import RewardModel
+from llm_jax.models import presets
+from llm_jax.objectives.ppo import PPO
+from llm_jax.objectives.shaping import Shaping
+from llm_jax.training.optimizers import AdamW
+from llm_jax.training.schedules import Schedule
+
+EXPERIMENT = dataclasses.replace(
+  dpo_tiny_stdlib.EXPERIMENT,
+  model=dataclasses.replace(presets.tiny(), outputs=1),
+  objective=PPO(),
+  judge=RewardModel(run="runs/rm_tiny_stdlib"),
+  rollouts=Rollouts(batch=64, max_prompt=96, max_new_tokens=32),
+  shaping=Shaping(missing_eos="subtract"),
+  optimizer=AdamW(
+    peak=3e-4, schedule=Schedule("linear", warmup=0), weight_decay=0.0
+  ),
+  validation=Validation(every=40, batches=2),
+  evaluations=(),
+  batch_size=64,
+  steps=200,
+)
+
+if __name__ == "__main__":
+  cli.run(EXPERIMENT)

@@ -1,0 +1,159 @@
+"""What an experiment draws from its policy to learn from it: the wiring."""
+
+from collections.abc import Callable, Sequence
+import pathlib
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from llm_jax import asking, judging, keys
+from llm_jax.contracts import Batch, Evaluator, Question, Tokenizer
+from llm_jax.data.instructions import Instructed
+from llm_jax.data.preferred import Preferred
+from llm_jax.experiment import Experiment
+from llm_jax.generation import rollouts
+from llm_jax.model import Model
+from llm_jax.objectives.policy import Policy
+from llm_jax.on_policy import Functions, OnPolicy, Prompt, Reward
+from llm_jax.reporting.progress import say
+from llm_jax.weights import forward
+
+_TOLD = ("score", "kl", "length", "ended")
+
+
+def source(
+  experiment: Experiment,
+  tokens: Instructed | Preferred,
+  tokenizer: Tokenizer,
+  model: Model,
+  mesh: Mesh,
+  folder: pathlib.Path,
+) -> OnPolicy:
+  """Minibatches of what the policy draws, as `experiment.judge` scores it.
+
+  Args:
+    experiment: whose objective is a `Policy`.
+    tokens: whose prompts are answered.
+    tokenizer: ids <-> text.
+    model: the decoder of every role.
+    mesh: where.
+    folder: of the run.
+
+  Raises:
+    ValueError: no prompt is short enough, or settings that do not divide.
+  """
+  objective = experiment.objective
+  assert isinstance(objective, Policy)
+  judge, _ = judging.make(experiment, folder, None, mesh)
+  stop = asking.stop_ids(experiment.data, tokenizer)
+
+  def text(ids: Sequence[int]) -> str:
+    return tokenizer.decode([i for i in ids if i not in stop])
+
+  def score(questions: Sequence[Question]) -> list[Sequence[float]]:
+    return [verdict.scores for verdict in judge(questions)]
+
+  return OnPolicy(
+    experiment.rollouts,
+    experiment.shaping,
+    objective,
+    prompts(experiment, tokens),
+    functions(experiment, model, stop),
+    Reward(text, score),
+    (tokenizer.eos_id, tokenizer.pad_id),
+    experiment.seed,
+    experiment.batch_size,
+    getattr(objective, "completions", 1),
+    mesh,
+    tokens.identity,
+  )
+
+
+def validator(
+  experiment: Experiment, tokens: Instructed | Preferred, source: OnPolicy
+) -> Evaluator:
+  """Roles -> how held-out prompts are answered: score, KL, length.
+
+  The same prompts and draws each time. The "loss" is the score, negated.
+  """
+  held_out = prompts(experiment, tokens, "validation")
+  size = experiment.rollouts.batch
+  most = experiment.validation.batches or len(held_out)
+  count = min(most, max(1, len(held_out) // size))
+  key = keys.stream(jax.random.key(experiment.seed), "validation")
+
+  def validate(roles: Any) -> dict[str, float]:
+    found = []
+    for i in range(count):
+      # The first ones once more where there are too few.
+      asked = [
+        held_out[n % len(held_out)] for n in range(i * size, (i + 1) * size)
+      ]
+      rows = source.draw(roles, asked, jax.random.fold_in(key, i))
+      found.append(
+        {n: float(rows[f"{n}_B"].mean()) for n in _TOLD if f"{n}_B" in rows}
+      )
+    means = {n: sum(f[n] for f in found) / count for n in found[0]}
+    return {"loss": -means["score"], **means}
+
+  return validate
+
+
+def prompts(
+  experiment: Experiment, tokens: Instructed | Preferred, split: str = "train"
+) -> list[Prompt]:
+  """Each prompt of a split once, if it is short enough."""
+  most = experiment.rollouts.max_prompt
+  found: dict[Any, Prompt] = {}
+  long = 0
+  for e in tokens.examples(split):
+    messages = e.conversation.question.messages
+    if 1 + len(e.prompt_ids) > most:
+      long += 1
+    elif messages not in found:
+      found[messages] = Prompt(messages, list(e.prompt_ids), e.reference)
+  said = (
+    f"--rollouts.max_prompt={most}: {long} prompts of the {split} split are"
+    " longer"
+  )
+  if not found:
+    raise ValueError(f"{said}, and there are no others")
+  if long:
+    say(f"{said}; they are left out")
+  return list(found.values())
+
+
+def functions(
+  experiment: Experiment, model: Model, stop_ids: tuple[int, ...]
+) -> Functions:
+  """How the policy draws, and what all roles say of what was drawn."""
+  settings, objective = experiment.rollouts, experiment.objective
+  score_of = forward(model, settings.sampler.temperature)
+
+  def draw(roles: Any, batch: Batch, key: jax.Array) -> Batch:
+    rows, width = batch["prompt_BP"].shape
+    slots = width + settings.max_new_tokens
+    return rollouts.draw(
+      model.decode,
+      roles["policy"],
+      batch["prompt_BP"],
+      batch["length_B"],
+      model.open_cache(roles["policy"], rows, slots),
+      key,
+      limit=settings.max_new_tokens,
+      sampler=settings.sampler,
+      stop_ids=stop_ids,
+    )
+
+  def score(roles: Any, batch: Batch) -> Batch:
+    policy = score_of["policy"](roles["policy"], batch)
+    out = {"old_logp_BT": policy.logp_BT}
+    if policy.output_BTO is not None:
+      out["old_value_BT"] = policy.output_BTO[..., 0]
+    if objective.needs_reference:
+      reference = score_of["reference"](roles["reference"], batch)
+      out["ref_logp_BT"] = reference.logp_BT
+    return out
+
+  return Functions(jax.jit(draw), jax.jit(score))
