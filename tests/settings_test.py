@@ -52,6 +52,7 @@ from llm_jax.sharding import mesh as mesh_lib
 from llm_jax.tokenizers import store
 from llm_jax.tokenizers.sentencepiece import SentencePiece
 from llm_jax.training import optimizers
+from llm_jax.training.refresh import Refresh
 from llm_jax.training.schedules import Schedule
 from tests import command, small
 from tests.objectives import table
@@ -366,6 +367,7 @@ def test_no_leaf_goes_unread(tmp_path, tmp_path_factory):
   with watched(kinds) as reads:
     run_everything(copy, there / "text.txt")
     trace_step(dataclasses.replace(command.EXPERIMENT, average=0.9))
+    Refresh(every=1).mixed(*[jnp.ones((), jnp.int32)] * 3)
     other = dataclasses.replace(command.EXPERIMENT, init_from="nowhere")
     with pytest.raises(ValueError):
       build.data(other, tmp_path / "new")
