@@ -16,6 +16,7 @@ from llm_jax import (
   measuring,
   normalising,
   precomputing,
+  self_play,
   weights,
 )
 from llm_jax import model as model_lib
@@ -131,11 +132,18 @@ def run(experiment: Experiment, folder: pathlib.Path, mesh: Mesh) -> Run:
     made, asks = dataclasses.replace(made, tokens=carried), False
   plan = weights.plan(experiment, the_model, mesh, encode, reference=asks)
   store = Store(folder / "checkpoints", experiment.checkpoints, progress.say)
-  source = _Placed(
+  source: Source = _Placed(
     made.tokens.train(experiment.batch_size, experiment.seed, share),
     mesh,
     made.tokens.identity,
   )
+  if experiment.self_play.max_new_tokens:
+    source = self_play.Opponent(
+      source,
+      experiment.self_play,
+      the_model,
+      asking.stop_ids(experiment.data, made.tokenizer),
+    )
   found = weights.resume(experiment, plan, mesh, store)
   if found is not None:
     done, state, position = found

@@ -54,6 +54,8 @@ def _reads(experiment: Experiment) -> None:
   rows, together = "text", 1
   if isinstance(data, Preferences):
     rows, together = data.rows, data.rows_together
+    if rows == "answers" and experiment.self_play.max_new_tokens:
+      rows = "pairs"
   if rows not in objective.reads:
     kind = type(data).__name__
     given = f"--data.rows={rows}" if together > 1 else f"--data ({kind})"
@@ -115,6 +117,8 @@ def _plays(experiment: Experiment) -> None:
   given, name = f"--self_play.max_new_tokens={new}", type(objective).__name__
   if "pairs" not in objective.reads:
     raise ValueError(f"{given}: {name} reads no pairs")
+  if getattr(experiment.data, "packing", "one") != "one":
+    raise ValueError(f"{given}: needs --data.packing=one, a pair in two rows")
   if not objective.needs_reference:
     raise ValueError(f"{given}: {name} asks no reference, which is to draw")
   if experiment.reference == "once":

@@ -63,7 +63,9 @@ class Comparer:
       together: rows of a prompt, among those that rewards are of.
       name: of the data.
     """
-    told, ranked = where.rows in self._reads, where.rows == "rankings"
+    # Answers alone are pairs that lack what is rejected.
+    rows = "pairs" if where.rows == "answers" else where.rows
+    told, ranked = rows in self._reads, rows == "rankings"
     if ranked and not told:
       return {}, None  # only a reward model has a place for more than two
     out: dict[str, float] = {}

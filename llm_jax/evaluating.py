@@ -193,7 +193,7 @@ def _dataset(
   if not isinstance(where, Preferences):
     return found
   in_pairs: Any = None
-  if where.rows == "labels":
+  if where.rows in ("labels", "answers"):
     where = dataclasses.replace(where, rows="pairs")
     try:
       as_pairs = tokens.read_as(where)
