@@ -13,12 +13,14 @@ from absl import flags
 
 from llm_jax import config, host
 from llm_jax.experiment import Experiment
+from llm_jax.judges.reward import RewardModel
 from llm_jax.training.hooks import NonFiniteError
 
 VERBS = {
   "train": "runs, or resumes what --workdir holds",
   "plan": "parameters, flops, bytes a device, expected time",
   "evaluate": "measures a checkpoint; a table and evaluation.json",
+  "compare": "evaluated --runs beside each other; a page at --into",
   "generate": "text from --prompt, --prompts_file or the terminal",
   "label": "completions of prompts, judged: preferences at --into",
   "merge": "adapters into their base; an ordinary run folder at --into",
@@ -29,13 +31,20 @@ READ_BY = {
   "prompt": ("generate",),
   "prompts_file": ("generate", "label"),
   "adapter": ("generate",),
-  "into": ("label", "merge"),
+  "into": ("compare", "label", "merge"),
+  "runs": ("compare",),
   "best": ("label",),
   "checkpoint_step": ("evaluate", "generate", "label", "merge"),
   "against": ("evaluate",),
+  "judge": ("evaluate", "label"),
   "coordinator": tuple(VERBS),
   "num_processes": tuple(VERBS),
   "process_id": tuple(VERBS),
+}
+# Settings, by how they begin, that only some verbs read.
+_READ_BY = {
+  ("label.",): ("label",),
+  ("judge.", "judges."): ("evaluate", "label"),
 }
 # Packages that a machine may lack, and what does without them.
 WITHOUT = {
@@ -58,7 +67,7 @@ def main(experiment: Experiment, argv: list[str], name: str) -> int:
     if {"--help", "-h"} & set(argv[1:]) or argv[1:2] == ["help"]:
       print(_manual(experiment, given, name), flush=True)
       return 0
-    verb = _parse(given, argv)
+    verb = _parse(given, argv, experiment.draws)
     resolved = config.resolve(experiment, given)
     code = _run_verb(verb, resolved, given, name)
     sys.stdout.flush()
@@ -106,12 +115,24 @@ def _define(experiment: Experiment) -> flags.FlagValues:
     "answer with this run's adapters; runs/a+runs/b stacks two, none is the"
     " base; repeatable: each prompt is answered with each",
   )
-  define(flags.DEFINE_string, "into", None, "run folder, or .jsonl, to write")
+  define(
+    flags.DEFINE_string, "into", None, "folder of a run or page, or .jsonl"
+  )
+  define(
+    flags.DEFINE_list, "runs", [], "folders of evaluated runs, between commas"
+  )
   define(flags.DEFINE_bool, "best", False, "the best completions, to train on")
   define(
     flags.DEFINE_integer, "checkpoint_step", None, "which one; none = the last"
   )
   define(flags.DEFINE_string, "against", None, "run folder to compare with")
+  define(
+    flags.DEFINE_string,
+    "judge",
+    None,
+    "run folder of a reward model that judges, in place of the judge of the"
+    " experiment",
+  )
   define(
     flags.DEFINE_string, "coordinator", None, "several processes: host:port"
   )
@@ -124,8 +145,14 @@ def _define(experiment: Experiment) -> flags.FlagValues:
   return given
 
 
-def _parse(given: flags.FlagValues, argv: list[str]) -> str:
-  """Reads the flags into `given`; returns the verb."""
+def _parse(given: flags.FlagValues, argv: list[str], draws: bool) -> str:
+  """Reads the flags into `given`; returns the verb.
+
+  Args:
+    given: filled here.
+    argv: the command line.
+    draws: whether training asks the judge, too.
+  """
   try:
     rest = given(argv)[1:]
   except flags.UnrecognizedFlagError as e:
@@ -161,9 +188,12 @@ def _parse(given: flags.FlagValues, argv: list[str]) -> str:
         f"--{name}: read by {', '.join(verbs_that_read)} only, not by {rest[0]}"
       )
   for name in given:
-    is_labels = name.startswith(("judge.", "label.")) and given[name].present
-    if is_labels and rest[0] not in ("label", "show"):
-      raise ValueError(f"--{name}: read by label only, not by {rest[0]}")
+    for parts, those in _READ_BY.items():
+      readers = ("train", *those) if draws and "evaluate" in those else those
+      is_theirs = name.startswith(parts) and given[name].present
+      if is_theirs and rest[0] not in (*readers, "show"):
+        listed = ", ".join(readers)
+        raise ValueError(f"--{name}: read by {listed} only, not by {rest[0]}")
   return rest[0]
 
 
@@ -200,7 +230,7 @@ def _run_verb(
   if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
     compiled = host.cache_folder() / "compiled"
     jax.config.update("jax_compilation_cache_dir", str(compiled))
-  from llm_jax import evaluating, labelling, verbs  # noqa: PLC0415
+  from llm_jax import beside, evaluating, labelling, verbs  # noqa: PLC0415
 
   folder = pathlib.Path(experiment.workdir or f"runs/{name}")
   step = given.checkpoint_step
@@ -213,9 +243,11 @@ def _run_verb(
       verbs.settings(folder),
       evaluations=experiment.evaluations,
       judge=experiment.judge,
+      judges=experiment.judges,
       label=experiment.label,
     )
     experiment = _resolve_run(trained, given, folder, verb)
+    experiment = _with_judge(experiment, given, verb)
   if verb == "train":
     _check_tokenizer(experiment, given)
     return verbs.train(experiment, folder, name)
@@ -244,6 +276,9 @@ def _run_verb(
       given.into,
       given.best,
     )
+  if verb == "compare":
+    into = given.into or "runs/compared"
+    return beside.compare(given.runs, pathlib.Path(into))
   if verb == "merge":
     if not given.into:
       raise ValueError("--into: no folder given to write the merged run to")

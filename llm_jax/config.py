@@ -191,6 +191,8 @@ def _is_group(value: Any) -> bool:
 def _is_empty_group(value: Any, hint: Any) -> bool:
   """No dataclasses, where there may be some."""
   kinds = typing.get_args(hint)[:1]
+  if kinds and isinstance(kinds[0], types.UnionType):
+    kinds = typing.get_args(kinds[0])
   return value == () and all(map(dataclasses.is_dataclass, kinds or [None]))
 
 

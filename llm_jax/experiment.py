@@ -12,12 +12,14 @@ from llm_jax.data.labelled import Labels
 from llm_jax.data.preferences import Preferences
 from llm_jax.data.text import Text
 from llm_jax.evaluation.standard import Rewards
+from llm_jax.generation.rollouts import Rollouts
 from llm_jax.judges.endpoint import Endpoint
 from llm_jax.judges.reward import RewardModel
 from llm_jax.judges.rubric import Rubric
 from llm_jax.judges.rules import Length, Rule
 from llm_jax.models.config import TransformerConfig
 from llm_jax.objectives.causal import Causal
+from llm_jax.objectives.shaping import Shaping
 from llm_jax.ops.sampling import Sampler
 from llm_jax.peft.hold import Held
 from llm_jax.peft.method import Full, Method
@@ -60,6 +62,12 @@ class Validation:
     100,
     "questions that `evaluate` has answered: of instruction data for exact"
     " match, of preferences for KL from the reference; 0 = none",
+    low=0,
+  )
+  best_of: int = field(
+    0,
+    "answers that `evaluate` draws to each question for the judges to score,"
+    " for what the best of n is worth; 0 = none",
     low=0,
   )
 
@@ -113,6 +121,9 @@ class SelfPlay:
   optimizer: Optimizer = AdamW()
   peft: Method = Full()
   refresh: Refresh = Refresh()
+  self_play: SelfPlay = SelfPlay()
+  rollouts: Rollouts = Rollouts()
+  shaping: Shaping = Shaping()
   mesh: MeshShape = MeshShape()
   checkpoints: Checkpoints = Checkpoints()
   log: Log = Log()
@@ -120,7 +131,7 @@ class SelfPlay:
   samples: Samples = Samples()
   evaluations: tuple[Evaluation, ...] = ()
   judge: Judges = Length()
-  self_play: SelfPlay = SelfPlay()
+  judges: tuple[Judges, ...] = ()  # whom `evaluate` also asks, beside `judge`
   label: Labels = Labels()
   rewards: Rewards = Rewards()
   steps: int = field(1000, "optimiser steps", low=0)
@@ -150,6 +161,16 @@ class SelfPlay:
     None, "run folder to take weights and tokenizer from"
   )
   workdir: str | None = field(None, "run folder; none = runs/NAME")
+
+  @property
+  def draws(self) -> bool:
+    """Whether the policy learns from what it draws itself."""
+    return "rollouts" in self.objective.reads
+
+  @property
+  def scored_at(self) -> float:
+    """Temperature that logits are divided by: that of drawing, if any."""
+    return self.rollouts.sampler.temperature if self.draws else 1.0
 
   def __post_init__(self) -> None:
     if self.average == 1:

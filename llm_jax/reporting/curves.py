@@ -32,11 +32,14 @@ class Line:
 
   Args:
     name: for the legend.
-    steps: rising.
+    steps: rising; of points that have notes, in any order.
     values: one a step; one in all for a level. Gaps where not finite.
     colour: "first", "second", "third" or "fourth" of the page.
     last: what the legend says of it.
     faint: drawn thin, behind the others, and not in the legend.
+    notes: said of each point, beside it.
+    spread: standard error of each value, drawn up and down.
+    aside: likewise of each step, drawn to both sides.
   """
 
   name: str
@@ -45,6 +48,9 @@ class Line:
   colour: str
   last: str = ""
   faint: bool = False
+  notes: Sequence[str] = ()
+  spread: Sequence[float] = ()
+  aside: Sequence[float] = ()
 
 
 def thin(
@@ -138,6 +144,9 @@ def _add(axes: Any, line: Line) -> None:
   if not len(line.steps):
     axes.axhline(line.values[0], color=colour, lw=1.4, ls=(0, (2, 2.5)))
     return
+  if line.notes:
+    _add_points(axes, line, colour)
+    return
   x, y = thin(line.steps, line.values)
   few = np.isfinite(y).sum() <= _MARKED
   axes.plot(
@@ -150,6 +159,32 @@ def _add(axes: Any, line: Line) -> None:
     ms=3.6,
     solid_joinstyle="round",
   )
+
+
+def _add_points(axes: Any, line: Line, colour: str) -> None:
+  """Points with what is said of them, joined in their order."""
+  x, y = line.steps, line.values
+  axes.plot(x, y, color=colour, lw=1.2, alpha=0.55, zorder=1)
+  axes.errorbar(
+    x,
+    y,
+    xerr=list(line.aside) or None,
+    yerr=list(line.spread) or None,
+    fmt="o",
+    color=colour,
+    ms=5,
+    elinewidth=0.9,
+  )
+  for at, note in zip(zip(x, y, strict=True), line.notes, strict=True):
+    axes.annotate(
+      note,
+      at,
+      xytext=(5, 5),
+      textcoords="offset points",
+      color=_INK,
+      fontsize=9.5,
+    )
+  axes.margins(0.12)
 
 
 def _frame(axes: Any, lines: Sequence[Line], zero: bool, linear: bool) -> None:

@@ -7,12 +7,18 @@ _NAMES = {
   "kneser_ney_5": "Kneser-Ney 5-gram",
   "bits_per_byte": "bits/byte",
   "ece": "calibration error",
+  "kl": "KL",
+  "macro_f1": "macro F1",
 }
 _SHARES = (
   "accuracy",
   "token_accuracy",
   "exact_match",
   "ece",
+  "macro_f1",
+  "precision",
+  "recall",
+  "f1",
   "chosen_longer",
   "chosen_shorter",
 )

@@ -7,6 +7,7 @@ import shlex
 from typing import Any
 
 from llm_jax.reporting import (
+  answers,
   comparisons,
   files,
   pictures,
@@ -34,13 +35,24 @@ def write(folder: pathlib.Path) -> pathlib.Path:
   """
   path = folder / "report.html"
   with waiting("report"):
-    page = _template().render(**_read(folder))
-    files.write_text(path, _CONTROLS.sub("\ufffd", page))
+    files.write_text(path, page("report.html.jinja", _read(folder)))
   return path
 
 
+def page(template: str, told: dict[str, Any]) -> str:
+  """A template of this folder, filled in; nothing in it that HTML cannot hold.
+
+  Args:
+    template: name of its file.
+    told: all that it names.
+  """
+  return _CONTROLS.sub(
+    "\ufffd", _templates().get_template(template).render(told)
+  )
+
+
 @functools.cache
-def _template() -> Any:
+def _templates() -> Any:
   import jinja2  # noqa: PLC0415  (only a report needs it)
 
   return jinja2.Environment(
@@ -49,7 +61,7 @@ def _template() -> Any:
     undefined=jinja2.StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,
-  ).get_template("report.html.jinja")
+  )
 
 
 def _read(folder: pathlib.Path) -> dict[str, Any]:
@@ -78,6 +90,8 @@ def _read(folder: pathlib.Path) -> dict[str, Any]:
     "evaluation": evaluation,
     "preferences": preferences.told(found),
     "datasets": comparisons.datasets(found),
+    "best_of": answers.best_of({"": found}),
+    "answers": _answers(found),
     "comparison": comparisons.comparison(found),
     "command": command,
     "samples": _samples(folder / "samples", notes),
@@ -156,6 +170,16 @@ def _samples(folder: pathlib.Path, notes: list[str]) -> dict[str, Any]:
     "steps": len(wanted),
     "kept": len(paths),
   }
+
+
+def _answers(found: dict[str, Any]) -> list[tuple[str, answers.Answer]]:
+  """Some that were drawn, each with its dataset where there are several."""
+  known = answers.answers(found)
+  return [
+    (name if len(known) > 1 else "", one)
+    for name, its in known.items()
+    for one in its[: answers.SHOWN]
+  ]
 
 
 def _environment(found: dict) -> list[tuple[str, str]]:

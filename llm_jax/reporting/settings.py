@@ -1,5 +1,6 @@
 """The settings in experiment.json, grouped, beside their defaults."""
 
+from collections.abc import Iterator
 import dataclasses
 import importlib
 import json
@@ -127,3 +128,17 @@ def _known(value: dict) -> tuple[dict[str, Any], dict[str, str]]:
   except (ImportError, AttributeError, TypeError, ValueError):
     return {}, {}  # gone since the run was made
   return default, {f.name: f.metadata.get("help", "") for f in fields}
+
+
+def flat(value: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+  """(dotted name, value) of every leaf; of a class, its name in its place."""
+  for name, part in _items(value):
+    parts = part if isinstance(part, list) else [part]
+    if not any(isinstance(p, dict) for p in parts):
+      yield f"{prefix}{name}", part
+      continue
+    for i, one in enumerate(parts):
+      here = f"{prefix}{name}.{i}" if isinstance(part, list) else prefix + name
+      if isinstance(one, dict):
+        yield here, kind(one)
+        yield from flat(one, f"{here}.")

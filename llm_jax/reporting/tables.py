@@ -41,7 +41,19 @@ def _measures(
   for name, result in results.items():
     cells = (f"{result[c]:.4f}" if c in result else "" for c in columns)
     lines.append([name, *cells])
-  return _aligned(lines)
+  return aligned(lines)
+
+
+def _best_of(dataset: str, said: dict[str, Any]) -> str:
+  """What the best of n answers is worth; "" where nobody was asked."""
+  if "best_of" not in said:
+    return ""
+  judges = said["best_of"]["judges"]
+  lines = [[f"{dataset}: best of", "KL", *judges.values()]]
+  for row in said["best_of"]["curve"]:
+    scores = (f"{row[key]:.4f}" for key in judges)
+    lines.append([f"{row['n']:.0f}", f"{row['kl']:.4f}", *scores])
+  return aligned(lines)
 
 
 def _comparison(against: dict[str, Any]) -> str:
@@ -62,11 +74,11 @@ def _comparison(against: dict[str, Any]) -> str:
       ]
     )
     before = row["dataset"]
-  said = _aligned(lines) if lines[1:] else "no measure that both runs have"
+  said = aligned(lines) if lines[1:] else "no measure that both runs have"
   return f"other: {run}, checkpoint {step}\n{said}"
 
 
-def _aligned(lines: list[list[str]]) -> str:
+def aligned(lines: list[list[str]]) -> str:
   """Columns under each other, the first to the left."""
   widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
   first = max(widths[0], 14)

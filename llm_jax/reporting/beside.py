@@ -1,0 +1,275 @@
+"""Runs beside each other, as one page that needs no network."""
+
+from collections.abc import Sequence
+import dataclasses
+import math
+import os
+import pathlib
+from typing import Any
+import urllib.parse
+
+from llm_jax.reporting import answers, files, report, settings, tables
+from llm_jax.reporting.answers import Answer, COLOURS, Picture
+from llm_jax.reporting.curves import Line
+from llm_jax.reporting.numerals import count, finite, measure, named, number
+from llm_jax.reporting.progress import waiting
+
+# Columns in this order; others that are measured are in comparison.json.
+_MEASURES = (
+  "accuracy",
+  "margin",
+  "ece",
+  "kl",
+  "score",
+  "bits_per_byte",
+  "loss",
+  "token_accuracy",
+  "exact_match",
+)
+_FEW = 2  # settings that name a run, at most
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """An evaluated run."""
+
+  folder: pathlib.Path
+  name: str
+  settings: dict[str, Any]
+  found: dict[str, Any]  # evaluation.json
+
+  @property
+  def datasets(self) -> dict[str, dict[str, Any]]:
+    """Measures by dataset."""
+    given = self.found.get("datasets")
+    given = given if isinstance(given, dict) else {}
+    return {str(k): v for k, v in given.items() if isinstance(v, dict)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Runs:
+  """Runs in order, each with a name of its own, and how they differ."""
+
+  runs: list[Run]
+  differing: dict[str, list[Any]]  # setting -> its value in each
+  lines: list[list[int]]  # those that differ in one number alone, by it
+
+
+def name(found: Sequence[Run], differing: dict[str, list[Any]]) -> Runs:
+  """Names runs by what differs, where that is little, or else by folder."""
+  order = list(range(len(found)))
+  along = _along(differing)
+  if along is not None:
+    order.sort(key=lambda i: differing[along][i])
+  rest = {k: v for k, v in differing.items() if k not in (along, "init_from")}
+  lines: dict[str, list[int]] = {}
+  for at, i in enumerate(order):
+    lines.setdefault(repr([v[i] for v in rest.values()]), []).append(at)
+  told = {k: v for k, v in differing.items() if k != "init_from"}
+  few = 0 < len(told) <= _FEW
+  names = [
+    ", ".join(_word(k, v[i]) for k, v in told.items()) if few else its.name
+    for i, its in enumerate(found)
+  ]
+  if len(set(names)) < len(names):
+    names = [str(its.folder) for its in found]
+  runs = [dataclasses.replace(found[i], name=names[i]) for i in order]
+  return Runs(
+    runs,
+    {k: [v[i] for i in order] for k, v in differing.items()},
+    list(lines.values()),
+  )
+
+
+def _along(differing: dict[str, list[Any]]) -> str | None:
+  """The setting that is swept: a number that differs most often."""
+  sizes = {
+    name: len(set(values))
+    for name, values in differing.items()
+    if name != "seed"
+    and all(type(v) in (int, float) for v in values)  # no bool
+  }
+  return max(sizes, key=lambda n: sizes[n]) if sizes else None
+
+
+def _word(setting: str, value: Any) -> str:
+  short = setting.rpartition(".")[2]
+  text = "\u2013" if value is None else settings.shown(value)
+  return text if isinstance(value, str) else f"{short} {text}"
+
+
+def table(runs: Runs) -> str:
+  """What was measured, for the terminal."""
+  parts = []
+  for dataset, columns, rows in _tables(runs):
+    lines = [[dataset, *columns], *([n, *cells] for n, cells in rows)]
+    parts.append(tables.aligned(lines))
+  return "\n\n".join(parts)
+
+
+def write(runs: Runs, into: pathlib.Path) -> pathlib.Path:
+  """Writes comparison.json and index.html; returns the path of the page."""
+  path = into / "index.html"
+  with waiting("report"):
+    files.write_json(into / "comparison.json", _json(runs))
+    told = {
+      "runs": [
+        (r.name, _link(r.folder, into), count(r.found.get("checkpoint_step")))
+        for r in runs.runs
+      ],
+      "notes": _notes(runs),
+      "tables": _tables(runs),
+      "frontiers": _frontiers(runs),
+      "best_of": answers.best_of({r.name: r.found for r in runs.runs}),
+      "answers": _answers(runs),
+      "settings": [
+        (k, ["\u2013" if x is None else settings.shown(x) for x in v])
+        for k, v in runs.differing.items()
+      ],
+    }
+    files.write_text(path, report.page("beside.html.jinja", told))
+  return path
+
+
+def _json(runs: Runs) -> dict[str, Any]:
+  return {
+    "runs": [
+      {
+        "name": r.name,
+        "run": str(r.folder),
+        "checkpoint_step": r.found.get("checkpoint_step"),
+        "split": r.found.get("split"),
+        "settings": {k: v[i] for k, v in runs.differing.items()},
+        "datasets": r.datasets,
+      }
+      for i, r in enumerate(runs.runs)
+    ]
+  }
+
+
+def _link(folder: pathlib.Path, into: pathlib.Path) -> str:
+  """The way from the page to the report of a run; "" without one."""
+  path = folder / "report.html"
+  if not path.exists():
+    return ""
+  way = os.path.relpath(path.resolve(), into.resolve())
+  return urllib.parse.quote(pathlib.PurePath(way).as_posix())
+
+
+def _notes(runs: Runs) -> list[str]:
+  """What makes numbers of two runs no fair comparison."""
+  out = []
+  splits = [str(r.found.get("split")) for r in runs.runs]
+  if len(set(splits)) > 1:
+    out.append(f"Measured on different splits: {', '.join(splits)}.")
+  data = [k for k in runs.differing if k.split(".")[0] == "data"]
+  if data:
+    out.append(
+      f"The runs differ in {', '.join(data)}: what is called data need not be"
+      " the same."
+    )
+  return out
+
+
+def _datasets(runs: Runs) -> list[str]:
+  """Those that two runs have, or else all."""
+  known = [n for r in runs.runs for n in r.datasets]
+  names = list(dict.fromkeys(known))
+  return [n for n in names if known.count(n) > 1] or names
+
+
+def _tables(
+  runs: Runs,
+) -> list[tuple[str, list[str], list[tuple[str, list[str]]]]]:
+  """Dataset, names of columns, and rows of a run's name and its cells."""
+  out = []
+  for dataset in _datasets(runs):
+    each = [(r.name, r.datasets.get(dataset, {})) for r in runs.runs]
+    known = [m for m in _columns(runs) if any(m in its for _, its in each)]
+    if known:
+      rows = [(n, [_cell(m, its) for m in known]) for n, its in each]
+      out.append((dataset, [named(m) for m in known], rows))
+  return out
+
+
+def _columns(runs: Runs) -> list[str]:
+  """Measures that are told: those known here, then scores by other judges."""
+  every = (m for r in runs.runs for its in r.datasets.values() for m in its)
+  scores = [m for m in dict.fromkeys(every) if m.rstrip("_").endswith("_score")]
+  return [*_MEASURES, *scores]
+
+
+def _cell(name: str, its: dict[str, Any]) -> str:
+  """A measure, with its standard error where that is known."""
+  error = number(its.get(f"{name}_error"))
+  about = f" \u00b1 {error:.2f}" if finite(error) else ""
+  return f"{measure(name, its.get(name))}{about}"
+
+
+def _frontiers(runs: Runs) -> list[Picture]:
+  """What was reached, against how far from the reference that is."""
+  out = []
+  for dataset in _datasets(runs):
+    for name in _columns(runs):
+      if name != "accuracy" and not name.rstrip("_").endswith("score"):
+        continue
+      lines = [
+        _line(runs, its, dataset, name, COLOURS[i % len(COLOURS)])
+        for i, its in enumerate(runs.lines)
+      ]
+      if sum(len(line.steps) for line in lines) > 1:
+        of = "" if dataset == "data" else f", {dataset}"
+        title = f"{named(name).capitalize()} against KL{of}"
+        across = "KL from the reference, nats a completion"
+        # Points say what they are.
+        drawn = answers.picture(title, "", lines, across)
+        out.append(dataclasses.replace(drawn, legend=[]))
+  return out
+
+
+def _line(
+  runs: Runs, which: list[int], dataset: str, name: str, colour: str
+) -> Line:
+  """Points of runs that differ in a number, in its order."""
+  across: list[tuple[float, float]] = []
+  up: list[tuple[float, float]] = []
+  notes: list[str] = []
+  for run in (runs.runs[i] for i in which):
+    its = run.datasets.get(dataset, {})
+    x, y = number(its.get("kl")), number(its.get(name))
+    if not finite(x) or not finite(y):
+      continue
+    spread = number(its.get(f"{name}_error"))
+    if name == "accuracy" and (size := count(its.get("pairs"))):
+      spread = math.sqrt(max(y * (1 - y), 0) / size)
+    across.append((x, number(its.get("kl_error")) or 0.0))
+    up.append((y, spread or 0.0))
+    notes.append(run.name)
+  return Line(
+    "",
+    [x for x, _ in across],
+    [y for y, _ in up],
+    colour,
+    notes=notes,
+    aside=[e for _, e in across],
+    spread=[e for _, e in up],
+  )
+
+
+def _answers(
+  runs: Runs,
+) -> list[tuple[str, str, list[tuple[str, Answer | None]]]]:
+  """Dataset and question, with the answers of the runs to it."""
+  each = [(r.name, answers.answers(r.found)) for r in runs.runs]
+  out = []
+  for dataset in _datasets(runs):
+    by_prompt: dict[str, dict[str, Answer]] = {}
+    for run, its in each:
+      for one in its.get(dataset, []):
+        by_prompt.setdefault(one.prompt, {})[run] = one
+    both = [(p, a) for p, a in by_prompt.items() if len(a) > 1]
+    out += [
+      (dataset, prompt, [(run, its.get(run)) for run, _ in each])
+      for prompt, its in both[: answers.SHOWN]
+    ]
+  return out

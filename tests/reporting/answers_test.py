@@ -1,0 +1,69 @@
+"""What reports say of drawn answers, whatever the file holds."""
+
+import json
+
+import pytest
+
+from llm_jax.reporting import answers, report, tables
+
+CURVE = [
+  {"n": 1.0, "kl": 0.0, "score": 0.5, "score_error": 0.1, "length_score": -3.0},
+  {"n": 2.0, "kl": 0.2, "score": 1.5, "score_error": 0.1, "length_score": -9.0},
+]
+JUDGES = {"score": "RewardModel (rm)", "length_score": "Length"}
+FOUND = {
+  "checkpoint_step": 1,
+  "split": "validation",
+  "results": {"model": {"loss": 1.0}},
+  "datasets": {"data": {"loss": 1.0}},
+  "said": {
+    "data": {
+      "best_of": {"judges": JUDGES, "curve": CURVE},
+      "answers": [{"prompt": "why?", "text": "so", "score": 0.25}],
+    }
+  },
+}
+
+
+def test_a_picture_for_each_judge():
+  one, two = answers.best_of({"": FOUND})
+  assert one.title == "Best of n by RewardModel (rm)"
+  assert (one.unit, two.unit) == (
+    "chosen by it",
+    "chosen by the first judge",
+  )
+  assert ">2</text>" in one.svg and "KL of the best of n" in one.svg
+  assert one.legend == []
+  # Several runs share a picture, and n is told once.
+  both = answers.best_of({"a": FOUND, "b": FOUND})
+  assert [line.name for line in both[0].legend] == ["a", "b"]
+  assert [list(line.notes) for line in both[0].legend] == [["1", "2"], ["", ""]]
+  assert len(both) == 2 and both[0].legend[1].spread == [0.1, 0.1]
+  assert both[1].legend[0].values == [-3.0, -9.0]  # mutant: the first's again
+
+
+def test_the_page_and_the_table(tmp_path):
+  (tmp_path / "evaluation.json").write_text(json.dumps(FOUND), encoding="utf-8")
+  page = report.write(tmp_path).read_text(encoding="utf-8")
+  for part in ("Best of n by Length", "why?", "so", "score 0.25"):
+    assert part in page, part
+  said = tables.evaluation(FOUND)
+  row = next(line for line in said.splitlines() if line.startswith("2 "))
+  assert row.split() == ["2", "0.2000", "1.5000", "-9.0000"]
+  assert "data: best of" in said and "RewardModel (rm)" in said
+
+
+@pytest.mark.parametrize(
+  "said",
+  [
+    None,
+    3,
+    {"data": 3},
+    {"data": {"best_of": 3, "answers": 3}},
+    {"data": {"best_of": {"judges": JUDGES, "curve": [3, {}]}}},
+    {"data": {"best_of": {"judges": 3, "curve": CURVE}, "answers": [3]}},
+  ],
+)
+def test_a_broken_file_says_nothing(said):
+  assert answers.best_of({"": {"said": said}}) == []
+  assert answers.answers({"said": said}) == {}
