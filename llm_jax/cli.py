@@ -333,6 +333,26 @@ def _resolve_run(
   return resolved
 
 
+def _with_judge(
+  experiment: Experiment, given: flags.FlagValues, verb: str
+) -> Experiment:
+  """The judge that --judge names; ValueError for a flag that nobody reads."""
+  names = [n for n in given if n.startswith(("judge.", "judges."))]
+  of_one = [n for n in names if n.startswith("judge.") and given[n].present]
+  if given.judge is not None:
+    if of_one:
+      raise ValueError(f"--{of_one[0]}: is not read with --judge={given.judge}")
+    judge = RewardModel(run=given.judge)
+    experiment = dataclasses.replace(experiment, judge=judge)
+  asked = [n for n in ("judge", *names) if given[n].present]
+  if asked and verb == "evaluate" and not experiment.validation.best_of:
+    raise ValueError(
+      f"--{asked[0]}: `evaluate` has answers judged with"
+      " --validation.best_of=16, say"
+    )
+  return experiment
+
+
 def _module_name() -> str:
   spec = getattr(sys.modules["__main__"], "__spec__", None)
   path = spec.name if spec else pathlib.Path(sys.argv[0]).stem

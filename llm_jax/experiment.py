@@ -98,13 +98,6 @@ class Samples:
 
 
 @dataclasses.dataclass(frozen=True)
-class Experiment:
-  """From this, `build` makes everything else."""
-
-  model: TransformerConfig = TransformerConfig()
-  objective: Objective = Causal()
-  tokenizer: SentencePiece | Bytes = SentencePiece()
-@dataclasses.dataclass(frozen=True)
 class SelfPlay:
   """Rejected completions that are the reference's own: SPIN, with `Refresh`."""
 
@@ -117,6 +110,13 @@ class SelfPlay:
   sampler: Sampler = Sampler()
 
 
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+  """From this, `build` makes everything else."""
+
+  model: TransformerConfig = TransformerConfig()
+  objective: Objective = Causal()
+  tokenizer: SentencePiece | Bytes = SentencePiece()
   data: DataSettings = Text()
   optimizer: Optimizer = AdamW()
   peft: Method = Full()
