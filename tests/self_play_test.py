@@ -16,9 +16,10 @@ import pytest
 from benchmarks import sameness
 from llm_jax import model as model_lib
 from llm_jax import self_play, weights
+from llm_jax.checkpoints.store import Checkpoints
 from llm_jax.data.conversations import Conversations
 from llm_jax.data.preferences import Preferences
-from llm_jax.experiment import Experiment, SelfPlay
+from llm_jax.experiment import Experiment, SelfPlay, Validation
 from llm_jax.generation import completing, decode
 from llm_jax.objectives import unreferenced
 from llm_jax.objectives.dpo import DPO
@@ -222,7 +223,7 @@ WORDS = "one two three four five six seven eight nine ten".split()
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-  """(experiment of answers alone, folder of its run, of five steps)."""
+  """(experiment of answers alone, folder of its run, of two iterations)."""
   home = tmp_path_factory.mktemp("self_play")
   rows = [
     {"prompt": f"say {w} {v}", "completion": f"{v} {w}"}
@@ -240,14 +241,15 @@ def run(tmp_path_factory):
       cache=str(home / "cache"),
     ),
     objective=DPO(beta=0.5),
-    refresh=Refresh(every=2),
+    refresh=Refresh(every=3),
     self_play=SelfPlay(max_new_tokens=4),
     optimizer=AdamW(peak=1e-2, schedule=Schedule("constant", warmup=0)),
-    steps=5,
+    steps=6,
     batch_size=8,
     microbatches=2,
     mesh=mesh_lib.MeshShape(2, 1, 1),
-    checkpoints=dataclasses.replace(command.EXPERIMENT.checkpoints, every=3),
+    checkpoints=Checkpoints(every=4),
+    validation=Validation(every=4, batches=1, questions=0),
     samples=dataclasses.replace(command.EXPERIMENT.samples, every=0),
   )
   train(experiment, home / "whole")
@@ -263,27 +265,42 @@ def train(experiment, folder):
 def test_a_run_tells_what_it_drew(run):
   found = sameness.content(run[1])["rows"]
   rows = [r for r in found if r["split"] == "train"]
-  assert [r["step"] for r in rows] == list(range(1, 6))
+  assert [r["step"] for r in rows] == list(range(1, 7))
   for row in rows:
     assert 0 < row["drawn_length"] <= 4
     assert 0 <= row["drawn_same"] <= row["drawn_cut"] <= 1
   # As an iteration begins the policy is its own opponent.
-  for i in (0, 2, 4):
-    assert rows[i]["margin"] == 0 and rows[i + 1 if i < 4 else 1]["margin"] != 0
-    np.testing.assert_allclose(rows[i]["loss"], np.log(2), rtol=1e-6)
-  (validated, *_) = [r for r in found if r["split"] == "validation"]
+  begins = [abs(r["margin"]) < 1e-4 for r in rows]
+  assert begins == [True, False, False] * 2
+  for row in rows[::3]:
+    np.testing.assert_allclose(row["loss"], np.log(2), rtol=1e-5)
+  (validated, last) = [r for r in found if r["split"] == "validation"]
   assert validated["logp_rejected"] == 0 > validated["logp_chosen"]
+  assert validated["margin"] != 0 == last["margin"]  # against itself again
+
+
+def test_evaluate_measures_from_where_it_began(run, tmp_path):
+  """And not from where the reference, the mutant, is at the last step."""
+  experiment, whole = run
+  folder = shutil.copytree(whole, tmp_path / "run")
+  said = command.call("evaluate", f"--workdir={folder}", experiment=experiment)
+  assert said.code == 0, said.err
+  found = json.loads((folder / "evaluation.json").read_text())
+  measures = found["results"]["model"]
+  assert measures["logp_rejected"] == 0
+  # Adam's first steps are of the learning rate's size.
+  assert abs(measures["margin"]) > 1e-2
 
 
 def test_stopped_within_an_iteration_it_goes_on_the_same(run, tmp_path):
-  """At step 3 of iterations of two; the mutant begins a new one."""
+  """After step 4 of iterations of three; the mutant begins a new one."""
   experiment, whole = run
   wanted = sameness.content(whole)
   found = {}
   for name in ("again", "mutant"):
     shutil.copytree(whole, tmp_path / name)
-    shutil.rmtree(tmp_path / name / "checkpoints/00000005")
-    assert (tmp_path / name / "checkpoints/00000003").is_dir()
+    shutil.rmtree(tmp_path / name / "checkpoints/00000006")
+    assert (tmp_path / name / "checkpoints/00000004").is_dir()
     resume = weights.resume if name == "again" else anew
     with mock.patch.object(weights, "resume", resume):
       found[name] = train(experiment, tmp_path / name)
@@ -330,7 +347,7 @@ NEVER, GIVEN = Refresh(), SelfPlay()
     ),
     (
       {"self_play": GIVEN, "rows": "pairs", "reference": "once"},
-      "--refresh.every=2: cannot be with --reference=once",
+      "--refresh.every=3: cannot be with --reference=once",
     ),
     (
       {
@@ -338,7 +355,7 @@ NEVER, GIVEN = Refresh(), SelfPlay()
         "rows": "pairs",
         "objective": unreferenced.SimPO(),
       },
-      "--refresh.every=2: SimPO asks no reference",
+      "--refresh.every=3: SimPO asks no reference",
     ),
   ],
 )
