@@ -4,7 +4,7 @@ A packing plan is an index, not a process: every row of every epoch can be
 made on its own, so a position in the data is one number, whatever the number
 of hosts, and is restored at once.
 
-Dimension key: T positions of a row.
+Dimension key: T positions of a row; N pieces; R rows; G rows side by side.
 """
 
 import bisect
@@ -158,11 +158,13 @@ class BestFit:
     order = np.arange(len(self._size))
     if self._seed is not None:
       order = np.random.default_rng(self._seed).permutation(order)
-    if alone:
-      self._pieces, counts = order, np.ones(len(order), int)
-    else:
-      self._pieces, counts = best_fit(order, self._size, length)
+    windows = [
+      _best_fit(order[at : at + _WINDOW], self._size, length)
+      for at in range(0, 0 if alone else len(order), _WINDOW)
+    ] or [(order, np.ones(len(order), int))]
     # Row r holds pieces[ends[r]:ends[r + 1]].
+    self._pieces = np.concatenate([pieces for pieces, _ in windows])
+    counts = np.concatenate([counts for _, counts in windows])
     self._ends = np.concatenate([[0], np.cumsum(counts)])
     self._order = functools.lru_cache(maxsize=2)(self._make_order)
 
@@ -207,33 +209,14 @@ class BestFit:
     return np.random.default_rng((*self._seed, epoch)).permutation(len(self))
 
 
-def best_fit(
+def _best_fit(
   pieces: np.ndarray, size: np.ndarray, length: int
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Best-fit decreasing, of `_WINDOW` after `_WINDOW` pieces.
-
-  Each goes into the fullest row with room for it.
-
-  Args:
-    pieces: numbers of some, in any order.
-    size: of every piece, by its number.
-    length: of a row.
+  """Best-fit decreasing: each piece into the fullest row with room for it.
 
   Returns:
     Pieces, row after row, and how many each row has.
   """
-  parts = [
-    _best_fit(pieces[at : at + _WINDOW], size, length)
-    for at in range(0, len(pieces), _WINDOW)
-  ]
-  packed, counts = zip(*parts, strict=True)
-  return np.concatenate(packed), np.concatenate(counts)
-
-
-def _best_fit(
-  pieces: np.ndarray, size: np.ndarray, length: int
-) -> tuple[np.ndarray, np.ndarray]:
-  """`best_fit` of a window."""
   by_size = pieces[np.argsort(-size[pieces], kind="stable")]
   rows: list[list[int]] = []
   with_room: dict[int, list[int]] = {}  # room left -> rows
@@ -257,6 +240,40 @@ def _best_fit(
       with_room[left].append(row)
   pieces = np.fromiter(itertools.chain.from_iterable(rows), np.int64)
   return pieces, np.array([len(row) for row in rows])
+
+
+def best_fit_abreast(
+  pieces: np.ndarray, size_NG: np.ndarray, length: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """Packs pieces that each need room in G rows side by side.
+
+  Best-fit decreasing, as `BestFit`.
+
+  Args:
+    pieces: numbers of some, in any order.
+    size_NG: of every piece, by its number; none is longer than a row.
+    length: T.
+
+  Returns:
+    Pieces, row after row, and how many each row has.
+  """
+  packed, counts = [], []
+  for at in range(0, len(pieces), _WINDOW):
+    window = pieces[at : at + _WINDOW]
+    order = np.argsort(-size_NG[window].max(1), kind="stable")
+    rows: list[list[int]] = []
+    room_RG = np.full((len(window), size_NG.shape[1]), length)
+    for p in window[order].tolist():
+      open_RG = room_RG[: len(rows) + 1]  # the last of them is new
+      fits_R = (open_RG >= size_NG[p]).all(1)
+      r = int(np.where(fits_R, -open_RG.sum(1), -np.inf).argmax())
+      if r == len(rows):
+        rows.append([])
+      rows[r].append(p)
+      room_RG[r] -= size_NG[p]
+    packed += [p for row in rows for p in row]
+    counts += [len(row) for row in rows]
+  return np.array(packed), np.array(counts)
 
 
 class InOrder:

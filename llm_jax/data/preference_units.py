@@ -177,7 +177,7 @@ def packed(
   if not len(size_UG):
     return units._replace(unit_RS=np.zeros((0, 0), int))
   order = np.random.default_rng(0).permutation(len(size_UG))
-  found, count_R = packing.best_fit(order, size_UG.max(1), length)
+  found, count_R = packing.best_fit_abreast(order, size_UG, length)
   there_RS = np.arange(count_R.max()) < count_R[:, None]
   unit_RS = np.full(there_RS.shape, -1)
   unit_RS[there_RS] = found
