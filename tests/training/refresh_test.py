@@ -13,7 +13,7 @@ import numpy as np
 import optax
 import pytest
 
-from llm_jax import trees, weights
+from llm_jax import planning, trees, weights
 from llm_jax.checkpoints.store import Store
 from llm_jax.contracts import Scores
 from llm_jax.objectives.dpo import DPO
@@ -185,6 +185,15 @@ def test_it_is_a_copy_of_what_trains_and_lies_where_that_does(name):
     )
     roles = jax.eval_shape(lambda s: s.roles, abstract)
     assert roles["reference"] == roles["policy"]
+    told = planning.describe(
+      made.experiment, made.model.shape, abstract, dict(made.mesh.shape), "cpu"
+    )
+    told = dict(told["rows"])
+    # One number for each that trains, as gradients have.
+    kept, slopes = (
+      told[f"bytes a device: {n}"] for n in ("reference", "gradients")
+    )
+    assert kept == slopes != "0.0 B"
 
 
 def test_beside_a_base_it_moves_and_goes_on_where_it_was(tmp_path):
