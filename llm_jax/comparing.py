@@ -1,24 +1,25 @@
 """Preferences measured, for the verb `evaluate`."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 import pathlib
 from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
-from llm_jax import asking, axes, measuring, weights
+from llm_jax import measuring, weights
 from llm_jax.checkpoints.store import Store
-from llm_jax.contracts import Batch, Objective, Roles, Tokenizer
+from llm_jax.contracts import Batch, Objective, Roles
 from llm_jax.data.preferences import Preferences
-from llm_jax.evaluation import divergence, pairs
+from llm_jax.evaluation import classes, pairs
 from llm_jax.evaluation import objective as by_objective
+from llm_jax.evaluation.classes import Classified
 from llm_jax.evaluation.pairs import Completions
-from llm_jax.experiment import DataSettings, Experiment
-from llm_jax.generation.greedy import Answerer
+from llm_jax.experiment import Experiment
 from llm_jax.model import Model
-from llm_jax.ops.sampling import Sampler
+from llm_jax.objectives.classification import Classification
 from llm_jax.reporting.progress import progress
+from llm_jax.sharding import mesh as mesh_lib
 
 
 def has_reference(experiment: Experiment) -> bool:
@@ -30,7 +31,7 @@ def has_reference(experiment: Experiment) -> bool:
   objective, base = experiment.objective, experiment.init_from
   if objective.needs_reference:
     return True
-  if "rankings" in objective.reads or "text" in objective.reads:
+  if {"rankings", "classes", "text"} & set(objective.reads):
     return False
   return base is None or bool(
     Store(pathlib.Path(base).expanduser() / "checkpoints").steps()
@@ -43,6 +44,7 @@ class Comparer:
   def __init__(self, objective: Objective, model: Model, mesh: Mesh):
     self._reads = objective.reads
     self._tell = measuring.teller(objective, model, mesh)
+    self._objective, self._model, self._mesh = objective, model, mesh
 
   def __call__(
     self,
@@ -54,6 +56,8 @@ class Comparer:
     name: str,
   ) -> tuple[dict[str, float], Completions | None]:
     """Measures, and completions with their rewards, where there are any.
+
+    Measures are of both, except where rows have classes: of these alone.
 
     Args:
       where: whose rows they are.
@@ -78,61 +82,31 @@ class Comparer:
     if compared is not None:
       kept = self._tell.rewards(roles, compared, progress, name)
     found = by_objective.gather(kept, together) if kept else None
-    return out | (pairs.measure(found) if found else {}), found
+    if rows != "classes" and found:
+      out |= pairs.measure(found)
+    return out, found
 
+  def classified(
+    self, roles: Roles, batches: Iterable[Batch], size: int, name: str
+  ) -> Classified | None:
+    """What a classifier says of completions; None of another run.
 
-def kl(
-  experiment: Experiment,
-  model: Model,
-  tokenizer: Tokenizer,
-  where: DataSettings,
-  roles: Roles,
-  prompts: Sequence[Sequence[int]],
-) -> dict[str, float]:
-  """KL from the reference on completions that the policy draws.
+    Args:
+      roles: of the run.
+      batches: of rows with their classes.
+      size: how many batches.
+      name: of the data.
+    """
+    objective = self._objective
+    if not isinstance(objective, Classification):
+      return None
+    forward = weights.forward(self._model)
 
-  Args:
-    experiment: whose policy it is.
-    model: its decoder.
-    tokenizer: text <-> ids.
-    where: the data that the prompts are of.
-    roles: "policy" and "reference".
-    prompts: ids of each; those without room for an answer are left out.
+    @jax.jit
+    def ask(roles: Roles, batch: Batch) -> tuple[jax.Array, ...]:
+      return classes.rows(objective.logp(forward, roles, batch), batch)
 
-  Returns:
-    As `divergence.summary`; {} where no prompt has room.
-  """
-  room = model.shape.max_length - experiment.peft.places
-  limit = experiment.samples.max_new_tokens
-  prompts = [p for p in prompts if 1 + len(p) + limit <= room]
-  if not prompts:
-    return {}
-  rows = experiment.batch_size
-  sample = Answerer(
-    tokenizer,
-    model.decode,
-    model.open_cache,
-    room,
-    rows,
-    asking.stop_ids(where, tokenizer),
-    Sampler(),
-    experiment.seed,
-  )
-  forward = weights.forward(model)
-
-  @jax.jit
-  def ratio(roles: Roles, batch: Batch) -> jax.Array:
-    return axes.constrain(divergence.log_ratio(forward, roles, batch), "_")
-
-  drawn = sample(roles["policy"], prompts, limit, whole=True)
-  bar = progress(drawn, len(prompts), "sampling from the policy")
-  completions, ratios = list(bar), []
-  length = 1 + max(map(len, prompts)) + limit
-  for at in range(0, len(prompts), rows):
-    here = slice(at, at + rows)
-    batch: Any = divergence.batch(
-      prompts[here], completions[here], tokenizer.eos_id, rows, length
+    bar = progress(batches, size, f"classifying {name}")
+    return classes.gather(
+      ask(roles, mesh_lib.place(b, self._mesh)) for b in bar
     )
-    found = jax.device_get(ratio(roles, batch))
-    ratios += found[: len(prompts[here])].tolist()
-  return divergence.summary(ratios)

@@ -2,22 +2,40 @@
 
 from collections.abc import Iterable
 import dataclasses
+import itertools
 import pathlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jax.sharding import Mesh
 import numpy as np
 
-from llm_jax import asking, build, checks, claim, comparing, measuring, weights
+from llm_jax import (
+  answering,
+  asking,
+  build,
+  checks,
+  claim,
+  comparing,
+  measuring,
+  normalising,
+  weights,
+)
 from llm_jax import model as model_lib
 from llm_jax.checkpoints.store import Store
 from llm_jax.contracts import Batch, Tokenizer
 from llm_jax.data.instructions import Example, Instructed
 from llm_jax.data.preferences import Preferences
 from llm_jax.data.preferred import Preferred
-from llm_jax.evaluation import comparison, exact_match, ngrams, pairs
-from llm_jax.experiment import Evaluation, Experiment
+from llm_jax.evaluation import (
+  classes,
+  comparison,
+  exact_match,
+  ngrams,
+  pairs,
+)
+from llm_jax.experiment import Asked, Evaluation, Experiment
+from llm_jax.objectives.classification import Classification
 from llm_jax.reporting import files, report, tables
 from llm_jax.reporting.progress import progress, say, waiting
 from llm_jax.sharding import mesh as mesh_lib
@@ -86,8 +104,10 @@ def evaluate(
   with jax.set_mesh(mesh):
     made = build.data(experiment, folder)
     datasets = list(_datasets(experiment, made, share))
-    at, measured, compared = _measure(
-      experiment, mesh, made.tokenizer, datasets, folder, step
+    _check_judged(experiment, datasets)
+    judging = answering.judges(experiment, folder, step, mesh)
+    at, measured, compared, classified, said = _measure(
+      experiment, mesh, made.tokenizer, datasets, folder, step, judging
     )
     split = experiment.validation.split
     found: dict[str, Any] = {
@@ -95,16 +115,25 @@ def evaluate(
       "split": split,
       "results": {"model": measured[OWN]},
       "datasets": measured,
+      "said": said,
     }
     if OWN in compared:
       found["results"] |= pairs.baselines(compared[OWN])
-      found["calibration"] = pairs.curve(compared[OWN])
-      if experiment.model.outputs:
-        found["reward"] = pairs.standardised(measured[OWN])
+      found["calibration"] = pairs.confidence(compared[OWN]).curve()
+    if OWN in classified:
+      assert isinstance(experiment.data, Preferences)
+      found["results"] |= classes.baselines(classified[OWN])
+      found["calibration"] = classes.confidence(classified[OWN]).curve()
+      found["classes"] = classes.of_each(
+        classified[OWN], experiment.data.classes
+      )
+    trained = claim.settings(folder)
+    if reward := normalising.read(trained, folder, at):
+      found["reward"] = reward
     if against is not None:
       say(f"now {against}, on the same data")
-      there, others, _ = _measure(
-        other, mesh, made.tokenizer, datasets, other_folder, None
+      there, others, *_ = _measure(
+        other, mesh, made.tokenizer, datasets, other_folder, None, judging
       )
       if other.objective != experiment.objective:
         _part(datasets, others)
@@ -137,6 +166,30 @@ def _check_lengths(experiment: Experiment) -> None:
         f"--evaluations.{i}.data.length={e.data.length}:{soft} longer than"
         f" --model.max_length={longest}"
       )
+
+
+def _check_judged(experiment: Experiment, datasets: list[Dataset]) -> None:
+  """ValueError where judges are asked, and there is nothing to be judged."""
+  given = f"--validation.best_of={experiment.validation.best_of}"
+  if not experiment.validation.best_of:
+    return
+  if not _speaks(experiment):
+    kind = type(experiment.objective).__name__
+    raise ValueError(f"{given}: a run trained with {kind} gives no answers")
+  if not any(_is_asked(d) for d in datasets):
+    raise ValueError(
+      f"{given}: there are no questions; --validation.questions says how many"
+      " of instructions or preferences are answered"
+    )
+
+
+def _speaks(experiment: Experiment) -> bool:
+  """Whether it is a policy: what has outputs of its own says numbers."""
+  return not experiment.model.outputs
+
+
+def _is_asked(d: Dataset) -> bool:
+  return bool(d.examples) and isinstance(d.settings.data, Asked)
 
 
 def _other(
@@ -193,17 +246,29 @@ def _dataset(
   if not isinstance(where, Preferences):
     return found
   in_pairs: Any = None
-  if where.rows in ("labels", "answers"):
+  if where.rows in ("labels", "answers", "classes"):
+    alone = where.rows == "classes"
     where = dataclasses.replace(where, rows="pairs")
     try:
       as_pairs = tokens.read_as(where)
       in_pairs = as_pairs.held_out(settings.split, batch_size, share)
     except ValueError as error:  # single likes are no pairs
-      say(f"{settings.name}: no pairs are compared; {error}")
+      if not alone:  # classes are measured without
+        say(f"{settings.name}: no pairs are compared; {error}")
       in_pairs = ()
   return dataclasses.replace(
     found, pairs=in_pairs, together=where.rows_together
   )
+
+
+class _Measured(NamedTuple):
+  """What there is of a run, by dataset."""
+
+  step: int
+  measures: dict[str, Measures]
+  compared: dict[str, pairs.Completions]  # completions with their rewards
+  classified: dict[str, classes.Classified]
+  said: dict[str, dict[str, Any]]  # answers, and what judges say of them
 
 
 def _measure(
@@ -213,8 +278,9 @@ def _measure(
   datasets: list[Dataset],
   folder: pathlib.Path,
   step: int | None,
-) -> tuple[int, dict[str, Measures], dict[str, pairs.Completions]]:
-  """Step of a run; measures, and completions with rewards, by dataset."""
+  judging: answering.Judging | None,
+) -> _Measured:
+  _check_classes(experiment, datasets)
   model = model_lib.make(experiment, tokenizer)
   asks = comparing.has_reference(experiment) and any(
     isinstance(d.settings.data, Preferences) for d in datasets
@@ -226,57 +292,99 @@ def _measure(
   score = measuring.evaluator(model, tokenizer, mesh)
   compare = comparing.Comparer(experiment.objective, model, mesh)
   room = model.shape.max_length - experiment.peft.places
+  drawing = answering.Drawing(experiment, model, tokenizer, roles)
   out: dict[str, Measures] = {}
   compared: dict[str, pairs.Completions] = {}
+  classified: dict[str, classes.Classified] = {}
+  said: dict[str, dict[str, Any]] = {}
   for d in datasets:
     where = d.settings.data
+    parts: dict[str, Measures] = {}
     if isinstance(where, Preferences):
       found, rewards = compare(
         where, roles, d.rows(), d.compared(), d.together, d.name
       )
-      if rewards is not None:
-        compared[d.name] = rewards
-      if asks and d.examples:
-        prompts = [e.prompt_ids for e in d.examples]
-        found |= comparing.kl(
-          experiment, model, tokenizer, where, roles, prompts
-        )
-      if found:
-        out[d.name] = found
-      continue
-    bar = progress(d.rows(), d.num_batches, f"evaluating {d.name}")
-    out[d.name] = score(roles, bar)
-    if d.examples:
-      references = [e.reference for e in d.examples]
-      sizes = [len(ids) for ids in tokenizer.encode_batch(references)]
-      _check_room(d, sizes, room)
-      answer = asking.answerer(experiment, model, tokenizer, d.settings.data)
+      if where.rows != "classes":
+        if rewards is not None:
+          compared[d.name] = rewards
+      else:
+        if rewards is not None:
+          parts["pairs"] = pairs.measure(rewards)
+        its = compare.classified(roles, d.rows(), d.num_batches, d.name)
+        if its is not None:
+          classified[d.name] = its
+          found |= classes.measure(its)
+    else:
+      bar = progress(d.rows(), d.num_batches, f"evaluating {d.name}")
+      found = score(roles, bar)
+    if not isinstance(where, Preferences) and d.examples:
+      examples, size = _with_room(d, tokenizer, room)
+      answer = asking.answerer(experiment, model, tokenizer, where)
+      prompts = [e.prompt_ids for e in examples]
       answers = progress(
-        answer(
-          roles["policy"],
-          [e.prompt_ids for e in d.examples],
-          _LONGER + max(sizes),
-        ),
-        len(d.examples),
+        answer(roles["policy"], prompts, _LONGER + size),
+        len(examples),
         f"answering {d.name}",
       )
       texts = [tokenizer.decode(ids) for ids in answers]
-      tasks = [e.conversation.task for e in d.examples]
-      out[d.name] |= exact_match.evaluate(texts, references)
-      each = exact_match.by_task(texts, references, tasks)
-      out |= {f"{d.name}: {task}": found for task, found in each.items()}
-  return at, out, compared
+      references = [e.reference for e in examples]
+      tasks = [e.conversation.task for e in examples]
+      found |= exact_match.evaluate(texts, references)
+      parts = exact_match.by_task(texts, references, tasks)
+    compares = asks and isinstance(where, Preferences)
+    if _is_asked(d) and _speaks(experiment) and (judging or compares):
+      drawn, told = drawing.measure(d.name, where, d.examples, judging)
+      found |= drawn
+      if told:
+        said[d.name] = told
+    if found:
+      out[d.name] = found
+    out |= {f"{d.name}: {task}": its for task, its in parts.items()}
+  return _Measured(at, out, compared, classified, said)
 
 
-def _check_room(d: Dataset, sizes: list[int], room: int) -> None:
-  """ValueError where the model cannot read a question and its answer."""
-  for e, size in zip(d.examples, sizes, strict=True):
-    asked = 1 + len(e.prompt_ids)
-    if asked + size > room:
-      raise ValueError(
-        f"{d.name}: a question of {asked} tokens and its answer of {size} are"
-        f" together longer than the {room} that --model.max_length leaves"
-      )
+def _check_classes(experiment: Experiment, datasets: list[Dataset]) -> None:
+  """ValueError where classes are not those that a classifier tells apart."""
+  own = experiment.data
+  if not isinstance(experiment.objective, Classification):
+    return
+  assert isinstance(own, Preferences)  # whose rows it reads
+  for d in datasets:
+    where = d.settings.data
+    if isinstance(where, Preferences) and where.rows == "classes":
+      if where.classes != own.classes:
+        raise ValueError(
+          f"{d.name}: has the classes {', '.join(where.classes)}, and the run"
+          f" tells {', '.join(own.classes)} apart"
+        )
+
+
+def _with_room(
+  d: Dataset, tokenizer: Tokenizer, room: int
+) -> tuple[list[Example], int]:
+  """Questions that can be read with their answers; tokens of the longest.
+
+  Raises:
+    ValueError: there is none.
+  """
+  found = tokenizer.encode_batch([e.reference for e in d.examples])
+  sizes = list(map(len, found))
+  fits = [
+    1 + len(e.prompt_ids) + size <= room
+    for e, size in zip(d.examples, sizes, strict=True)
+  ]
+  if not all(fits):
+    said = (
+      f"{d.name}: {fits.count(False)} of {len(fits)} questions are, with their"
+      f" answers, longer than the {room} tokens that --model.max_length leaves"
+    )
+    if not any(fits):
+      raise ValueError(said)
+    say(f"{said}; they are left out")
+  return (
+    list(itertools.compress(d.examples, fits)),
+    max(itertools.compress(sizes, fits)),
+  )
 
 
 def _part(datasets: list[Dataset], others: dict[str, Measures]) -> None:

@@ -9,6 +9,7 @@ from benchmarks import sameness
 from llm_jax.data.preference_sources import PreferenceFiles
 from llm_jax.data.preferences import Preferences
 from llm_jax.experiment import Log, Samples, Validation
+from llm_jax.judges.rules import Length
 from llm_jax.objectives.dpo import DPO
 from llm_jax.objectives.kto import KTO
 from llm_jax.objectives.ranking import Ranking
@@ -126,14 +127,13 @@ def test_before_its_first_step_a_policy_is_its_reference(home):
   assert model["accuracy"] == 0.5
 
 
-def test_a_reward_model_is_standardised_and_held_against_a_policy(home):
+def test_a_reward_model_is_held_against_a_policy(home):
   trained(home, "rm")
   other = trained(home, "dpo")
   found, said = evaluate(home, "rm", f"--against={other}")
   model = found["results"]["model"]
-  gain, bias = (found["reward"][k] for k in ("gain", "bias"))
-  assert gain * model["reward_mean"] + bias == pytest.approx(0, abs=1e-9)
-  assert gain * model["reward_std"] == pytest.approx(1)
+  # As it was measured when it was trained.
+  assert found["reward"] == json.loads((home[0] / "rm/reward.json").read_text())
   assert "kl" not in model and "deviation 1" in said.out
   rows = found["against"]["comparison"]
   # Losses of two objectives are of two units.
@@ -141,6 +141,70 @@ def test_a_reward_model_is_standardised_and_held_against_a_policy(home):
   assert rows[0]["this"] == model["accuracy"]
   pairs = found["against"]["datasets"]["data"]
   assert rows[0]["other"] == pairs["accuracy"] and pairs["kl"]
+
+
+def test_answers_are_drawn_and_judged(home):
+  policy, judge = trained(home, "dpo"), trained(home, "rm")
+  alone, _ = evaluate(home, "dpo")
+  EXPERIMENTS["judged"] = dataclasses.replace(
+    EXPERIMENT, judges=(Length(most=1),)
+  )
+  flags = ["--validation.best_of=3", f"--judge={judge}"]
+  found, said = evaluate(home, "judged", *flags, to="dpo")
+  model, told = found["results"]["model"], found["said"]["data"]
+  curve, answers = told["best_of"]["curve"], told["answers"]
+  assert told["best_of"]["judges"] == {
+    "score": f"RewardModel ({judge})",
+    "length_score": "Length",
+  }
+  # What is drawn first is the same, however much is drawn.
+  for name in ("kl", "kl_error", "completions"):
+    assert model[name] == alone["results"]["model"][name]
+  texts = [a["text"] for a in answers]
+  assert texts == [a["text"] for a in alone["said"]["data"]["answers"]]
+  assert "score" not in alone["said"]["data"]["answers"][0]
+  assert len(texts) == 6 and len(set(texts)) > 1
+  for a in answers:
+    assert a["length_score"] == -abs(len(a["text"].strip()) - 1)
+  assert [row["n"] for row in curve] == [1, 2, 3]
+  scores = [row["score"] for row in curve]
+  assert scores == sorted(scores) and scores[0] < scores[-1]
+  assert model["score"] == scores[0]
+  assert model["length_score"] == curve[0]["length_score"]
+  assert "data: best of" in said.out
+  page = (policy / "report.html").read_text()
+  assert "Best of n by Length" in page and "Answers" in page
+
+
+def test_what_cannot_be_judged_is_told(home):
+  trained(home, "rm")
+
+  def told(verb, name, *flags):
+    said = call(home, verb, name, *flags)
+    assert said.code == 2
+    return said.error
+
+  assert told("evaluate", "rm", "--validation.best_of=2") == (
+    "error: --validation.best_of=2: a run trained with Ranking gives no answers"
+  )
+  trained(home, "dpo")
+  assert "--validation.best_of=2: there are no questions" in told(
+    "evaluate", "dpo", "--validation.best_of=2", "--validation.questions=0"
+  )
+  assert "--judge: `evaluate` has answers judged with" in told(
+    "evaluate", "dpo", "--judge=x"
+  )
+  assert "--judge.most: `evaluate` has answers judged" in told(
+    "evaluate", "dpo", "--judge.most=3"
+  )
+  both = ["--judge=x", "--judge.most=3", "--validation.best_of=2"]
+  assert "--judge.most: is not read with --judge=x" in told(
+    "evaluate", "dpo", *both
+  )
+  assert "--judge.run=x: holds no" in told("evaluate", "dpo", *both[::2])
+  assert told("train", "dpo", "--judge=x") == (
+    "error: --judge: read by evaluate, label only, not by train"
+  )
 
 
 def test_likes_are_measured_as_pairs_where_they_are_some(home, tmp_path):

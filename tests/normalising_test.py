@@ -124,6 +124,32 @@ def test_the_judge_says_mean_0_and_deviation_1_of_references(
   assert abs(wrong.mean()) > 1e-2
 
 
+def test_a_classifier_is_measured_by_class_and_its_rewards_on_pairs(home):
+  folder = home / "classes"
+  said = command.call(
+    "evaluate",
+    f"--workdir={folder}",
+    "--rewards.references=9",  # says nothing of what was measured
+    experiment=EXPERIMENTS["classes"],
+    name="classes",
+  )
+  assert said.code == 0, said.err
+  found = json.loads((folder / "evaluation.json").read_text())
+  model, each = found["results"]["model"], found["classes"]
+  assert [r["class"] for r in each] == ["disliked", "liked"]
+  assert model["examples"] == sum(r["examples"] for r in each)
+  right = sum(r["examples"] * r["recall"] for r in each)
+  assert model["accuracy"] == pytest.approx(right / model["examples"])
+  assert found["results"]["majority"]["accuracy"] == 0.5
+  assert found["datasets"]["data: pairs"]["pairs"] == each[0]["examples"]
+  assert 0.5 <= found["calibration"][0]["confidence"] <= 1
+  assert found["reward"] == json.loads((folder / "reward.json").read_text())
+  for text in (said.out, (folder / "report.html").read_text()):
+    for word in ("precision", "disliked", "macro F1", "reference completions"):
+      assert word in text
+  assert "of completions," in (folder / "report.html").read_text()
+
+
 def test_raw_rewards_are_in_the_same_order(home):
   asked = held_out(home, "chosen", "rejected")
   found, about = judged(home / "ranking", asked)

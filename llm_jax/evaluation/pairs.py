@@ -4,14 +4,14 @@ All is of pairs of completions of one prompt of which one is better. Each
 prompt counts once, its pairs alike; a reward that is the same for both is
 right on half of them.
 
-Dimension key: G prompts; K completions of each; P pairs; N bins.
+Dimension key: G prompts; K completions of each; P pairs.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-BINS = 10  # of confidence, between 0.5 and 1
+from llm_jax.evaluation import calibration
 
 
 class Completions(NamedTuple):
@@ -67,7 +67,7 @@ def measure(found: Completions) -> dict[str, float]:
   Returns:
     accuracy        share of pairs whose better completion has more reward
     margin          mean of better less worse, in the unit of rewards
-    ece             expected calibration error, see `calibration`
+    ece             expected calibration error, see `confidence`
     chosen_longer   accuracy where the better completion is the longer one
     chosen_shorter  likewise, the shorter one
     length_correlation  of rewards and lengths, each less its prompt's mean
@@ -78,11 +78,10 @@ def measure(found: Completions) -> dict[str, float]:
   """
   p, there_GK = pairs(found), found.rank_GK >= 0
   right_P, reward = right(p.margin_P), found.reward_GK[there_GK]
-  share_N, sure_N, right_N = calibration(found)
   out = {
     "accuracy": _mean(right_P, p.weight_P),
     "margin": _mean(p.margin_P, p.weight_P),
-    "ece": _mean(abs(right_N - sure_N), share_N),
+    "ece": confidence(found).error,
     "chosen_longer": _mean(right_P, p.weight_P * (p.longer_P > 0)),
     "chosen_shorter": _mean(right_P, p.weight_P * (p.longer_P < 0)),
     "length_correlation": _length_correlation(found),
@@ -108,42 +107,16 @@ def baselines(found: Completions) -> dict[str, dict[str, float]]:
   }
 
 
-def calibration(
-  found: Completions, bins: int = BINS
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Share of pairs, mean confidence and accuracy in bins of confidence.
+def confidence(
+  found: Completions, bins: int = calibration.BINS
+) -> calibration.Calibration:
+  """What Bradley-Terry gives the completion with more reward.
 
-  Confidence is what Bradley-Terry gives the completion with more reward,
-  sigmoid(|margin|), in [0.5, 1]; bins are equally wide and those without a pair
-  left out. The mean of |accuracy - confidence| by share is the expected
-  calibration error (Guo et al. 2017, arXiv:1706.04599, eq. 5).
+  It is sigmoid(|margin|), in [0.5, 1].
   """
   p = pairs(found)
   sure_P = 1 / (1 + np.exp(-abs(p.margin_P)))
-  at_P = np.minimum(((sure_P - 0.5) * 2 * bins).astype(int), bins - 1)
-  total = lambda x_P: np.bincount(at_P, x_P, minlength=bins)
-  share_N = total(p.weight_P)
-  some_N = share_N > 0
-  mean = lambda x_P: total(p.weight_P * x_P)[some_N] / share_N[some_N]
-  return share_N[some_N], mean(sure_P), mean(right(p.margin_P))
-
-
-def curve(found: Completions) -> list[dict[str, float]]:
-  """The calibration curve as JSON."""
-  return [
-    {"share": float(s), "confidence": float(c), "accuracy": float(a)}
-    for s, c, a in zip(*calibration(found), strict=True)
-  ]
-
-
-def standardised(measures: dict[str, Any]) -> dict[str, float]:
-  """Gain and bias: gain r + bias has mean 0 and standard deviation 1.
-
-  Over the completions that were measured; as in Ziegler et al. 2019,
-  arXiv:1909.08593, section 2.1, where they are the model's own samples.
-  """
-  gain = 1 / max(measures["reward_std"], 1e-12)
-  return {"gain": gain, "bias": -gain * measures["reward_mean"]}
+  return calibration.of(sure_P, right(p.margin_P), p.weight_P, 0.5, bins)
 
 
 def _length_correlation(found: Completions) -> float:

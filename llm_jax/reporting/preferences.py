@@ -5,23 +5,47 @@ from typing import Any
 
 from llm_jax.reporting import curves
 from llm_jax.reporting.curves import Line
-from llm_jax.reporting.numerals import count, finite, number
+from llm_jax.reporting.numerals import count, finite, measure, number
 
 COLUMNS = ("accuracy", "margin", "ece", "chosen_longer", "chosen_shorter")
+CLASS_COLUMNS = ("accuracy", "macro_f1", "ece")
+
+
+@dataclasses.dataclass(frozen=True)
+class Class:
+  """A class of completions, and how well it is told apart."""
+
+  name: str
+  examples: str
+  precision: str
+  recall: str
+  f1: str
 
 
 @dataclasses.dataclass(frozen=True)
 class Told:
-  """Facts in words, and the calibration curve as SVG, "" without one."""
+  """What there is beside the table of measures."""
 
-  facts: list[tuple[str, str]]
-  svg: str
+  facts: list[tuple[str, str]]  # in words
+  svg: str  # the calibration curve, "" without one
+  of: str  # what the curve is of
+  classes: list[Class]
 
 
 def compares(measures: dict[str, Any]) -> bool:
   """Whether measures are of completions compared, not of a text."""
   known = {name for name, v in measures.items() if number(v) is not None}
   return "accuracy" in known and not known & {"bits_per_byte", "perplexity"}
+
+
+def classifies(measures: dict[str, Any]) -> bool:
+  """Whether measures are of completions whose class is told."""
+  return number(measures.get("macro_f1")) is not None
+
+
+def columns(measures: dict[str, Any]) -> tuple[str, ...]:
+  """Measures of completions that have a column in tables."""
+  return CLASS_COLUMNS if classifies(measures) else COLUMNS
 
 
 def facts(found: dict[str, Any]) -> list[tuple[str, str]]:
@@ -32,6 +56,8 @@ def facts(found: dict[str, Any]) -> list[tuple[str, str]]:
   if not compares(model):
     return []
   out, get = [], lambda name: number(model.get(name))
+  if finite(examples := get("examples")):
+    out.append(("completions", f"{count(examples):,}"))
   if finite(pairs := get("pairs")):
     out.append(("pairs", f"{count(pairs):,}"))
   if finite(related := get("length_correlation")):
@@ -50,16 +76,39 @@ def facts(found: dict[str, Any]) -> list[tuple[str, str]]:
   gain, bias = number(line.get("gain")), number(line.get("bias"))
   if finite(gain) and finite(bias):
     sign = "-" if bias < 0 else "+"
+    size = count(line.get("completions"))
+    about = f", of {size:,} reference completions" if size else ""
+    scaled = ", deviation 1" if line.get("normalise") != "bias" else ""
     out.append(
-      ("reward of mean 0, deviation 1", f"{gain:.3f} r {sign} {abs(bias):.3f}")
+      (
+        f"reward of mean 0{scaled}",
+        f"{gain:.3f} r {sign} {abs(bias):.3f}{about}",
+      )
     )
   return out
+
+
+def of_classes(found: dict[str, Any]) -> list[Class]:
+  """What evaluation.json says of each class."""
+  given = found.get("classes")
+  rows = [r for r in given if isinstance(r, dict)] if given else []
+  share = lambda row, name: measure(name, row.get(name))
+  return [
+    Class(
+      str(row.get("class", "")),
+      f"{count(row.get('examples')):,}",
+      *(share(row, name) for name in ("precision", "recall", "f1")),
+    )
+    for row in rows
+  ]
 
 
 def told(found: dict[str, Any]) -> Told | None:
   """What evaluation.json says; None where it says nothing."""
   known, svg = facts(found), _calibration(found.get("calibration"))
-  return Told(known, svg) if known or svg else None
+  each = of_classes(found)
+  of = "completions" if each else "pairs"
+  return Told(known, svg, of, each) if known or svg or each else None
 
 
 def _calibration(given: Any) -> str:
@@ -72,8 +121,9 @@ def _calibration(given: Any) -> str:
       points.append((x, y))
   if not points:
     return ""
+  low = min(0.5, *(x for x, _ in points))
   lines = [
-    Line("as sure as right", [0.5, 1], [0.5, 1], "third", faint=True),
+    Line("as sure as right", [low, 1], [low, 1], "third", faint=True),
     Line("accuracy", [x for x, _ in points], [y for _, y in points], "first"),
   ]
   return curves.draw(

@@ -16,7 +16,7 @@ from llm_jax.reporting.numerals import (
 
 MEASURES = ("bits_per_byte", "loss", "perplexity", "token_accuracy")
 
-_OF_PAIRS = ("accuracy", "margin")
+_OF_PAIRS = ("accuracy", "margin", "macro_f1")
 
 
 class Rows:
@@ -92,7 +92,8 @@ def evaluation(found: dict[str, Any]) -> Evaluation | None:
     return None
   given = {k: v for k, v in given.items() if isinstance(v, dict)}
   compared = preferences.compares(given.get("model", {}))
-  columns = preferences.COLUMNS if compared else MEASURES
+  model = given.get("model", {})
+  columns = preferences.columns(model) if compared else MEASURES
   known = dict.fromkeys((*columns, *MEASURES))
   rows = {
     name: {m: number(row.get(m)) for m in known} for name, row in given.items()
@@ -115,11 +116,13 @@ def evaluation(found: dict[str, Any]) -> Evaluation | None:
       )
       for name, row in rows.items()
     },
-    verdict=_verdict(level, by),
+    verdict=_verdict(
+      level, by, "completions" if preferences.classifies(model) else "pairs"
+    ),
   )
 
 
-def _verdict(compared: dict[str, float], by: str) -> str:
+def _verdict(compared: dict[str, float], by: str, of: str) -> str:
   others = {name: v for name, v in compared.items() if name != "model"}
   if "model" not in compared or not others:
     return ""
@@ -128,7 +131,7 @@ def _verdict(compared: dict[str, float], by: str) -> str:
     points = 100 * (compared["model"] - others[best])
     way = "more" if points > 0 else "less"
     return (
-      f"The model is right on {compared['model']:.1%} of pairs,"
+      f"The model is right on {compared['model']:.1%} of {of},"
       f" {abs(points):.1f} points {way} than the best baseline, {named(best)}."
     )
   best = min(others, key=lambda k: others[k])

@@ -1,6 +1,7 @@
 """evaluation.json as tables for the terminal."""
 
 from collections.abc import Sequence
+import dataclasses
 from typing import Any
 
 from llm_jax.reporting import preferences
@@ -14,17 +15,24 @@ _MEASURES = (
   "accuracy",
   "exact_match",
 )
-_OF_PAIRS = ("loss", *preferences.COLUMNS)
 
 
 def evaluation(found: dict[str, Any]) -> str:
   """The model beside baselines; other data; another run: what there is."""
   parts = [f"{found['split']}, checkpoint {found['checkpoint_step']}"]
   said = preferences.facts(found)
-  known = _OF_PAIRS if said else _MEASURES
+  known: Sequence[str] = _MEASURES
+  if said:
+    known = ("loss", *preferences.columns(found["results"]["model"]))
   parts[0] += f"\n{_measures(found['results'], known)}"
   if said:
     parts.append("\n".join(f"{name}: {value}" for name, value in said))
+  if classes := preferences.of_classes(found):
+    lines = [["", "examples", "precision", "recall", "F1"]]
+    lines += [list(dataclasses.astuple(c)) for c in classes]
+    parts.append(aligned(lines))
+  parts += [_best_of(name, its) for name, its in found.get("said", {}).items()]
+  parts = [part for part in parts if part]
   if len(found.get("datasets", {})) > 1:
     parts.append(_measures(found["datasets"], _MEASURES))
   if "against" in found:

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from llm_jax.evaluation import pairs
+from llm_jax.evaluation import calibration, pairs
 
 
 def of(rewards, lengths=None, ranks=None):
@@ -116,18 +116,18 @@ def test_who_knows_the_chances_is_calibrated():
   # Mutants: too sure, and not sure enough.
   assert pairs.measure(simulated(3))["ece"] > 0.1
   assert pairs.measure(simulated(0.3))["ece"] > 0.1
-  right = [b["accuracy"] for b in pairs.curve(simulated(1))]
-  assert right == sorted(right) and len(right) == pairs.BINS
+  right = [b["accuracy"] for b in pairs.confidence(simulated(1)).curve()]
+  assert right == sorted(right) and len(right) == calibration.BINS
 
 
 def test_calibration_by_hand():
   margin = [math.log(3), math.log(3), -math.log(3), 40.0]
-  share, sure, right = pairs.calibration(of([[m, 0] for m in margin]), bins=2)
+  share, sure, right = pairs.confidence(of([[m, 0] for m in margin]), bins=2)
   # Sure to 3/4, which is where the second bin begins, and certain: one bin.
   np.testing.assert_allclose(share.sum(), 1)
   np.testing.assert_allclose((share * sure).sum(), (3 * 0.75 + 1) / 4)
   np.testing.assert_allclose((share * right).sum(), 3 / 4)
-  share, sure, right = pairs.calibration(of([[m, 0] for m in margin]), bins=5)
+  share, sure, right = pairs.confidence(of([[m, 0] for m in margin]), bins=5)
   np.testing.assert_allclose(share, [3 / 4, 1 / 4])
   np.testing.assert_allclose(sure, [3 / 4, 1])
   np.testing.assert_allclose(right, [2 / 3, 1])
@@ -150,15 +150,3 @@ def test_rewards_that_are_no_numbers_are_said():
     pairs.baselines(bad)
   # Where there is no completion, whatever stands there is not looked at.
   assert pairs.measure(of([[2, 1, math.nan]], ranks=[[0, 1, -1]]))["pairs"] == 1
-
-
-def test_standardised_rewards_have_mean_0_and_deviation_1():
-  found = drawn()
-  line = pairs.standardised(pairs.measure(found))
-  there = found.rank_GK >= 0
-  new = line["gain"] * found.reward_GK[there] + line["bias"]
-  np.testing.assert_allclose((new.mean(), new.std()), (0, 1), atol=1e-12)
-  padded = line["gain"] * found.reward_GK + line["bias"]  # mutant
-  assert abs(padded.mean()) > 1e-3
-  same = pairs.standardised(pairs.measure(of([[1, 1]])))
-  assert all(map(math.isfinite, same.values()))
