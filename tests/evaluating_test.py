@@ -6,12 +6,15 @@ import shutil
 
 import pytest
 
+from llm_jax import evaluating
+from llm_jax.data.conversation import Conversation, Message
 from llm_jax.data.conversations import Conversations
 from llm_jax.data.files import Files
-from llm_jax.data.instructions import Instructions
+from llm_jax.data.instructions import Example, Instructions
 from llm_jax.data.text import Text
 from llm_jax.experiment import Evaluation
 from llm_jax.tokenizers import store
+from llm_jax.tokenizers.bytes import ByteTokenizer
 from llm_jax.tokenizers.sentencepiece import SentencePiece
 from tests import command
 
@@ -142,7 +145,7 @@ def test_another_run_must_be_one_and_read_the_same_tokens(runs, tmp_path):
   ("changes", "line"),
   [
     ({"split": "tset"}, "--evaluations.1 (questions): "),
-    ({"shots": 9}, "questions: a question of 91 tokens"),
+    ({"shots": 9}, "questions: 8 of 8 questions are, with"),
   ],
 )
 def test_data_that_cannot_be_measured_is_one_line(runs, changes, line):
@@ -153,6 +156,22 @@ def test_data_that_cannot_be_measured_is_one_line(runs, changes, line):
     experiment=_experiment(runs, **changes),
   )
   assert said.code == 2 and line in said.error
+
+
+def test_questions_without_room_for_their_answers_are_left_out(capsys):
+  turns = (Message("user", "?"), Message("assistant", "!"))
+  answers = ["ab", "a" * 5, "abc", ""]
+  examples = [Example([1] * 6, a, Conversation(turns)) for a in answers]
+  d = evaluating.Dataset(Evaluation("asked"), [], 0, examples)
+  # Mutant: the token that begins a document is forgotten.
+  for room, want in ((12, 4), (11, 3), (10, 3), (9, 2), (7, 1)):
+    kept, longest = evaluating._with_room(d, ByteTokenizer(), room)
+    assert len(kept) == want
+    assert longest == max(len(e.reference) for e in kept)
+    said = capsys.readouterr().err
+    assert (f"asked: {4 - want} of 4 questions are" in said) == (want < 4)
+  with pytest.raises(ValueError, match="asked: 4 of 4 questions are, with"):
+    evaluating._with_room(d, ByteTokenizer(), 6)
 
 
 def test_a_row_longer_than_the_model_is_refused(runs):

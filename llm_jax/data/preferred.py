@@ -285,9 +285,11 @@ class Preferred:
     )
     if s.too_long == "error":
       raise ValueError(f"{said}; raise it, or set --data.too_long=cut or drop")
+    held = np.concatenate([_lacking(p, s) for p in parts])
+    lost = f"{held.sum()} of {len(held)} {s.rows}"
     if s.too_long == "drop":
-      return f"{said}; what holds one is dropped"
-    return f"{said}; they are cut, and what holds one cut away is dropped"
+      return f"{said}; {lost} hold one and are dropped"
+    return f"{said}; they are cut, and {lost} hold one cut away and are dropped"
 
   def _said(self) -> Iterator[str]:
     """What was seen in each source."""
@@ -309,6 +311,16 @@ def _fits(part: preference_tokens.Part, length: int, cut: bool) -> np.ndarray:
   if cut:
     return part.begin < length
   return sizes <= length
+
+
+def _lacking(part: preference_tokens.Part, settings: Settings) -> np.ndarray:
+  """Whether each pair, prompt or completion lacks one that is left out."""
+  kept = _fits(part, settings.length, settings.too_long == "cut")
+  if settings.rows == "pairs":
+    return ~kept[part.pairs].all(1)
+  if settings.rows == "rankings":
+    return ~np.logical_and.reduceat(kept, part.first[:-1])
+  return ~kept
 
 
 def _num_rows(part: preference_tokens.Part) -> int:

@@ -306,11 +306,13 @@ def test_too_long_is_an_error_unless_told(home):
 
 
 def test_too_long_is_dropped_or_cut(home):
-  one = lambda how: made(
-    home, ("long", LONG), validation=0, test=0, too_long=how
+  one = lambda how, **changes: made(
+    home, ("long", LONG), validation=0, test=0, too_long=how, **changes
   )
-  (batch,) = one("drop").held_out("train", 256)
+  data = one("drop")
+  (batch,) = data.held_out("train", 256)
   assert sorted(pairs(batch)) == WANTED
+  assert "; 3 of 43 pairs hold one and are dropped" in data.notes[0]
   data = one("cut")
   (batch,) = data.held_out("train", 256)
   cut = ("p", "c" * (T - len("Up EA") + 1), "r")
@@ -318,7 +320,10 @@ def test_too_long_is_dropped_or_cut(home):
   found = sorted(pairs(batch))
   assert [x for x in found if x not in WANTED] == [cut]
   assert len(found) == len(WANTED) + 1
-  assert len(data.notes) == 1 and "they are cut" in data.notes[0]
+  assert len(data.notes) == 1
+  assert "they are cut, and 1 of 43 pairs hold one cut" in data.notes[0]
+  ranked = one("drop", rows="rankings", completions=2)
+  assert "; 3 of 43 rankings hold one" in ranked.notes[0]
 
 
 def test_faulty_rows_are_counted(home):
