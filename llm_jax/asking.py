@@ -38,6 +38,14 @@ def stop_ids(where: DataSettings, tokenizer: Tokenizer) -> tuple[int, ...]:
   return tuple(dict.fromkeys((*known, last)))
 
 
+def width(size: int) -> int:
+  """To how many tokens so many are padded: a power of two, at least 8.
+
+  What is padded alike is computed alike, whatever is beside it.
+  """
+  return 1 << max(size - 1, 7).bit_length()
+
+
 def generator(
   experiments: Sequence[Experiment],
   model: Model,

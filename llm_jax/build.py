@@ -16,12 +16,20 @@ from llm_jax import (
   measuring,
   normalising,
   precomputing,
+  reinforcing,
   self_play,
   weights,
 )
 from llm_jax import model as model_lib
 from llm_jax.checkpoints.store import Store
-from llm_jax.contracts import Batch, Hook, Roles, Source, Tokenizer
+from llm_jax.contracts import (
+  Batch,
+  Evaluator,
+  Hook,
+  Roles,
+  Source,
+  Tokenizer,
+)
 from llm_jax.data.arrays import Arrays, Loaded
 from llm_jax.data.instructions import Instructed
 from llm_jax.data.preferred import Preferred
@@ -29,6 +37,7 @@ from llm_jax.data.text import Tokenised
 from llm_jax.experiment import DataSettings, Experiment
 from llm_jax.model import Model
 from llm_jax.models import sizing
+from llm_jax.on_policy import OnPolicy
 from llm_jax.reporting import hooks as reporting
 from llm_jax.reporting import progress
 from llm_jax.saving import Save
@@ -137,7 +146,12 @@ def run(experiment: Experiment, folder: pathlib.Path, mesh: Mesh) -> Run:
     mesh,
     made.tokens.identity,
   )
-  if experiment.self_play.max_new_tokens:
+  if experiment.draws:
+    assert isinstance(made.tokens, Instructed | Preferred)
+    source = reinforcing.source(
+      experiment, made.tokens, made.tokenizer, the_model, mesh, folder
+    )
+  elif experiment.self_play.max_new_tokens:
     source = self_play.Opponent(
       source,
       experiment.self_play,
@@ -166,7 +180,9 @@ def run(experiment: Experiment, folder: pathlib.Path, mesh: Mesh) -> Run:
     tensorboard=experiment.log.tensorboard,
   )
   try:
-    hooks = _hooks(experiment, folder, mesh, made, the_model, metrics, share)
+    hooks = _hooks(
+      experiment, folder, mesh, made, the_model, metrics, share, source
+    )
     validate = next(h for h in hooks if isinstance(h, reporting.Validate))
     save = Save(
       store,
@@ -202,6 +218,7 @@ def _hooks(
   the_model: Model,
   metrics: reporting.Metrics,
   share: tuple[int, int],
+  source: Source,
 ) -> list[Hook]:
   if isinstance(made.tokens, Preferred):
     tell = measuring.teller(experiment.objective, the_model, mesh)
@@ -215,10 +232,14 @@ def _hooks(
     except ValueError as e:
       raise ValueError(f"{e}; or --validation.every=0") from e
 
-  def validate(roles: Roles) -> dict[str, float]:
+  def likelihood(roles: Roles) -> dict[str, float]:
     count = min(len(batches), validation.batches or len(batches))
     return evaluate(roles, (batches[i] for i in range(count)))
 
+  validate: Evaluator = likelihood
+  if isinstance(source, OnPolicy):
+    assert isinstance(made.tokens, Instructed | Preferred)
+    validate = reinforcing.validator(experiment, made.tokens, source)
   generate = asking.generator([experiment], the_model, made.tokenizer)
 
   def sample(variables: Any) -> list[dict[str, str]]:

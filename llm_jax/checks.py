@@ -7,9 +7,10 @@ import jax
 
 from llm_jax.checkpoints.store import Store
 from llm_jax.data.preferences import Preferences
-from llm_jax.experiment import Experiment
+from llm_jax.experiment import Asked, Experiment
 from llm_jax.models.config import TransformerConfig
 from llm_jax.objectives.classification import Classification
+from llm_jax.objectives.ppo import PPO
 
 
 def settings(experiment: Experiment) -> None:
@@ -52,6 +53,9 @@ def _reads(experiment: Experiment) -> None:
   objective, data = experiment.objective, experiment.data
   name = type(objective).__name__
   rows, together = "text", 1
+  if experiment.draws:
+    _draws(experiment)
+    return
   if isinstance(data, Preferences):
     rows, together = data.rows, data.rows_together
     if rows == "answers" and experiment.self_play.max_new_tokens:
@@ -72,6 +76,30 @@ def _reads(experiment: Experiment) -> None:
   if isinstance(objective, Classification):
     assert isinstance(data, Preferences)  # whose rows it reads
     _classes(objective, data.classes, outputs)
+
+
+def _draws(experiment: Experiment) -> None:
+  """ValueError where a policy cannot draw, or nobody can learn from it."""
+  data, drawn = experiment.data, experiment.rollouts
+  name = type(experiment.objective).__name__
+  if not isinstance(data, Asked):
+    raise ValueError(
+      f"--data ({type(data).__name__}): {name} needs prompts, of instructions"
+      " or preferences"
+    )
+  if isinstance(experiment.objective, PPO) and experiment.model.outputs != 1:
+    raise ValueError(
+      f"--model.outputs={experiment.model.outputs}: PPO's critic needs 1"
+    )
+  places = experiment.peft.places
+  longest = drawn.max_prompt + drawn.max_new_tokens + places
+  if longest > experiment.model.max_length:
+    soft = f" and --peft.tokens={places}" if places else ""
+    raise ValueError(
+      f"--rollouts.max_prompt={drawn.max_prompt} and"
+      f" --rollouts.max_new_tokens={drawn.max_new_tokens}{soft}: together"
+      f" longer than --model.max_length={experiment.model.max_length}"
+    )
 
 
 def _classes(

@@ -188,6 +188,8 @@ def _parse(given: flags.FlagValues, argv: list[str], draws: bool) -> str:
         f"--{name}: read by {', '.join(verbs_that_read)} only, not by {rest[0]}"
       )
   for name in given:
+    if rest[0] == "compare" and given[name].present and name not in READ_BY:
+      raise ValueError(f"--{name}: not read by compare, which runs nothing")
     for parts, those in _READ_BY.items():
       readers = ("train", *those) if draws and "evaluate" in those else those
       is_theirs = name.startswith(parts) and given[name].present

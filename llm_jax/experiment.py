@@ -13,10 +13,8 @@ from llm_jax.data.preferences import Preferences
 from llm_jax.data.text import Text
 from llm_jax.evaluation.standard import Rewards
 from llm_jax.generation.rollouts import Rollouts
-from llm_jax.judges.endpoint import Endpoint
-from llm_jax.judges.reward import RewardModel
-from llm_jax.judges.rubric import Rubric
-from llm_jax.judges.rules import Length, Rule
+from llm_jax.judges.rules import Length
+from llm_jax.judges.weighted import Part, Sum
 from llm_jax.models.config import TransformerConfig
 from llm_jax.objectives.causal import Causal
 from llm_jax.objectives.shaping import Shaping
@@ -31,7 +29,7 @@ from llm_jax.training.refresh import Refresh
 
 Asked = Instructions | Preferences  # data in which a prompt is a question
 DataSettings = Text | Asked | Arrays
-Judges = Rule | RewardModel | Rubric | Endpoint
+Judges = Part | Sum
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,7 +15,6 @@ from llm_jax import (
   claim,
   config,
   normalising,
-  prompting,
   weights,
 )
 from llm_jax import model as model_lib
@@ -26,8 +25,10 @@ from llm_jax.data.conversation import Message
 from llm_jax.evaluation import divergence
 from llm_jax.experiment import Asked, Experiment
 from llm_jax.judges.endpoint import ByEndpoint, Endpoint
+from llm_jax.judges.function import ByFunction, Function
 from llm_jax.judges.reward import ByReward, Messages, RewardModel
 from llm_jax.judges.rubric import ByRubric, Rubric
+from llm_jax.judges.weighted import BySum, Sum
 from llm_jax.reporting.progress import waiting
 from llm_jax.sharding import mesh as mesh_lib
 from llm_jax.tokenizers import store as tokenizers
@@ -49,8 +50,27 @@ def make(
   Raises:
     ValueError: a run that cannot judge.
   """
-  settings: Any = experiment.judge
+  return _make(experiment.judge, experiment, folder, step, mesh)
+
+
+def _make(
+  settings: Any,
+  experiment: Experiment,
+  folder: pathlib.Path,
+  step: int | None,
+  mesh: Mesh,
+) -> tuple[Judge, dict[str, Any]]:
   about = config.to_json(settings)
+  if isinstance(settings, Sum):
+    made = [
+      _make(part, experiment, folder, step, mesh) for part in settings.parts
+    ]
+    names = _names([type(part).__name__ for part in settings.parts])
+    judges = tuple(zip(names, (judge for judge, _ in made), strict=True))
+    parts = dict(zip(names, (its for _, its in made), strict=True))
+    return BySum(judges, settings.weights), about | {"parts": parts}
+  if isinstance(settings, Function):
+    return ByFunction(settings), about
   if isinstance(settings, Endpoint):
     decisive = {k: v for k, v in about.items() if k in settings.decisive}
     return ByEndpoint(settings), decisive | {"class": about["class"]}
@@ -88,6 +108,14 @@ def make(
 
     return ByReward(rewards), about | line._asdict()
   return ByRubric(settings, model.likelihood), about
+
+
+def _names(names: list[str]) -> list[str]:
+  """The same, with a number where one comes twice."""
+  return [
+    name if names.count(name) == 1 else f"{name}{names[: i + 1].count(name)}"
+    for i, name in enumerate(names)
+  ]
 
 
 class _Model:
@@ -166,7 +194,7 @@ class _Model:
   def _each(self, compiled: Any, rows: Sequence[Row]) -> Iterator[float]:
     by_width: dict[int, list[int]] = {}
     for i, (prompt, completion) in enumerate(rows):
-      size = prompting.width(len(prompt) + len(completion))
+      size = asking.width(len(prompt) + len(completion))
       by_width.setdefault(size, []).append(i)
     out = np.zeros(len(rows))
     for alike in by_width.values():
@@ -185,7 +213,7 @@ class _Model:
         f"{self._name}: a prompt and its completion of {longest} tokens are"
         f" longer than the {self._room} that the judge reads"
       )
-    length = min(prompting.width(longest), self._room)
+    length = min(asking.width(longest), self._room)
     prompts, completions = zip(*rows, strict=True)
     batch = divergence.batch(
       prompts, completions, self._tokenizer.eos_id, self._rows, length

@@ -201,7 +201,7 @@ def _judged(
   """Yields each prompt with its completions, as soon as they are judged."""
   by_width: dict[int, list[Prompt]] = {}
   for p in prompts:
-    by_width.setdefault(prompting.width(1 + len(p.ids)), []).append(p)
+    by_width.setdefault(asking.width(1 + len(p.ids)), []).append(p)
   size = _together(experiment)
   batches = [
     alike[at : at + size]

@@ -70,11 +70,18 @@ def of_shape(shape: TransformerConfig) -> Model:
     key: jax.Array | None = None,
     entropy: bool = False,
     hits: bool = False,
+    temperature: float = 1.0,
   ) -> Any:
     drops = shape.dropout or _adapters_drop(variables)
     rngs = {"dropout": key} if key is not None and drops else {}
     return module.apply(
-      variables, batch, entropy=entropy, hits=hits, rngs=rngs, method="score"
+      variables,
+      batch,
+      entropy=entropy,
+      hits=hits,
+      temperature=temperature,
+      rngs=rngs,
+      method="score",
     )
 
   def decode(variables: Any, *arguments: Any) -> Any:

@@ -19,11 +19,21 @@ from jax.sharding import Mesh
 import numpy as np
 
 from llm_jax import axes, keys
-from llm_jax.contracts import Batch, Question
+from llm_jax.contracts import Batch, Question, Verdict
 from llm_jax.generation.rollouts import Rollouts
 from llm_jax.objectives.policy import Policy
 from llm_jax.objectives.shaping import Shaping
 from llm_jax.sharding import mesh as mesh_lib
+
+
+# Of completions as they were drawn; reported with each step that reads them.
+_TOLD = tuple(
+  f"{name}_B"
+  for name in (
+    *("score", "rlhf_reward", "kl", "beta"),
+    *("length", "ended", "mismatch"),
+  )
+)
 
 
 class Prompt(NamedTuple):
@@ -45,7 +55,7 @@ class Reward(NamedTuple):
   """Ids -> text; prompts and completions -> a number for each of the latter."""
 
   text: Callable[[Sequence[int]], str]
-  score: Callable[[Sequence[Question]], Sequence[Sequence[float]]]
+  score: Callable[[Sequence[Question]], Sequence[Verdict]]
 
 
 class OnPolicy:
@@ -162,9 +172,10 @@ class OnPolicy:
     host = jax.device_get(_everywhere(batch))
     mask_BT, old_BT = host["mask_BT"], host["old_logp_BT"]
     wide = old_BT.dtype
-    scores_B = self._scores(asked, host)
+    scores_B, parts = self._scores(asked, host)
     unlike_BT = np.abs(old_BT - host["sampled_logp_BT"])
     of_rows = {
+      **{f"part_{name}_B": x_B.astype(wide) for name, x_B in parts.items()},
       "score_B": scores_B.astype(wide),
       "beta_B": np.full(len(scores_B), self._beta, wide),
       "length_B": mask_BT.sum(1).astype(wide),
@@ -183,7 +194,12 @@ class OnPolicy:
     if "kl_B" in rows:
       moved, count = float(rows["kl_B"].mean()), len(rows["kl_B"])
       self._beta = self._shaping.next_beta(self._beta, moved, count)
-    return credited
+    told = {
+      f"told_{name}": x
+      for name, x in credited.items()
+      if name in _TOLD or name.startswith("part_")
+    }
+    return credited | told
 
   def _asked(self) -> list[Prompt]:
     """Prompts of this update, each as often as it has completions."""
@@ -211,8 +227,8 @@ class OnPolicy:
 
   def _scores(
     self, asked: Sequence[Prompt], drawn: Mapping[str, np.ndarray]
-  ) -> np.ndarray:
-    """A number for each completion, [B]."""
+  ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """A number for each completion, [B], and the parts of a sum by name."""
     rows = zip(drawn["target_BT"], drawn["mask_BT"], strict=True)
     texts = [self._reward.text(ids[mask].tolist()) for ids, mask in rows]
     K = self._group
@@ -221,15 +237,20 @@ class OnPolicy:
       for i, p in zip(range(0, len(texts), K), asked[::K], strict=True)
     ]
     found = self._reward.score(questions)
-    if [len(x) for x in found] != [K] * len(questions):
+    flat = [x for verdict in found for x in verdict.scores]
+    if [len(v.scores) for v in found] != [K] * len(questions):
       raise ValueError(
-        f"--judge: {sum(map(len, found))} scores for {len(texts)} completions"
+        f"--judge: {len(flat)} scores for {len(texts)} completions"
       )
-    flat = [x for scores in found for x in scores]
     for x in flat:
       if not isinstance(x, int | float) or not math.isfinite(x):
         raise ValueError(f"--judge: a score is {x!r:.40}, no finite number")
-    return self._shaping.scores(np.array(flat, np.float64), drawn["ended_B"])
+    parts: dict[str, list[float]] = {}
+    for verdict in found:
+      for name, scores in verdict.parts:
+        parts.setdefault(name, []).extend(scores)
+    shaped = self._shaping.scores(np.array(flat, np.float64), drawn["ended_B"])
+    return shaped, {name: np.array(x) for name, x in parts.items()}
 
 
 @jax.jit

@@ -25,14 +25,6 @@ class Prompt(NamedTuple):
   task: str = ""
 
 
-def width(size: int) -> int:
-  """To how many tokens so many are padded: a power of two, at least 8.
-
-  What is padded alike is computed alike, whatever is beside it.
-  """
-  return 1 << max(size - 1, 7).bit_length()
-
-
 def find(
   experiment: Experiment,
   data: DataSettings,

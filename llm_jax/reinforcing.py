@@ -8,7 +8,7 @@ import jax
 from jax.sharding import Mesh
 
 from llm_jax import asking, judging, keys
-from llm_jax.contracts import Batch, Evaluator, Question, Tokenizer
+from llm_jax.contracts import Batch, Evaluator, Question, Tokenizer, Verdict
 from llm_jax.data.instructions import Instructed
 from llm_jax.data.preferred import Preferred
 from llm_jax.experiment import Experiment
@@ -51,8 +51,8 @@ def source(
   def text(ids: Sequence[int]) -> str:
     return tokenizer.decode([i for i in ids if i not in stop])
 
-  def score(questions: Sequence[Question]) -> list[Sequence[float]]:
-    return [verdict.scores for verdict in judge(questions)]
+  def score(questions: Sequence[Question]) -> list[Verdict]:
+    return list(judge(questions))
 
   return OnPolicy(
     experiment.rollouts,

@@ -13,6 +13,7 @@ import pytest
 
 from llm_jax import model as model_lib
 from llm_jax import on_policy, weights
+from llm_jax.contracts import Verdict
 from llm_jax.generation import rollouts
 from llm_jax.objectives import group
 from llm_jax.objectives.ppo import PPO
@@ -94,7 +95,9 @@ def test_the_optimum_is_reached(name):
       on_policy.Reward(
         text=lambda ids: " ".join(map(str, ids)),
         score=lambda questions: [
-          [float(reward[*map(int, c.split())]) for c in q.completions]
+          Verdict(
+            tuple(float(reward[*map(int, c.split())]) for c in q.completions)
+          )
           for q in questions
         ],
       ),

@@ -21,10 +21,6 @@ from llm_jax.ops import weights
 from llm_jax.ops.kl import estimate, Estimator
 from llm_jax.ops.metrics import Mean
 
-# What is known of a completion when it was drawn, and reported with its loss.
-TOLD = ("score", "kl", "beta", "rlhf_reward", "length", "ended", "mismatch")
-
-
 @dataclasses.dataclass(frozen=True)
 class Policy(Objective):
   """The clipped surrogate. Schulman et al. 2017, arXiv:1707.06347, eq. 7.
@@ -131,7 +127,6 @@ class Policy(Objective):
       "advantage": Mean.of(advantage_BT, mask_BT),
       "tokens": Mean.sum(mask_BT.sum().astype(loss_BT.dtype)),
     }
-    metrics |= {n: Mean.of(batch[f"{n}_B"]) for n in TOLD if f"{n}_B" in batch}
     if self.kl:
       moved_BT = scores.logp_BT - batch["ref_logp_BT"]
       moved_BT = estimate(jnp.where(mask_BT, moved_BT, 0), self.kl_loss)
