@@ -176,6 +176,28 @@ def test_answers_are_drawn_and_judged(home):
   assert "Best of n by Length" in page and "Answers" in page
 
 
+def test_runs_are_laid_beside_each_other(home):
+  folders = [trained(home, name) for name in ("dpo", "simpo")]
+  for folder in folders:
+    if not (folder / "evaluation.json").exists():
+      evaluate(home, folder.name)
+  runs = f"--runs={','.join(map(str, folders))}"
+  into = home[0] / "beside"
+  said = command.call("compare", runs, f"--into={into}", experiment=EXPERIMENT)
+  assert said.code == 0, said.err
+  found = json.loads((into / "comparison.json").read_text())["runs"]
+  assert {r["settings"]["objective"] for r in found} == {"DPO", "SimPO"}
+  page = (into / "index.html").read_text()
+  assert page.count("<svg") >= 1 and "Accuracy against KL" in page
+  assert page.count("report.html") == 2 and "accuracy" in said.out
+  for flags, line in (
+    ([runs, "--steps=3"], "--steps: not read by compare, which runs nothing"),
+    ([f"--runs={into}"], f"--runs={into}: expected two run folders or more"),
+  ):
+    said = command.call("compare", *flags, experiment=EXPERIMENT)
+    assert (said.code, said.error) == (2, f"error: {line}")
+
+
 def test_what_cannot_be_judged_is_told(home):
   trained(home, "rm")
 
