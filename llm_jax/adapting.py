@@ -138,7 +138,10 @@ def merge(
   if into.exists() and (not into.is_dir() or any(into.iterdir())):
     raise ValueError(f"--into={into}: is there already; name a new folder")
   if isinstance(experiment.peft, Full):
-    raise ValueError(f"--workdir={folder}: a full run has nothing to merge")
+    raise ValueError(
+      f"--workdir={folder}: trained its weights themselves and has no adapters,"
+      " so there is nothing to merge"
+    )
   alone = dataclasses.replace(
     experiment, peft=Full(), frozen="same", init_from=None, workdir=None
   )

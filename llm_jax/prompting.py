@@ -80,9 +80,7 @@ def _asked(
 ) -> Iterator[Conversation]:
   """Prompts with an answer to each, which is empty where none is known."""
   if prompts_file is not None:
-    for i, line in enumerate(verbs.lines(prompts_file), 1):
-      if not line.strip():
-        raise ValueError(f"--prompts_file={prompts_file}: line {i} is empty")
+    for line in verbs.lines(prompts_file):
       yield Conversation((Message("user", line), Message("assistant", "")))
     return
   tokens: Any = build.tokens(data, tokenizer)

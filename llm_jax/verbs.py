@@ -23,6 +23,7 @@ from llm_jax import (
 )
 from llm_jax import model as model_lib
 from llm_jax.experiment import Experiment
+from llm_jax.peft.method import Full
 from llm_jax.reporting import report
 from llm_jax.reporting.progress import progress, say, waiting
 from llm_jax.sharding import mesh as mesh_lib
@@ -64,6 +65,10 @@ def train(experiment: Experiment, folder: pathlib.Path, name: str) -> int:
   checks.settings(experiment)
   mesh = mesh_lib.make(experiment.mesh)
   build.check_batch(experiment, mesh)
+  if experiment.peft != Full() or experiment.frozen != "same":
+    # What is wrong with these is told before data are prepared.
+    model = model_lib.of_shape(model_lib.expected_shape(experiment))
+    weights.plan(experiment, model, mesh)
   with contextlib.ExitStack() as held, jax.set_mesh(mesh):
     with claim.claim(folder, name, experiment, held):
       run = build.run(experiment, folder, mesh)
@@ -223,7 +228,7 @@ def generate(
 
 
 def lines(prompts_file: str | None) -> list[str]:
-  """A prompt a line; ValueError where the file holds none."""
+  """A prompt a line; ValueError where the file holds none, or an empty one."""
   if prompts_file is None:
     return []
   given = f"--prompts_file={prompts_file}"
@@ -235,7 +240,11 @@ def lines(prompts_file: str | None) -> list[str]:
     raise ValueError(f"{given}: not UTF-8 at byte {e.start}") from e
   if not text:
     raise ValueError(f"{given}: the file is empty")
-  return text.removesuffix("\n").split("\n")
+  found = text.removesuffix("\n").split("\n")
+  for i, line in enumerate(found, 1):
+    if not line.strip():
+      raise ValueError(f"{given}: line {i} is empty")
+  return found
 
 
 def _ask() -> str:

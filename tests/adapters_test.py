@@ -222,6 +222,7 @@ def test_bad_settings_are_told(
   )
   assert found.code == 2
   assert said in found.error
+  assert more or not (tmp_path / "cache").exists()  # before data are prepared
 
 
 def test_what_cannot_be_merged_is_no_beginning(runs, tmp_path):

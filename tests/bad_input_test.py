@@ -265,6 +265,8 @@ def test_prompts(tmp_path):
   assert f"{flag}: the file is empty" in refused(tmp_path, *flags, flag)
   path.write_bytes(b"a\xff")
   assert f"{flag}: not UTF-8 at byte 1" in refused(tmp_path, *flags, flag)
+  path.write_bytes(b"a\n\nb\n")
+  assert f"{flag}: line 2 is empty" in refused(tmp_path, *flags, flag)
 
 
 @pytest.fixture(name="folder")

@@ -1,6 +1,6 @@
 """Documents prepared once: a TFDS builder writes ArrayRecord shards."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 import contextlib
 import functools
 import io
@@ -50,16 +50,11 @@ def prepare(
   final = folder / "documents" / cache.fingerprint("prepared-2", identity)
 
   def make(partial: pathlib.Path) -> None:
-    texts = _Watched(progress(source.documents(), label="preparing text"))
+    texts = _some(progress(source.documents(), label="preparing text"))
     builder = _builder_class()(texts, data_dir=str(partial))
     config = tfds().download.DownloadConfig(try_download_gcs=False)
-    try:
-      with contextlib.redirect_stdout(io.StringIO()):  # TFDS talks
-        builder.download_and_prepare(download_config=config)
-    except Exception:
-      if texts.error is not None:  # TFDS wraps what the source raised
-        raise texts.error from None
-      raise
+    with contextlib.redirect_stdout(io.StringIO()):  # TFDS talks
+      builder.download_and_prepare(download_config=config)
 
   cache.once(final, make)
   return Prepared(final, identity)
@@ -91,24 +86,14 @@ class Prepared:
     return builder.as_data_source(split=_SPLIT)
 
 
-class _Watched:
-  """Texts, at least one, and the error that ended them."""
-
-  def __init__(self, texts: Iterator[str]):
-    self._texts = texts
-    self.error: Exception | None = None
-
-  def __iter__(self) -> Iterator[str]:
-    is_empty = True
-    try:
-      for text in self._texts:
-        is_empty = False
-        yield text
-      if is_empty:
-        raise ValueError("--data.sources.N: holds no document")
-    except Exception as e:
-      self.error = e
-      raise
+def _some(texts: Iterable[str]) -> Iterator[str]:
+  """The texts; ValueError where there is none."""
+  is_empty = True
+  for text in texts:
+    is_empty = False
+    yield text
+  if is_empty:
+    raise ValueError("--data.sources.N: holds no document")
 
 
 @functools.cache
@@ -123,7 +108,7 @@ def _builder_class() -> Any:
     VERSION = lib.core.Version("1.0.0")
     name = _NAME
 
-    def __init__(self, texts: _Watched, **kwargs: Any):
+    def __init__(self, texts: Iterator[str], **kwargs: Any):
       self._texts = texts
       super().__init__(file_format="array_record", **kwargs)
 

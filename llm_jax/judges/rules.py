@@ -96,17 +96,28 @@ class Exact(Rule):
 
 
 @dataclasses.dataclass(frozen=True)
-class Python(Rule):
-  """1 where a completion parses as Python, of the interpreter's version."""
+class _Code(Rule):
+  """Reads a completion as code."""
 
   fenced: bool = field(
     True, "judge what stands between ```, where anything does"
   )
 
+  def read(self, completion: str) -> str:
+    """What is judged of a completion."""
+    if not self.fenced:
+      return completion
+    return "\n".join(_FENCED.findall(completion)) or completion.strip()
+
+
+@dataclasses.dataclass(frozen=True)
+class Python(_Code):
+  """1 where a completion parses as Python, of the interpreter's version."""
+
   def score(self, question: Question, completion: str) -> tuple[float, str]:
     """1 or 0; without any code 0."""
     del question
-    text = _code(completion) if self.fenced else completion
+    text = self.read(completion)
     try:
       with warnings.catch_warnings():  # such as of an unknown escape
         warnings.simplefilter("ignore")
@@ -117,27 +128,18 @@ class Python(Rule):
 
 
 @dataclasses.dataclass(frozen=True)
-class JSON(Rule):
+class JSON(_Code):
   """1 where a completion is valid JSON (RFC 8259)."""
-
-  fenced: bool = field(
-    True, "judge what stands between ```, where anything does"
-  )
 
   def score(self, question: Question, completion: str) -> tuple[float, str]:
     """1 or 0."""
     del question
-    text = _code(completion) if self.fenced else completion
+    text = self.read(completion)
     try:
       json.loads(text, parse_constant=_refuse)
     except (ValueError, RecursionError) as e:
       return 0.0, _line(e)
     return 1.0, "valid"
-
-
-def _code(completion: str) -> str:
-  """What stands between fences, where anything does."""
-  return "\n".join(_FENCED.findall(completion)) or completion.strip()
 
 
 def _refuse(name: str) -> Any:
