@@ -27,7 +27,7 @@ ROWS = [
 ]
 
 
-def experiment(folder, objective, **changes):
+def experiment(folder, objective, packing="one", **changes):
   lines = [json.dumps(row) for row in ROWS]
   path = command.text_file(folder, "pairs.jsonl", lines)
   kind = "labels" if isinstance(objective, KTO) else "pairs"
@@ -37,6 +37,7 @@ def experiment(folder, objective, **changes):
       sources=(PreferenceFiles(paths=(str(path),)),),
       rows=kind,
       length=32,
+      packing=packing,
       validation=0.3,
       cache=str(folder / "cache"),
     ),
@@ -61,8 +62,11 @@ def train(folder, made, name, *flags):
 
 @pytest.mark.parametrize(
   "objective,more",
-  [(DPO(beta=0.5), {}), (KTO(), {"peft": LoRA(rank=2, targets=("mlp/up",))})],
-  ids=["dpo", "kto_lora"],
+  [
+    (DPO(beta=0.5), {"packing": "best_fit"}),
+    (KTO(), {"peft": LoRA(rank=2, targets=("mlp/up",))}),
+  ],
+  ids=["dpo_packed", "kto_lora"],
 )
 def test_once_is_at_each_step(objective, more, tmp_path):
   made = experiment(tmp_path, objective, **more)

@@ -80,16 +80,33 @@ class OnMargin(Referenced):
 class DPO(OnMargin):
   """Rafailov et al. 2023, arXiv:2305.18290, eq. 7.
 
-    loss = -(1 - e) log sigmoid(beta m) - e log sigmoid(-beta m)
+    loss = -(1 - e) log sigmoid(x) - e log sigmoid(-x),
+    x = beta m - offset * margin
 
   With smoothing e it is conservative DPO (Mitchell 2023, "A note on DPO with
   noisy preferences"). With `logp="mean"` it is length-normalised
-  (Tulu 3, arXiv:2411.15124; beta 5 there).
+  (Tulu 3, arXiv:2411.15124; beta 5 there). With an offset, of the margin that
+  the data gives, it is ODPO (arXiv:2402.10571, eq. 7; alpha there).
   """
 
   smoothing: float = field(
     0.0, "share of pairs taken to be the wrong way round", low=0, high=0.5
   )
+  offset: float = field(
+    0.0, "by how many of the data's margins a chosen reward must win", low=0
+  )
+
+  def terms(self, pairs: Pairs) -> Terms:
+    terms = super().terms(pairs)
+    if not self.offset:
+      return terms
+    if pairs.margin_Q is None:
+      raise ValueError(
+        f"--objective.offset={self.offset}: the data gives no margins"
+      )
+    x_Q = terms.reward_Q2[:, 0] - terms.reward_Q2[:, 1]
+    x_Q = x_Q - self.offset * pairs.margin_Q
+    return terms._replace(loss_Q=smoothed(x_Q, self.smoothing))
 
   def of_margin(self, margin_Q: jax.Array) -> jax.Array:
     return smoothed(self.beta * margin_Q, self.smoothing)

@@ -31,6 +31,7 @@ class Pairs(NamedTuple):
   nll_Q: Any = None
   nll_all_Q: Any = None
   columns_Q2: Mapping[str, jax.Array] = {}  # what `columns` made
+  margin_Q: Any = None  # by how much the chosen one is better, if it is known
 
   @property
   def mean_Q2(self) -> jax.Array:
@@ -144,12 +145,14 @@ def completion_logp(scores: Scores, batch: Batch) -> jax.Array:
 
 def known(batch: Batch) -> Pairs:
   """The pairs of a batch before its loss: what `columns` may read."""
-  policy_B, reference_B = (batch.get(k) for k in ("logp_B", "ref_logp_B"))
+  names = ("logp_B", "ref_logp_B", "margin_B")
+  policy_B, reference_B, margin_B = map(batch.get, names)
   length_B = batch["mask_BT"].sum(-1)
   return Pairs(
     policy_Q2=None if policy_B is None else by_pair(policy_B),
     length_Q2=by_pair(length_B.astype(jnp.result_type(float))),
     reference_Q2=None if reference_B is None else by_pair(reference_B),
+    margin_Q=None if margin_B is None else by_pair(margin_B)[:, 0],
   )
 
 

@@ -154,6 +154,23 @@ def test_only_the_margin_counts(objective):
     np.testing.assert_allclose(pair.sum(), 0, atol=1e-14)
 
 
+def test_an_offset_is_what_must_be_won_by():
+  """By hand, arXiv:2402.10571, eq. 7; the mutant asks no more of any pair."""
+  roles, margin_B = logps(), np.repeat([0.0, 0.5, 2.0, 1.0], 2)
+  objective = dpo.DPO(beta=0.7, offset=0.4)
+  loss, gradient, metrics = run(objective, roles, margin_B=margin_B)
+  x_B = 0.7 * (roles["policy"] - roles["reference"])
+  x_Q = x_B[::2] - x_B[1::2] - 0.4 * margin_B[::2]
+  np.testing.assert_allclose(loss, np.log1p(np.exp(-x_Q)).mean(), rtol=1e-13)
+  want = -0.7 / (1 + np.exp(x_Q)) / len(x_Q)
+  np.testing.assert_allclose(gradient[::2], want, rtol=1e-12)
+  without = run(dpo.DPO(beta=0.7), roles, margin_B=margin_B)
+  assert metrics["margin"] == without[2]["margin"]
+  assert abs(without[0] - loss) > 1e-2
+  with pytest.raises(ValueError, match="--objective.offset=0.4: the data give"):
+    run(objective, roles)
+
+
 def test_mutants_of_either_side_alone_are_caught():
   roles = logps()
   moved = roles | {"policy": roles["policy"] + 5.0}
