@@ -18,6 +18,7 @@ from llm_jax.evaluation.pairs import Completions
 from llm_jax.experiment import Experiment
 from llm_jax.model import Model
 from llm_jax.objectives.classification import Classification
+from llm_jax.objectives.packed import Packed
 from llm_jax.reporting.progress import progress
 from llm_jax.sharding import mesh as mesh_lib
 
@@ -104,7 +105,8 @@ class Comparer:
 
     @jax.jit
     def ask(roles: Roles, batch: Batch) -> tuple[jax.Array, ...]:
-      return classes.rows(objective.logp(forward, roles, batch), batch)
+      told, alone = Packed(objective).shown(forward, batch)
+      return classes.rows(objective.logp(told, roles, alone), alone)
 
     bar = progress(batches, size, f"classifying {name}")
     return classes.gather(

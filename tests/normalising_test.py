@@ -126,15 +126,24 @@ def test_the_judge_says_mean_0_and_deviation_1_of_references(
 
 def test_a_classifier_is_measured_by_class_and_its_rewards_on_pairs(home):
   folder = home / "classes"
-  said = command.call(
-    "evaluate",
-    f"--workdir={folder}",
-    "--rewards.references=9",  # says nothing of what was measured
-    experiment=EXPERIMENTS["classes"],
-    name="classes",
-  )
-  assert said.code == 0, said.err
-  found = json.loads((folder / "evaluation.json").read_text())
+
+  def evaluate(*flags):
+    said = command.call(
+      "evaluate",
+      f"--workdir={folder}",
+      *flags,
+      experiment=EXPERIMENTS["classes"],
+      name="classes",
+    )
+    assert said.code == 0, said.err
+    return said, json.loads((folder / "evaluation.json").read_text())
+
+  _, packed = evaluate("--data.packing=best_fit", "--data.length=32")
+  # How many references are wanted says nothing of what was measured.
+  said, found = evaluate("--rewards.references=9")
+  assert packed["classes"] == found["classes"]
+  for name, of_data in found["datasets"].items():
+    assert packed["datasets"][name] == pytest.approx(of_data, rel=1e-4)
   model, each = found["results"]["model"], found["classes"]
   assert [r["class"] for r in each] == ["disliked", "liked"]
   assert model["examples"] == sum(r["examples"] for r in each)

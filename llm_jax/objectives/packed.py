@@ -72,6 +72,10 @@ class Packed(Objective):
     alone, forward = self._alone(batch), self._forward(forward, batch)
     return self.objective.loss(forward, roles, alone, key)
 
+  def shown(self, forward: Forward, batch: Batch) -> tuple[Forward, Batch]:
+    """What the objective is shown of roles and of a batch."""
+    return self._forward(forward, batch), self._alone(batch)
+
   def _alone(self, batch: Batch) -> Batch:
     if not slots.count(batch):
       return batch
