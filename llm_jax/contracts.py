@@ -20,8 +20,9 @@ Batch = Mapping[str, Any]
 `tokens_BT` and `target_BT` i32, `mask_BT` bool (True = the target counts) and,
 where rows hold several documents, `segment_BT` i32 (0 = padding) and
 `position_BT` i32 (from 0 within each document); where documents have prompts,
-`prompt_BT` bool (True = the target is part of one). What a source has to tell
-of rows, `told_x_B`, nobody reads: its mean is the metric x of the step."""
+`prompt_BT` bool (True = the target is part of one). Where there is `asked_BT`,
+bool, scores of other positions are nothing. What a source has to tell of rows,
+`told_x_B`, nobody reads: its mean is the metric x of the step."""
 
 Roles = Mapping[str, Any]
 """Role ("policy", "reference", ...) -> Flax variables."""
@@ -50,6 +51,7 @@ class Score(Protocol):
     key: jax.Array | None = None,
     entropy: bool = False,
     hits: bool = False,
+    temperature: float = 1.0,
   ) -> Scores: ...
 
 
@@ -81,6 +83,11 @@ class Objective(Protocol):
     """Whether the role "reference" is asked: the policy as it once was."""
     return False
 
+  def asked(self, batch: Batch) -> jax.Array | None:
+    """Positions whose scores it reads, [B, T] bool; None = all of them."""
+    del batch
+    return None
+
   def annotate(self, forward: Forward, roles: Roles, batch: Batch) -> Batch:
     """The batch with what forwards say of it, as it is by default."""
     del forward, roles
@@ -103,6 +110,12 @@ class Objective(Protocol):
   def loss(
     self, forward: Forward, roles: Roles, batch: Batch, key: jax.Array | None
   ) -> tuple[jax.Array, Metrics]: ...
+
+
+def asking(objective: Objective, batch: Batch) -> Batch:
+  """The batch with `asked_BT`, if the objective reads only some scores."""
+  asked_BT = objective.asked(batch)
+  return batch if asked_BT is None else {**batch, "asked_BT": asked_BT}
 
 
 class Source(Protocol):
@@ -164,6 +177,7 @@ class Verdict(NamedTuple):
   scores: tuple[float, ...]  # one each, higher is better, the same is a tie
   ordinal: bool = False  # only their order means anything
   reason: str = ""
+  parts: tuple[tuple[str, tuple[float, ...]], ...] = ()  # that a sum is made of
 
 
 class Judge(Protocol):

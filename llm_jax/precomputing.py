@@ -8,7 +8,7 @@ from jax.sharding import Mesh
 import numpy as np
 
 from llm_jax import axes, weights
-from llm_jax.contracts import Batch
+from llm_jax.contracts import asking, Batch
 from llm_jax.data import columns
 from llm_jax.data.preferred import Preferred
 from llm_jax.experiment import Experiment
@@ -72,7 +72,7 @@ def _ask(
   @jax.jit
   def ask(variables: Any, batch: Batch) -> list[jax.Array]:
     roles = {"policy": variables, "reference": variables}
-    found = objective.annotate(forward, roles, batch)
+    found = objective.annotate(forward, roles, asking(objective, batch))
     logp, row = (slots.column(found, name) for name in ("ref_logp", "row"))
     # Whole on every device, so that each of several processes reads it.
     whole = lambda x: axes.constrain(x, "_" * x.ndim)

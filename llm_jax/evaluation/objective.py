@@ -19,6 +19,7 @@ import numpy as np
 
 from llm_jax import axes
 from llm_jax.contracts import (
+  asking,
   Batch,
   Forward,
   Metrics,
@@ -30,7 +31,7 @@ from llm_jax.evaluation.pairs import Completions
 from llm_jax.ops import slots
 from llm_jax.ops.metrics import Mean
 
-_IDS = ("tokens_BT", "target_BT")  # which weigh nothing
+_IDS = ("tokens_BT", "target_BT", "asked_BT")  # which weigh nothing
 
 
 def quietly(items: Iterable[Any], **about: Any) -> Iterator[Any]:
@@ -55,10 +56,11 @@ class Teller:
     place: Callable[[Batch], Batch],
   ):
     self._place = place
-    self._ask = jax.jit(lambda r, b: ask(objective, forward, r, b))
+    about = lambda batch: asking(objective, batch)
+    self._ask = jax.jit(lambda r, b: ask(objective, forward, r, about(b)))
     self._weigh = jax.jit(lambda batch: _whole(objective.weigh(batch)))
-    told = lambda r, b: totals(objective, forward, r, b)
-    rows = lambda r, b: completions(objective, forward, r, b)
+    told = lambda r, b: totals(objective, forward, r, about(b))
+    rows = lambda r, b: completions(objective, forward, r, about(b))
     self._told, self._rows = jax.jit(told), jax.jit(rows)
     # At once: the compiler may share the forwards.
     self._both = jax.jit(lambda r, b: (told(r, b), rows(r, b)))

@@ -1,7 +1,8 @@
 """From the last activations to log-probabilities of given tokens.
 
 Logits of all positions never exist at once in float32: positions are taken in
-chunks, whose logits are made again in the backward pass.
+chunks, whose logits are made again in the backward pass, and of positions that
+nobody asks about there may be none.
 
 Dimension key: B sequences; T positions; C chunk; D residual; V vocabulary.
 """
@@ -11,9 +12,12 @@ import jax.numpy as jnp
 
 from llm_jax import axes
 from llm_jax.contracts import Scores
+from llm_jax.models import asked
 from llm_jax.ops.matmul import matmul
 
 LOGIT_BYTES = 128 * 2**20  # of one chunk of float32 logits, by default
+Weights = tuple[jax.Array, jax.Array | None]  # kernel_DV, special_GD
+_PARTS = 16  # chunks, at least, where only some positions are asked about
 
 
 def logits(
@@ -57,6 +61,8 @@ def token_scores(
   entropy: bool = False,
   hits: bool = False,
   special_GD: jax.Array | None = None,
+  asked_BT: jax.Array | None = None,
+  temperature: float = 1.0,
 ) -> Scores:
   """Log p(target) and the log-normaliser at each position, in nats.
 
@@ -71,10 +77,13 @@ def token_scores(
     entropy: also give the entropy of the distribution.
     hits: also say whether the target is the most likely token.
     special_GD: see `logits`.
+    temperature: logits are divided by it, after the cap.
+    asked_BT: positions that are wanted; of others the scores are 0. Not with
+      `hits`, which are of all positions.
   """
 
-  def score(x_BCD: jax.Array, target_BC: jax.Array) -> Scores:
-    l_BCV = logits(x_BCD, kernel_DV, softcap, special_GD)
+  def score(x_BCD: jax.Array, weights: Weights, target_BC: jax.Array) -> Scores:
+    l_BCV = logits(x_BCD, weights[0], softcap, weights[1]) / temperature
     l_BCV = axes.constrain(l_BCV, "BTV")
     top_BC1 = jax.lax.stop_gradient(l_BCV.max(-1, keepdims=True))
     exp_BCV = jnp.exp(l_BCV - top_BC1)
@@ -88,9 +97,17 @@ def token_scores(
     return Scores(picked_BC - logz_BC, logz_BC, h_BC, hit_BC)
 
   B, T, _ = x_BTD.shape
+  weights = kernel_DV, special_GD
+  devices = _num_cuts()
   chunk = chunk or _chunk_that_fits(B, T, kernel_DV.shape[1])
+  if asked_BT is not None and not hits and B % devices == 0:
+    rows = B // devices
+    some = max(1, min(rows * chunk, -(-rows * T // _PARTS)))
+    return asked.scores(
+      score, x_BTD, weights, target_BT, asked_BT, devices, some
+    )
   if chunk >= T:
-    return score(x_BTD, target_BT)
+    return score(x_BTD, weights, target_BT)
   n = -(-T // chunk)
   pad = n * chunk - T
 
@@ -99,7 +116,7 @@ def token_scores(
     return jnp.moveaxis(a.reshape(B, n, chunk, *a.shape[2:]), 1, 0)
 
   _, scores = jax.lax.scan(
-    jax.checkpoint(lambda _, s: (None, score(*s))),
+    jax.checkpoint(lambda _, s: (None, score(s[0], weights, s[1]))),
     None,
     (cut(x_BTD), cut(target_BT)),
   )
@@ -107,9 +124,14 @@ def token_scores(
   return jax.tree.map(paste, scores)
 
 
-def _chunk_that_fits(B: int, T: int, V: int) -> int:
+def _num_cuts() -> int:
+  """Devices that the rows of a batch are cut over."""
   mesh = jax.sharding.get_abstract_mesh()
   sizes = {} if mesh.empty else dict(mesh.shape)
-  rows = -(-B // (sizes.get("data", 1) * sizes.get("fsdp", 1)))
+  return sizes.get("data", 1) * sizes.get("fsdp", 1)
+
+
+def _chunk_that_fits(B: int, T: int, V: int) -> int:
+  rows = -(-B // _num_cuts())
   chunks = -(-rows * T * V * 4 // LOGIT_BYTES)
   return -(-T // max(chunks, 1))

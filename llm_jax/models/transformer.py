@@ -111,7 +111,12 @@ class Decoder(nn.Module):
     return self._run(x_BTD, at_BT, mask_B1TS, None)[0][:, X:]
 
   def score(
-    self, batch: Batch, *, entropy: bool = False, hits: bool = False
+    self,
+    batch: Batch,
+    *,
+    entropy: bool = False,
+    hits: bool = False,
+    temperature: float = 1.0,
   ) -> Scores:
     """Scores `target_BT` given `tokens_BT` up to each position.
 
@@ -131,6 +136,8 @@ class Decoder(nn.Module):
       entropy=entropy,
       hits=hits,
       special_GD=self._special_head(),
+      asked_BT=batch.get("asked_BT"),
+      temperature=temperature,
     )
     if not self.config.outputs:
       return scores

@@ -34,6 +34,13 @@ class Causal(Objective):
     0.0, "weight of a token of a prompt, beside one of an answer", low=0
   )
 
+  def asked(self, batch: Batch) -> jax.Array | None:
+    """Those of answers, and of prompts if they weigh; of plain text, all."""
+    if "prompt_BT" not in batch:
+      return None
+    mask_BT = batch["mask_BT"]
+    return mask_BT | batch["prompt_BT"] if self.prompt_weight else mask_BT
+
   def weigh(self, batch: Batch) -> Batch:
     count_BT = batch["mask_BT"]
     if self.prompt_weight and "prompt_BT" in batch:

@@ -47,6 +47,10 @@ class KTO(Objective):
   def needs_reference(self) -> bool:
     return True
 
+  def asked(self, batch: Batch) -> jax.Array:
+    """Those of completions."""
+    return batch["mask_BT"]
+
   def annotate(self, forward: Forward, roles: Roles, batch: Batch) -> Batch:
     """Asks the reference, and the policy about mismatched completions."""
     batch = dict(batch)

@@ -70,6 +70,18 @@ class Pairwise(Objective):
     """Whether `columns` reads `logp_B`, at the price of a forward."""
     return False
 
+  @property
+  def needs_prompts(self) -> bool:
+    """Whether `terms` reads `nll_all_Q`."""
+    return False
+
+  def asked(self, batch: Batch) -> jax.Array:
+    """Those of completions, and of prompts if need be."""
+    prompts = "prompt_BT" in batch and self.needs_prompts
+    return (
+      batch["mask_BT"] | batch["prompt_BT"] if prompts else batch["mask_BT"]
+    )
+
   def columns(self, batch: Batch) -> dict[str, jax.Array]:
     """[B] columns made from the whole batch, for `terms`; no gradient.
 

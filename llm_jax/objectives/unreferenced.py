@@ -36,6 +36,10 @@ class SFT(Unreferenced):
     "completion", "which tokens of the chosen rows; all = the prompt's too"
   )
 
+  @property
+  def needs_prompts(self) -> bool:
+    return self.of == "all"
+
   def terms(self, pairs: Pairs) -> Terms:
     return Terms(nll_of(pairs, self.of), pairs.policy_Q2)
 
@@ -96,6 +100,10 @@ class ORPO(Unreferenced):
     "all", "tokens of the NLL; all = the prompt's too, as the authors' code"
   )
 
+  @property
+  def needs_prompts(self) -> bool:
+    return self.nll_of == "all"
+
   def terms(self, pairs: Pairs) -> Terms:
     a_Q2 = pairs.mean_Q2
     odds_Q2 = a_Q2 - log1mexp(a_Q2)
@@ -127,6 +135,10 @@ class Sum(Pairwise):
   @property
   def needs_policy(self) -> bool:
     return any(loss.needs_policy for loss in self.losses)
+
+  @property
+  def needs_prompts(self) -> bool:
+    return any(loss.needs_prompts for loss in self.losses)
 
   def columns(self, batch: Batch) -> dict[str, jax.Array]:
     out: dict[str, jax.Array] = {}

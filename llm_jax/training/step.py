@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from llm_jax import axes, keys, trees
-from llm_jax.contracts import Batch, Forward, Metrics, Objective
+from llm_jax.contracts import asking, Batch, Forward, Metrics, Objective
 from llm_jax.ops.metrics import Mean
 from llm_jax.training.refresh import Refresh
 from llm_jax.training.state import TrainState
@@ -45,6 +45,7 @@ def train_step(
     or gradient changes nothing but the counts of steps and of skipped ones.
   """
   group = objective.rows_together
+  batch = asking(objective, batch)
   parts = cut(batch, microbatches, group)
   roles = state.roles
   parts = _map(lambda p: objective.annotate(forward, roles, p), parts)

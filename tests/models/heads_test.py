@@ -14,6 +14,7 @@ from llm_jax import axes
 from llm_jax.models import heads, transformer
 from llm_jax.models.config import TransformerConfig
 from llm_jax.objectives.causal import Causal
+from llm_jax.sharding import mesh as mesh_lib
 from llm_jax.training import state as state_lib
 from llm_jax.training import step as step_lib
 from tests import small
@@ -195,3 +196,81 @@ def test_full_logits_are_not_asked_for_at_real_sizes(dtype, microbatches):
   at_once = dataclasses.replace(config, head_chunk=1024)  # the mutant
   step, state, batch = train_step(at_once, 8, 1024, microbatches)
   assert asked(at_once) >= 8 // microbatches * 1024 * 50_304
+
+
+def asked_masks():
+  r = np.random.default_rng(1)
+  yield r.random((B, T)) < 0.3
+  yield np.zeros((B, T), bool)
+  yield np.ones((B, T), bool)
+  last = np.zeros((B, T), bool)
+  last[-1, -1] = True
+  yield last
+
+
+@pytest.mark.parametrize("parts", [1, 4, B * T])
+def test_scores_of_some_positions_are_those_of_all(parts, monkeypatch):
+  monkeypatch.setattr(heads, "_PARTS", parts)
+
+  @jax.jit
+  def both(x, w, special, target, weight, asked):
+    def loss(given, asked):
+      x, w, special = given
+      scores = heads.token_scores(
+        x,
+        w,
+        target,
+        entropy=True,
+        softcap=3.0,
+        special_GD=special,
+        asked_BT=asked,
+      )[:3]
+      there = 1 if asked is not None else mask
+      return sum(
+        (a * b * there).sum() for a, b in zip(scores, weight, strict=True)
+      ), scores
+
+    mask, given = asked, (x, w, special)
+    grad = jax.grad(loss, has_aux=True)
+    return grad(given, asked), grad(given, None)
+
+  with jax.enable_x64(True):
+    x, w, target, weight = furniture()
+    special = np.random.default_rng(2).normal(size=(2, D))
+    for asked in asked_masks():
+      some, every = both(x, w, special, target, weight, asked)
+      for a, b in zip(some[0], every[0], strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-12)
+      for a, b in zip(some[1], every[1], strict=True):
+        np.testing.assert_allclose(a, np.where(asked, b, 0), rtol=1e-12)
+
+
+def test_positions_asked_about_stay_on_their_device(monkeypatch):
+  """Rows cut over eight devices: the same scores, and no activation moves."""
+  mesh = mesh_lib.make(mesh_lib.MeshShape(4, 2, 1))
+  cut = jax.sharding.PartitionSpec(("data", "fsdp"))
+  place = lambda a: jax.device_put(a, jax.sharding.NamedSharding(mesh, cut))
+  r = np.random.default_rng(0)
+  x, w = r.normal(size=(16, T, D)), r.normal(size=(D, V))
+  target, asked = r.integers(0, V, (16, T)), r.random((16, T)) < 0.3
+
+  def compiled(x, target, asked):
+    def score(x, w, target, asked):
+      return heads.token_scores(x, w, target, asked_BT=asked).logp_BT
+
+    run = jax.jit(jax.value_and_grad(lambda *a: score(*a).sum(), (0, 1)))
+    return run.lower(x, w, target, asked).compile()
+
+  with jax.enable_x64(True):
+    want = compiled(x, target, asked)(x, w, target, asked)
+    with jax.set_mesh(mesh):
+      given = place(x), place(target), place(asked)
+      ours = compiled(*given)
+      got = ours(given[0], w, *given[1:])
+      monkeypatch.setattr(heads, "_num_cuts", lambda: 1)
+      mutant = compiled(*given)
+  for a, b in zip(*map(jax.tree.leaves, (got, want)), strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-13)
+  moves = ("all-gather", "all-to-all", "collective-permute")
+  assert not any(m in ours.as_text() for m in moves)
+  assert any(m in mutant.as_text() for m in moves)

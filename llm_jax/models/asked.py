@@ -1,0 +1,153 @@
+"""Scores of some positions only, at the cost of those.
+
+Dimension key: S groups of rows, as many as devices that rows are cut over; M
+positions of a group; P like M, padded to whole chunks; C chunk; D residual.
+"""
+
+from collections.abc import Callable
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from llm_jax import axes
+
+# (x_SCD, weights, target_SC) -> a tree of numbers [S, C]
+Score = Callable[[jax.Array, Any, jax.Array], Any]
+
+
+def scores(
+  score: Score,
+  x_BTD: jax.Array,
+  weights: Any,
+  target_BT: jax.Array,
+  asked_BT: jax.Array,
+  groups: int,
+  chunk: int,
+) -> Any:
+  """What `score` says of the positions asked for, and 0 of all others.
+
+  Those asked for are taken chunk by chunk, until there are no more: how many
+  there are is known only when it runs. No position leaves its group.
+
+  Args:
+    score: of positions, each by itself.
+    x_BTD: activations.
+    weights: what `score` reads of the model.
+    target_BT: tokens to score.
+    asked_BT: which positions are wanted.
+    groups: S; divides B.
+    chunk: C.
+  """
+  B, T = target_BT.shape
+  M = B // groups * T
+
+  def flat(a: jax.Array) -> jax.Array:
+    a = a.reshape(groups, M, *a.shape[2:])
+    return axes.constrain(a, "B" + "_" * (a.ndim - 1))
+
+  asked_SM = flat(asked_BT)
+  count_S1 = asked_SM.sum(1, keepdims=True)
+  # The order has those asked for first; `place` is its inverse.
+  order_SM = jnp.argsort(~asked_SM, axis=1, stable=True)
+  place_SM = jnp.where(
+    asked_SM,
+    jnp.cumsum(asked_SM, 1) - 1,
+    count_S1 + jnp.cumsum(~asked_SM, 1) - 1,
+  )
+  order_SP = jnp.pad(order_SM, [(0, 0), (0, -M % chunk)])
+  num_chunks = -(-count_S1.max() // chunk)
+  found = _chunks(
+    score,
+    chunk,
+    flat(x_BTD),
+    weights,
+    flat(target_BT),
+    order_SP,
+    place_SM,
+    num_chunks,
+  )
+
+  def back(a_SP: jax.Array) -> jax.Array:
+    a_SM = jnp.take_along_axis(a_SP, place_SM, 1)
+    return jnp.where(asked_SM, a_SM, 0).reshape(B, T)
+
+  return jax.tree.map(back, found)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _chunks(
+  score: Score,
+  chunk: int,
+  x_SMD: jax.Array,
+  weights: Any,
+  target_SM: jax.Array,
+  order_SP: jax.Array,
+  place_SM: jax.Array,
+  num_chunks: jax.Array,
+) -> Any:
+  """Scores [S, P] in an order, of its first chunks; the rest is 0."""
+  del place_SM
+
+  def take(i: Any) -> tuple:
+    return _take(i * chunk, chunk, order_SP, x_SMD, target_SM)
+
+  def add(i: Any, found: Any) -> Any:
+    x_SCD, target_SC = take(i)
+    new = score(x_SCD, weights, target_SC)
+    return jax.tree.map(lambda a, b: _put(a, b, i * chunk), found, new)
+
+  x_SCD, target_SC = jax.eval_shape(take, 0)
+  shapes = jax.eval_shape(score, x_SCD, weights, target_SC)
+  start = jax.tree.map(lambda a: jnp.zeros(order_SP.shape, a.dtype), shapes)
+  return jax.lax.fori_loop(0, num_chunks, add, start)
+
+
+def _forward(score: Score, chunk: int, *given: Any) -> tuple[Any, tuple]:
+  return _chunks(score, chunk, *given), given
+
+
+def _backward(score: Score, chunk: int, given: tuple, g_SP: Any) -> tuple:
+  """Scores of each chunk are made again."""
+  x_SMD, weights, target_SM, order_SP, place_SM, num_chunks = given
+
+  def add(i: Any, sums: tuple) -> tuple:
+    dx_SPD, dweights = sums
+    at = i * chunk
+    x_SCD, target_SC = _take(at, chunk, order_SP, x_SMD, target_SM)
+    _, pull = jax.vjp(lambda x, w: score(x, w, target_SC), x_SCD, weights)
+    cut = lambda a: jax.lax.dynamic_slice_in_dim(a, at, chunk, 1)
+    dx_SCD, new = pull(jax.tree.map(cut, g_SP))
+    total = jax.tree.map(lambda a, b: a + b.astype(a.dtype), dweights, new)
+    return _put(dx_SPD, dx_SCD, at), total
+
+  wide = lambda a: jnp.promote_types(a.dtype, jnp.float32)
+  start = (
+    jnp.zeros((*order_SP.shape, x_SMD.shape[2]), x_SMD.dtype),
+    jax.tree.map(lambda a: jnp.zeros(a.shape, wide(a)), weights),
+  )
+  dx_SPD, dweights = jax.lax.fori_loop(0, num_chunks, add, start)
+  dx_SMD = jnp.take_along_axis(dx_SPD, place_SM[..., None], 1)
+  narrow = jax.tree.map(lambda a, w: a.astype(w.dtype), dweights, weights)
+  return dx_SMD, narrow, None, None, None, None
+
+
+_chunks.defvjp(_forward, _backward)
+
+
+def _take(
+  at: Any,
+  chunk: int,
+  order_SP: jax.Array,
+  x_SMD: jax.Array,
+  target_SM: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+  """Activations and targets of a chunk of an order."""
+  order_SC = jax.lax.dynamic_slice_in_dim(order_SP, at, chunk, 1)
+  x_SCD = jnp.take_along_axis(x_SMD, order_SC[..., None], 1)
+  return x_SCD, jnp.take_along_axis(target_SM, order_SC, 1)
+
+
+def _put(a: jax.Array, part: jax.Array, at: Any) -> jax.Array:
+  return jax.lax.dynamic_update_slice_in_dim(a, part, at, 1)
