@@ -62,7 +62,9 @@ class Preferences:
   )
   length: int = field(256, "T, tokens in a row", low=1)
   packing: Literal["best_fit", "one"] = field(
-    "one", "completions packed into rows, pairs together, or one a row"
+    "one",
+    "one completion a row; or several, a pair's always side by side, so that a"
+    " batch has more pairs than rows would tell",
   )
   too_long: Literal["error", "cut", "drop"] = field(
     "error",

@@ -303,6 +303,11 @@ class Preferred:
         yield f"{flag}: {num_ties} pairs are ties and left out"
       if judged.num_units:
         yield f"{flag}: {judged.said(self._settings.poor)}"
+    if self._settings.packing != "one":
+      packed = (u.unit_RS for u in self._all_units("train"))
+      num_rows = sum(len(unit_RS) for unit_RS in packed if unit_RS is not None)
+      mean = sum(self._counts("train")) / max(num_rows, 1)
+      yield f"--data.packing: {mean:.2f} {self._settings.rows} where one stood"
 
 
 def _fits(part: preference_tokens.Part, length: int, cut: bool) -> np.ndarray:

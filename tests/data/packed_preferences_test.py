@@ -81,6 +81,8 @@ def test_every_pair_is_once_in_one_split(home):
   assert sorted(all_) == WANTED
   rows = sum(b["mask_BT"].any(1).sum() for b in found["train"])
   assert rows < len(data.tokens("train").offsets) / 2  # really packed
+  mean = sum(len(pairs(b)) for b in found["train"]) / (rows / 2)
+  assert data.notes == [f"--data.packing: {mean:.2f} pairs where one stood"]
   for b in found["train"]:
     assert not b["mask_BT"][b["segment_BT"] == 0].any()
 
