@@ -129,7 +129,7 @@ def functions(
 ) -> Functions:
   """How the policy draws, and what all roles say of what was drawn."""
   settings, objective = experiment.rollouts, experiment.objective
-  score_of = forward(model, settings.sampler.temperature)
+  score_of = forward(model, experiment.scored_at)
 
   def draw(roles: Any, batch: Batch, key: jax.Array) -> Batch:
     rows, width = batch["prompt_BP"].shape

@@ -16,7 +16,6 @@ from llm_jax.contracts import Batch
 from llm_jax.objectives.policy import Policy
 from llm_jax.objectives.ppo import penalised
 from llm_jax.ops import returns
-from llm_jax.ops.kl import Estimator
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +29,7 @@ class Group(Policy):
     " others, or nothing",
   )
   scale: bool = field(True, "divide by the standard deviation of the prompt's")
-  penalty: Estimator | Literal["none"] = field(
+  penalty: Literal["none", "k1", "k2", "k3"] = field(
     "none", "estimator of KL that is taken from rewards; none = only the loss's"
   )
   tokenwise: bool = field(

@@ -1,0 +1,242 @@
+"""What a policy draws is what it scores, and a run knows where it was."""
+
+import dataclasses
+import json
+import shutil
+from unittest import mock
+
+import jax
+import numpy as np
+import pytest
+
+from benchmarks import sameness
+from llm_jax import model as model_lib
+from llm_jax import on_policy, reinforcing
+from llm_jax.checkpoints.store import Checkpoints
+from llm_jax.data.conversations import Conversations
+from llm_jax.data.instructions import Instructions
+from llm_jax.experiment import Experiment, Validation
+from llm_jax.generation.rollouts import Rollouts
+from llm_jax.judges.function import Function
+from llm_jax.objectives import group
+from llm_jax.objectives.ppo import PPO
+from llm_jax.objectives.shaping import Shaping
+from llm_jax.ops.sampling import Sampler
+from llm_jax.sharding import mesh as mesh_lib
+from llm_jax.tokenizers.bytes import Bytes
+from llm_jax.training.optimizers import AdamW
+from llm_jax.training.schedules import Schedule
+from tests import command, small
+
+STOP, P, N, B = (3, 5), 7, 6, 8
+SHAPE = dataclasses.replace(small.CONFIG, num_layers=1, outputs=1)
+SAMPLER = Sampler(temperature=0.7)
+
+
+def settings(**changes):
+  return Experiment(
+    model=dataclasses.replace(SHAPE, dtype="float64"),
+    objective=PPO(),
+    tokenizer=Bytes(),
+    rollouts=Rollouts(batch=B, max_new_tokens=N, sampler=SAMPLER),
+    **changes,
+  )
+
+
+def prompts():
+  """Ragged ones, with something else in the places before them."""
+  r = np.random.default_rng(0)
+  return {
+    "prompt_BP": r.integers(4, small.DIMS.V, (B, P)).astype(np.int32),
+    "length_B": r.integers(1, P + 1, B).astype(np.int32),
+  }
+
+
+@pytest.fixture(scope="module")
+def drawn():
+  """What is drawn and how it is scored; and the mutant's temperature."""
+  with jax.enable_x64(True):
+    _, variables = small.build(SHAPE)
+    roles = {"policy": variables, "reference": variables}
+    model = model_lib.of_shape(dataclasses.replace(SHAPE, dtype="float64"))
+    its = reinforcing.functions(settings(), model, STOP)
+    batch = its.draw(roles, prompts(), jax.random.key(0))
+    with mock.patch.object(Experiment, "scored_at", 1.0):
+      hot = reinforcing.functions(settings(), model, STOP)
+    found = {**batch, **its.score(roles, batch)}
+    return jax.device_get((found, hot.score(roles, batch)))
+
+
+def test_a_forward_says_of_it_what_the_sampler_did(drawn):
+  found, mutant = drawn
+  mask = found["mask_BT"]
+  assert mask.any(1).all() and 0 < mask.sum() < mask.size
+  said = found["sampled_logp_BT"][mask]
+  np.testing.assert_allclose(found["old_logp_BT"][mask], said, atol=1e-10)
+  # The mutant: drawn at 0.7, scored at 1.
+  assert np.abs(mutant["old_logp_BT"][mask] - said).max() > 1e-2
+
+
+def test_completions_end_where_they_end(drawn):
+  found, _ = drawn
+  lengths = set()
+  for row in range(B):
+    ids = found["target_BT"][row][found["mask_BT"][row]].tolist()
+    lengths.add(len(ids))
+    assert found["ended_B"][row] == (ids[-1] in STOP)
+    assert not any(i in STOP for i in ids[:-1])
+    assert len(ids) == N or ids[-1] in STOP
+  assert len(lengths) > 2
+
+
+def test_prompts_stand_before_completions(drawn):
+  found, _ = drawn
+  given = prompts()
+  for row, n in enumerate(given["length_B"]):
+    begin = P - n
+    asked = given["prompt_BP"][row, begin:]
+    assert found["tokens_BT"][row, begin:P].tolist() == asked.tolist()
+    assert found["mask_BT"][row].argmax() == P - 1
+    assert found["position_BT"][row, begin:P].tolist() == list(range(n))
+    assert found["segment_BT"][row, :begin].sum() == 0
+    assert (found["segment_BT"][row, begin:P] == 1).all()
+
+
+REWARD = '''
+def fraction(prompt, completion, reference):
+  """More of the letter e, and a little for the right length."""
+  return completion.count("e") / 7 - abs(len(completion) - len(reference)) / 9
+'''
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+  """(experiment, folder of its run of two updates)."""
+  home = tmp_path_factory.mktemp("on_policy")
+  words = "one two three four five six seven eight nine ten".split()
+  rows = [
+    {"prompt": f"say {w}", "completion": f"{v} {w}"}
+    for w in words
+    for v in words
+  ]
+  path = command.text_file(home, "answers.jsonl", map(json.dumps, rows))
+  (home / "reward.py").write_text(REWARD)
+  experiment = dataclasses.replace(
+    command.EXPERIMENT,
+    model=dataclasses.replace(command.EXPERIMENT.model, outputs=1),
+    data=Instructions(
+      sources=(Conversations(paths=(str(path),)),),
+      length=32,
+      validation=0.3,
+      cache=str(home / "cache"),
+    ),
+    objective=PPO(),
+    judge=Function(f"{home}/reward.py:fraction"),
+    rollouts=Rollouts(batch=16, epochs=2, max_new_tokens=8, max_prompt=24),
+    shaping=Shaping(missing_eos="subtract", target=0.1, horizon=100),
+    optimizer=AdamW(peak=3e-2, schedule=Schedule("constant", warmup=0)),
+    steps=8,
+    batch_size=8,
+    microbatches=2,
+    mesh=mesh_lib.MeshShape(2, 1, 1),
+    checkpoints=Checkpoints(every=7),
+    validation=Validation(every=8, batches=1, questions=0),
+    samples=dataclasses.replace(command.EXPERIMENT.samples, every=0),
+  )
+  train(experiment, home / "whole")
+  return experiment, home / "whole"
+
+
+def train(experiment, folder):
+  said = command.call("train", f"--workdir={folder}", experiment=experiment)
+  assert said.code == 0, said.err
+  return sameness.content(folder)
+
+
+def test_each_update_begins_where_it_was_drawn_and_clips_later(run):
+  rows = sameness.content(run[1])["rows"]
+  steps = {r["step"]: r for r in rows if r["split"] == "train"}
+  assert list(steps) == list(range(1, 9))
+  for first in (1, 5):
+    assert steps[first]["ratio"] == pytest.approx(1, abs=1e-5)
+    assert abs(steps[first]["kl_old"]) < 1e-5
+    assert steps[first]["clipped"] == 0
+  others = [steps[i] for i in (2, 3, 4, 6, 7, 8)]
+  assert max(abs(r["ratio"] - 1) for r in others) > 1e-3
+  assert max(r["clipped"] for r in others) > 0
+  assert max(r["mismatch"] for r in steps.values()) < 1e-4
+  # Four minibatches read the same completions twice; the next update its own.
+  score = [steps[i]["score"] for i in range(1, 9)]
+  assert score[0] + score[1] == pytest.approx(score[2] + score[3])
+  assert score[0] + score[1] != pytest.approx(score[4] + score[5], abs=1e-3)
+  assert any(abs(x - round(x)) > 1e-3 for x in score)  # fractions
+  # The policy is the reference as it begins, and never again.
+  assert abs(steps[1]["kl"]) < 1e-5 and steps[5]["kl"] > 1e-3
+  # Beta is moved between updates by the KL of the last.
+  assert steps[4]["beta"] == pytest.approx(0.05)
+  assert steps[5]["beta"] == pytest.approx(0.05 * (1 - 0.2 * 16 / 100))
+
+
+def test_validation_tells_how_held_out_prompts_are_answered(run):
+  rows = sameness.content(run[1])["rows"]
+  (found,) = [r for r in rows if r["split"] == "validation"]
+  assert found["loss"] == -found["score"]
+  assert 0 < found["length"] <= 8 and 0 <= found["ended"] <= 1
+
+
+def test_stopped_within_an_update_it_goes_on_the_same(run, tmp_path):
+  """After step 7 of updates of four; the mutant draws anew."""
+  experiment, whole = run
+  wanted = sameness.content(whole)
+  found = {}
+  for name in ("again", "mutant"):
+    shutil.copytree(whole, tmp_path / name)
+    shutil.rmtree(tmp_path / name / "checkpoints/00000008")
+    assert (tmp_path / name / "checkpoints/00000007/position.npz").exists()
+    keep = _set_state if name == "again" else forgetful
+    with mock.patch.object(on_policy.OnPolicy, "set_state", keep):
+      found[name] = train(experiment, tmp_path / name)
+  assert sameness.differences(wanted, found["again"]) == []
+  assert sameness.differences(wanted, found["mutant"])
+
+
+_set_state = on_policy.OnPolicy.set_state
+
+
+def forgetful(self, saved):
+  _set_state(self, {**saved, "rows": {}})
+
+
+def refused(experiment, folder, *flags):
+  return command.call(
+    "train", f"--workdir={folder}", *flags, experiment=experiment
+  ).error
+
+
+def test_what_is_no_reward_is_told(run, tmp_path):
+  experiment, _ = run
+  for body, said in (
+    ("raise ValueError('no idea')", "raised ValueError: no idea"),
+    ("return float('nan')", "gave nan"),
+    ("return 'good'", "gave 'good', no number"),
+  ):
+    file = tmp_path / "bad.py"
+    file.write_text(f"def f(prompt, completion, reference):\n  {body}\n")
+    judge = Function(f"{file}:f")
+    bad = dataclasses.replace(experiment, judge=judge)
+    assert said in refused(bad, tmp_path / "run")
+
+
+def test_settings_that_cannot_be_are_told(run, tmp_path):
+  experiment, _ = run
+  for flag, said in (
+    ("--rollouts.batch=20", "not divisible by --batch_size=8"),
+    ("--rollouts.max_prompt=30", "longer than --model.max_length=32"),
+    ("--rollouts.max_prompt=2", "there are no others"),
+    ("--model.outputs=0", "PPO's critic needs 1"),
+    ("--rollouts.sampler.temperature=0", "must be more than 0"),
+  ):
+    assert said in refused(experiment, tmp_path / "run", flag)
+  grouped = dataclasses.replace(experiment, objective=group.grpo(3))
+  said = refused(grouped, tmp_path / "run")
+  assert "not divisible by --objective.completions=3" in said
