@@ -10,6 +10,10 @@ is refreshed every iteration (`training.refresh`), and this source. All that
 it draws follows from the state and the seed, so its position is that of the
 data, in the middle of an iteration, too.
 
+Against one opponent the loss is least at pi = ref (p / ref)^(1 / beta) and a
+constant, p being the data's distribution: with beta 1 that is p itself, and a
+smaller beta goes beyond it, until the next iteration comes back.
+
 Differs from the paper: y' is drawn for every batch and not once an iteration,
 so nothing of the iteration before is mixed in; one schedule of the learning
 rate spans all iterations. Where y' = y the loss has no gradient; the pair
