@@ -22,6 +22,7 @@ from llm_jax.contracts import Batch, Forward
 from llm_jax.experiment import Experiment
 from llm_jax.model import Model
 from llm_jax.objectives.packed import Packed
+from llm_jax.ops.checksum import checksum
 from llm_jax.peft import hold, merge
 from llm_jax.peft.sites import Base
 from llm_jax.reporting import progress
@@ -235,24 +236,7 @@ def checksums(frozen: Any) -> dict[str, int]:
 
 @jax.jit
 def _checksums(leaves: dict[str, jax.Array]) -> dict[str, jax.Array]:
-  return {path: _checksum(x) for path, x in leaves.items()}
-
-
-def _checksum(x: jax.Array) -> jax.Array:
-  """Sum of the bits, mixed and each by its place, modulo 2^32.
-
-  Unmixed, two signs that change would cancel: each adds 2^31.
-  """
-  if jnp.issubdtype(x.dtype, jnp.floating):
-    width = min(x.dtype.itemsize, 4)
-    x = jax.lax.bitcast_convert_type(x, f"uint{8 * width}")
-  bits = x.astype(jnp.uint32)
-  bits = (bits ^ (bits >> 15)) * jnp.uint32(0x2C1B3C6D)
-  for dim, n in enumerate(x.shape):
-    shape = [n if d == dim else 1 for d in range(x.ndim)]
-    place = jnp.arange(n, dtype=jnp.uint32).reshape(shape)
-    bits = bits * (place * jnp.uint32(2654435761) * 2 + 1)
-  return bits.sum(dtype=jnp.uint32)
+  return {path: checksum(x) for path, x in leaves.items()}
 
 
 def _base(experiment: Experiment, plan: Plan, mesh: Mesh) -> Any:
