@@ -173,6 +173,8 @@ def _check_judged(experiment: Experiment, datasets: list[Dataset]) -> None:
   given = f"--validation.best_of={experiment.validation.best_of}"
   if not experiment.validation.best_of:
     return
+  if jax.process_count() > 1:
+    raise ValueError(f"{given}: in one process; leave out --coordinator")
   if not _speaks(experiment):
     kind = type(experiment.objective).__name__
     raise ValueError(f"{given}: a run trained with {kind} gives no answers")

@@ -201,9 +201,10 @@ def _columns(runs: Runs) -> list[str]:
 
 def _cell(name: str, its: dict[str, Any]) -> str:
   """A measure, with its standard error where that is known."""
-  error = number(its.get(f"{name}_error"))
-  about = f" \u00b1 {error:.2f}" if finite(error) else ""
-  return f"{measure(name, its.get(name))}{about}"
+  value, error = number(its.get(name)), number(its.get(f"{name}_error"))
+  if finite(value) and finite(error):
+    return f"{value:.2f} \u00b1 {error:.2f}"
+  return measure(name, value)
 
 
 def _frontiers(runs: Runs) -> list[Picture]:

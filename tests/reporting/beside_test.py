@@ -72,7 +72,7 @@ def test_a_sweep_is_named_and_joined_by_what_is_swept(sweep, tmp_path, capsys):
     "3 runs beside each other",
     "Accuracy against KL",
     "Score against KL",
-    "20.000 \u00b1 0.10",
+    "20.00 \u00b1 0.10",
     "objective.beta",
   ):
     assert part in page, part
