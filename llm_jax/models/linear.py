@@ -95,7 +95,7 @@ class Linear(nn.Module):
       kept = 1 - adapter["dropout"]
       keep = jax.random.bernoulli(self.make_rng("dropout"), kept, x.shape)
       dropped = jnp.where(keep, x / kept, 0)
-    y += adapter["scale"] * (dropped @ a @ b)
+    y += matmul(adapter["scale"] * matmul(dropped, a), b)
     if "magnitude" in adapter:
       wide = jnp.promote_types(self.dtype, jnp.float32)
       moved = (kernel + adapter["scale"] * (a @ b)).astype(wide)
