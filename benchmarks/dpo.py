@@ -2,12 +2,15 @@
 
   python -m benchmarks.dpo --data=hh_harmless_pairs.jsonl.gz
       [--torch_python=PATH] [--rounds=3] [--cores=1] [--steps=6]
+      [--modes='each step,once,lora']
 
 PATH is an interpreter that has trl and peft; without it only llm_jax is timed.
-Both sides train the same Llama shape from scratch, on the same ids in the same
-batches; they take turns on the same cores. Counted are pairs, and tokens of
-prompts and completions; no padding. The reference is asked at each step, or
-once before the steps that are timed, or it is the base beneath LoRA.
+Both sides train the same Llama shape from scratch, on the same ids and, but
+where llm_jax packs them, in the same batches; they take turns on the same
+cores. One pair in two rows, llm_jax pads all to 512, TRL to the longest of each
+batch. Counted are pairs, and tokens of prompts and completions; no padding. The
+reference is asked at each step, or once before the steps that are timed, or it
+is the base beneath LoRA.
 """
 
 from collections.abc import Sequence
@@ -29,6 +32,7 @@ _TORCH = flags.DEFINE_string("torch_python", None, "interpreter with trl")
 _ROUNDS = flags.DEFINE_integer("rounds", 3, "turns of each side", 1)
 _CORES = flags.DEFINE_integer("cores", 1, "cores that a side may use", 1)
 _STEPS = flags.DEFINE_integer("steps", 6, "steps timed in a turn", 1)
+_MODES = flags.DEFINE_list("modes", [*dpo_jax_side.MODES], "which of them")
 
 _LENGTH, _ROWS = 512, 16
 
@@ -36,10 +40,14 @@ _LENGTH, _ROWS = 512, 16
 def main(argv: Sequence[str]) -> None:
   """Prints a table."""
   del argv
-  sides = ["llm_jax", *(["trl"] if _TORCH.value else [])]
+  variants = []
+  for mode in _MODES.value:
+    packed = f"{mode}{dpo_jax_side.PACKED}"
+    variants += [("llm_jax", packed), ("llm_jax", mode)]
+    variants += [("trl", mode)] if _TORCH.value else []
   with tempfile.TemporaryDirectory() as folder:
     turns = tuning.alternate(
-      [(side, mode) for mode in dpo_jax_side.MODES for side in sides],
+      variants,
       "dpo",
       _prepare(pathlib.Path(folder)),
       python=_TORCH.value,

@@ -1,7 +1,7 @@
 """Steps of DPO with llm_jax. Prints a JSON object.
 
 Arguments: a JSON file ({"paths", "cache", "tokenizer", "shape", "length",
-"batch_size"}), a mode of `MODES`, steps.
+"batch_size"}), a mode of `MODES`, packed or not, steps.
 """
 
 import json
@@ -15,6 +15,7 @@ from llm_jax.contracts import Batch
 from llm_jax.data.preference_sources import PreferenceFiles
 from llm_jax.data.preferences import Preferences
 from llm_jax.objectives.dpo import DPO
+from llm_jax.ops import slots
 from llm_jax.peft.lora import LoRA
 
 MODES = {
@@ -22,9 +23,10 @@ MODES = {
   "once": {"reference": "once"},
   "lora": {"peft": LoRA(rank=8)},
 }
+PACKED = ", packed"  # after the name of a mode
 
 
-def preferences(given: dict) -> Preferences:
+def preferences(given: dict, packing: str = "one") -> Preferences:
   """The data, by the settings that both sides share."""
   return Preferences(
     sources=(
@@ -33,6 +35,7 @@ def preferences(given: dict) -> Preferences:
       ),
     ),
     length=given["length"],
+    packing=packing,
     too_long="drop",
     validation=0.0,
     cache=given["cache"],
@@ -41,17 +44,19 @@ def preferences(given: dict) -> Preferences:
 
 def count(batch: Batch) -> dict[str, int]:
   """Pairs, and tokens of prompts and completions."""
-  there_BT = np.asarray(batch["mask_BT"] | batch["prompt_BT"])
-  pairs = int(there_BT.any(-1).sum()) // 2
-  return {"tokens": int(there_BT.sum()), "pairs": pairs}
+  tokens = int((batch["mask_BT"] | batch["prompt_BT"]).sum())
+  pairs = int((np.asarray(slots.lengths(batch)) > 0).sum()) // 2
+  return {"tokens": tokens, "pairs": pairs}
 
 
 def main() -> None:
   """Trains for a few steps and times the later ones."""
   given = json.loads(pathlib.Path(sys.argv[1]).read_text())
+  mode = sys.argv[2].removesuffix(PACKED)
+  packing = "one" if mode == sys.argv[2] else "best_fit"
   tuning_jax.time_steps(
     tuning_jax.experiment(
-      given, preferences(given), objective=DPO(), **MODES[sys.argv[2]]
+      given, preferences(given, packing), objective=DPO(), **MODES[mode]
     ),
     given,
     int(sys.argv[3]),

@@ -84,7 +84,7 @@ def show(turns: Turns, counted: dict[str, str]) -> None:
     counted: what a side counted -> its name in the table.
   """
   header = [f"{x}/{s} s" for x in counted.values() for s in ("cpu", "wall")]
-  print(f"{'':<26}" + "".join(f"{h:>16}" for h in [*header, "first loss"]))
+  print(f"{'':<27}" + "".join(f"{h:>16}" for h in [*header, "first loss"]))
   for (side, mode), found in turns.items():
     rates = [
       statistics.median(x[what] / x[clock] for x in found)
@@ -92,7 +92,7 @@ def show(turns: Turns, counted: dict[str, str]) -> None:
       for clock in ("cpu", "wall")
     ]
     cells = "".join(f"{x:>16.4g}" for x in [*rates, found[0]["losses"][0]])
-    print(f"{side:<8}{mode:<18}{cells}")
+    print(f"{side:<8}{mode:<19}{cells}")
   print(", ".join(sorted({x[0]["version"] for x in turns.values()})))
 
 
