@@ -96,7 +96,7 @@ class Exact(Rule):
 
 
 @dataclasses.dataclass(frozen=True)
-class _Code(Rule):
+class _Code:
   """Reads a completion as code."""
 
   fenced: bool = field(
@@ -111,7 +111,7 @@ class _Code(Rule):
 
 
 @dataclasses.dataclass(frozen=True)
-class Python(_Code):
+class Python(_Code, Rule):
   """1 where a completion parses as Python, of the interpreter's version."""
 
   def score(self, question: Question, completion: str) -> tuple[float, str]:
@@ -128,7 +128,7 @@ class Python(_Code):
 
 
 @dataclasses.dataclass(frozen=True)
-class JSON(_Code):
+class JSON(_Code, Rule):
   """1 where a completion is valid JSON (RFC 8259)."""
 
   def score(self, question: Question, completion: str) -> tuple[float, str]:
