@@ -10,8 +10,6 @@ import signal
 from typing import NamedTuple
 from unittest import mock
 
-import jax
-
 from llm_jax import cli, host
 from llm_jax.data.files import Files
 from llm_jax.data.text import Text
@@ -56,33 +54,14 @@ class Said(NamedTuple):
     return lines[-1]
 
 
-@contextlib.contextmanager
-def compiled(quickly: bool):
-  """Programs made quickly and run slowly, as so small ones may be."""
-  jax.config.update("jax_disable_most_optimizations", quickly)
-  try:
-    yield
-  finally:
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
-def call(*args, experiment=EXPERIMENT, name="smallest", quickly=True):
-  """Exit code, stdout and stderr of `python -m experiments.NAME ARGS`.
-
-  Args:
-    *args: verb and flags.
-    experiment: EXPERIMENT of the file.
-    name: of the file.
-    quickly: with programs as the compiler first finds them. False for what
-      must hold of optimised ones, bit by bit.
-  """
+def call(*args, experiment=EXPERIMENT, name="smallest"):
+  """Exit code, stdout and stderr of `python -m experiments.NAME ARGS`."""
   out, err = io.StringIO(), io.StringIO()
   on_term = signal.getsignal(signal.SIGTERM)
   try:
     with (
       contextlib.redirect_stdout(out),
       contextlib.redirect_stderr(err),
-      compiled(quickly),
       mock.patch.object(host, "keep_memory"),
       mock.patch("sys.stdin", io.StringIO("")),
     ):

@@ -230,6 +230,7 @@ def test_what_was_judged_is_kept_and_not_asked_again(runs, tmp_path):
   assert len(third.asked) == 5
 
 
+@pytest.mark.optimised
 def test_eight_devices_and_other_batches_label_alike(runs, tmp_path):
   rows = label(runs, tmp_path / "a.jsonl")
   for i, more in enumerate(("--mesh.data=8", "--batch_size=4")):

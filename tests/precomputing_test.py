@@ -60,6 +60,7 @@ def train(folder, made, name, *flags):
   return [{k: v for k, v in r.items() if k not in timed} for r in rows]
 
 
+@pytest.mark.optimised
 @pytest.mark.parametrize(
   "objective,more",
   [
