@@ -1,5 +1,6 @@
 """Gain and bias of a trained reward model, kept in its run's folder."""
 
+import dataclasses
 import pathlib
 from typing import Any
 
@@ -7,7 +8,7 @@ import jax
 from jax.sharding import Mesh
 import numpy as np
 
-from llm_jax import config, measuring
+from llm_jax import measuring
 from llm_jax.checkpoints.store import Store
 from llm_jax.data.preferred import Preferred
 from llm_jax.evaluation import objective as by_objective
@@ -86,26 +87,37 @@ def measure(
   if not _has_any(experiment):
     return
   assert isinstance(tokens, Preferred)  # no other data have such rewards
-  step = int(state.step)
-  if read(experiment, folder, step) is not None:
+  step, first = int(state.step), jax.process_index() == 0
+  # Others may not see yet what the first process has written.
+  if _first(first and read(experiment, folder, step) is not None):
     return
   split, rewards = _rewards(
     experiment, tokens, model, mesh, share, state.averaged
   )
   line = standard.line(rewards, experiment.rewards.normalise)
-  found = _about(experiment, folder, step) | {
+  found = {
     "split": split,
     "completions": len(rewards),
     "mean": float(rewards.mean()),
     "deviation": float(rewards.std()),
     **line._asdict(),
   }
-  if jax.process_index() == 0:
-    files.write_json(folder / _NAME, found)
+  if first:
+    about = _about(experiment, folder, step)
+    files.write_json(folder / _NAME, about | found)
   say(
     f"rewards of {len(rewards)} reference completions ({split}): mean"
     f" {found['mean']:.4g}, deviation {found['deviation']:.4g}"
   )
+
+
+def _first(said: bool) -> bool:
+  """What the first process says, on all of them."""
+  if jax.process_count() == 1:
+    return said
+  from jax.experimental import multihost_utils  # noqa: PLC0415
+
+  return bool(multihost_utils.broadcast_one_to_all(np.array(said)))
 
 
 def _has_any(experiment: Experiment) -> bool:
@@ -118,7 +130,7 @@ def _about(
   experiment: Experiment, folder: pathlib.Path, step: int
 ) -> dict[str, Any]:
   """Whatever decides what is measured."""
-  return config.to_json(experiment.rewards) | {
+  return dataclasses.asdict(experiment.rewards) | {
     "checkpoint_step": step,
     "checkpoint": Store(folder / "checkpoints").checksum(step),
   }

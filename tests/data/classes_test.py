@@ -8,7 +8,11 @@ import pytest
 from llm_jax.data.conversation import Message
 from llm_jax.data.preference import from_json, Preference
 from llm_jax.data.preference_readers import PreferenceForm
-from llm_jax.data.preference_sources import gathered, PreferenceFiles
+from llm_jax.data.preference_sources import (
+  gathered,
+  PreferenceFiles,
+  TFDSPreferences,
+)
 from llm_jax.data.preferences import Preferences
 from llm_jax.data.stdlib_preferences import StdlibPreferences
 from llm_jax.tokenizers.bytes import ByteTokenizer
@@ -109,6 +113,16 @@ def test_names_are_two_or_more_and_change_what_a_source_is():
   assert Preferences().classes == ("disliked", "liked")
   both = (StdlibPreferences(), PreferenceFiles())
   assert Preferences(sources=both).classes == ("disliked", "liked")
+
+
+def test_labels_of_tfds_are_numbers(tmp_path):
+  examples = [{"text": f"t{i}", "label": i % 3} for i in range(6)]
+  features = lambda f: {"text": f.Text(), "label": f.ClassLabel(names=NAMES)}
+  folder = chats.tfds_folder(tmp_path, examples, features)
+  source = TFDSPreferences(name=folder, classes=NAMES)
+  found = [from_json(line) for line in source.documents()]
+  assert [p.classes() for p in found] == [[i % 3] for i in range(6)]
+  assert [p.completions for p in found] == [(f"t{i}",) for i in range(6)]
 
 
 ROWS = [
