@@ -12,6 +12,7 @@ BETTER = {
   "token_accuracy": +1,
   "exact_match": +1,
   "ece": -1,
+  "score": +1,
   "macro_f1": +1,
 }
 

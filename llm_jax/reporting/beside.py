@@ -25,6 +25,7 @@ _MEASURES = (
   "loss",
   "token_accuracy",
   "exact_match",
+  "macro_f1",
 )
 _FEW = 2  # settings that name a run, at most
 
@@ -73,12 +74,32 @@ def name(found: Sequence[Run], differing: dict[str, list[Any]]) -> Runs:
   ]
   if len(set(names)) < len(names):
     names = [str(its.folder) for its in found]
-  runs = [dataclasses.replace(found[i], name=names[i]) for i in order]
+  apart = differing.get("data")
+  runs = [
+    dataclasses.replace(
+      found[i],
+      name=names[i],
+      found=_apart(found[i].found, apart[i]) if apart else found[i].found,
+    )
+    for i in order
+  ]
   return Runs(
     runs,
     {k: [v[i] for i in order] for k, v in differing.items()},
     list(lines.values()),
   )
+
+
+def _apart(found: dict[str, Any], kind: Any) -> dict[str, Any]:
+  """The same, where "data" says of which class it is."""
+  out = dict(found)
+  for part in ("datasets", "said"):
+    given = found.get(part)
+    if isinstance(given, dict):
+      out[part] = {
+        f"data ({kind})" if k == "data" else k: v for k, v in given.items()
+      }
+  return out
 
 
 def _along(differing: dict[str, list[Any]]) -> str | None:

@@ -13,6 +13,8 @@ SHOWN = (
   "token_accuracy",
   "exact_match",
   "ece",
+  "kl",
+  "score",
 )
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from llm_jax import beside as verb
 from llm_jax import config
+from llm_jax.data.preferences import Preferences
 from llm_jax.experiment import Experiment
 from llm_jax.objectives.dpo import DPO, IPO
 from llm_jax.objectives.kto import KTO
@@ -126,6 +127,25 @@ def test_runs_of_many_differences_are_named_by_folder(tmp_path):
   folders[1] = run(tmp_path / "two", evaluated(2.0, 0.7), data=data)
   _, page = compare(folders, tmp_path / "out")
   assert "differ in data.length" in page
+
+
+def test_data_of_two_classes_are_not_one(tmp_path):
+  text = {"bits_per_byte": 1.5, "token_accuracy": 0.25}
+  one, two = (evaluated(k, 0.6) for k in (1.0, 2.0))
+  one["datasets"]["text"] = two["datasets"]["text"] = text
+  base = {**one, "datasets": {"data": text}}
+  folders = [
+    run(tmp_path / "base", base),
+    run(tmp_path / "one", one, data=Preferences(), seed=1),
+    run(tmp_path / "two", two, data=Preferences(), seed=2),
+  ]
+  runs, page = compare(folders, tmp_path / "out")
+  assert {tuple(r["datasets"]) for r in runs} == {
+    ("data (Text)",),
+    ("data (Preferences)", "text"),
+  }  # mutant: what is called the same is the same
+  assert "Accuracy against KL, data (Preferences)" in page
+  assert "data (Text)" not in page  # nobody else has it
 
 
 def test_answers_to_the_same_question_stand_together(tmp_path):
