@@ -1,0 +1,290 @@
+"""Whatever reads a setting, called once."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from llm_jax import model as model_lib
+from llm_jax import normalising, weights
+from llm_jax.contracts import Question
+from llm_jax.data.arrays import Arrays
+from llm_jax.data.conversations import Conversations, TFDSConversations
+from llm_jax.data.instructions import Instructions
+from llm_jax.data.preference_sources import PreferenceFiles, TFDSPreferences
+from llm_jax.data.preferences import Preferences
+from llm_jax.data.stdlib import Stdlib
+from llm_jax.data.stdlib_preferences import StdlibPreferences
+from llm_jax.data.stdlib_tasks import StdlibTasks
+from llm_jax.data.text import Text
+from llm_jax.data.tfds_source import TFDS
+from llm_jax.experiment import Evaluation
+from llm_jax.judges.endpoint import ByEndpoint, Endpoint
+from llm_jax.judges.reward import RewardModel
+from llm_jax.judges.rubric import ByRubric, Rubric
+from llm_jax.judges.rules import Rule
+from llm_jax.models import transformer
+from llm_jax.models.config import RopeScaling
+from llm_jax.objectives import dpo, separate, unreferenced
+from llm_jax.objectives.classification import Classification
+from llm_jax.objectives.kto import KTO
+from llm_jax.objectives.ranking import Ranking
+from llm_jax.objectives.transport import AOT
+from llm_jax.peft.bottlenecks import Bottlenecks
+from llm_jax.peft.ia3 import IA3
+from llm_jax.peft.lora import LoRA
+from llm_jax.peft.method import Full
+from llm_jax.peft.prompts import Prefix, Prompt
+from llm_jax.peft.select import BitFit, Select
+from llm_jax.sharding import mesh as mesh_lib
+from llm_jax.tokenizers import store
+from llm_jax.tokenizers.sentencepiece import SentencePiece
+from llm_jax.training import optimizers
+from llm_jax.training.schedules import Schedule
+from tests import command, small
+from tests.objectives import table
+
+plain = lambda items, total=None, label="": items
+
+
+def run_everything(folder, text):
+  """A run goes on for a step, and is used."""
+  said = command.call(
+    "train",
+    *command.train_flags(folder, text),
+    "--steps=3",
+    "--validation.every=3",
+    "--log.tensorboard=true",
+  )
+  assert said.code == 0, said.err
+  rows = [json.dumps({"prompt": f"q{i}", "completion": "a"}) for i in range(9)]
+  asked = command.text_file(folder, "questions.jsonl", rows)
+  data = Instructions(
+    sources=(Conversations(paths=(str(asked),)),), length=16, validation=0.5
+  )
+  experiment = dataclasses.replace(
+    command.EXPERIMENT, evaluations=(Evaluation("q", data, questions=1),)
+  )
+  for verb in (["evaluate"], ["generate", "--prompt=a"]):
+    said = command.call(
+      *verb,
+      f"--workdir={folder / 'run'}",
+      "--samples.max_new_tokens=2",
+      experiment=experiment,
+    )
+    assert said.code == 0, said.err
+
+
+def trace_step(experiment):
+  """Shapes of a step, nothing compiled."""
+  model = model_lib.of_shape(model_lib.expected_shape(experiment))
+  mesh = mesh_lib.make(experiment.mesh)
+  with jax.set_mesh(mesh):
+    plan = weights.plan(experiment, model, mesh)
+    x = jax.ShapeDtypeStruct((8, 16), jnp.int32)
+    batch = {"tokens_BT": x, "target_BT": x, "mask_BT": x.update(dtype=bool)}
+    jax.eval_shape(plan.step, plan.abstract, batch)
+
+
+def try_every_peft():
+  prompts = (Prompt(tokens=4, init=i) for i in ("text", "vocabulary", "random"))
+  methods = (LoRA(), IA3(), Bottlenecks(), Prefix(), Select(), BitFit())
+  for method in (Full(), *methods, *prompts):
+    frozen = "same" if method in (Full(), Select()) else "bfloat16"
+    trace_step(
+      dataclasses.replace(command.EXPERIMENT, peft=method, frozen=frozen)
+    )
+
+
+def try_every_model():
+  scaled = dataclasses.replace(
+    small.CONFIG, rope_scaling=RopeScaling(factor=8.0), dropout=0.1
+  )
+  for shape in (*small.SHAPES.values(), scaled):
+    model = transformer.Decoder(shape)
+    tokens = jnp.zeros((1, 4), jnp.int32)
+    jax.eval_shape(model.init, jax.random.key(0), tokens)
+
+
+def try_every_optimizer(*more):
+  kinds = (optimizers.AdamW, optimizers.Lion, optimizers.Muon)
+  for kind in (*kinds, optimizers.Adafactor, *more):
+    for schedule in ("cosine", "linear", "wsd", "constant"):
+      optimizer = kind(schedule=Schedule(schedule))
+      optimizer.make(10, {"w": "LDF", "b": "D"})
+
+
+def try_every_objective():
+  """On rows of completions; shapes only."""
+  i32 = jax.ShapeDtypeStruct((4, 3), jnp.int32)
+  number = jax.ShapeDtypeStruct((4,), jnp.float32)
+  batch = {
+    "tokens_BT": i32,
+    "target_BT": i32,
+    "mask_BT": i32.update(dtype=bool),
+  }
+  whole = jax.ShapeDtypeStruct((4,), jnp.int32)
+  batch |= {"label_B": number, "margin_B": number, "class_B": whole}
+  margins = (dpo.DPO, dpo.RobustDPO, dpo.Hinge, dpo.IPO, dpo.EXO, dpo.DiscoPOP)
+  apart = (separate.NCA, separate.APO, separate.SPPO, separate.BCO)
+  heads = (Ranking, Classification)
+  alone = (unreferenced.SimPO, unreferenced.CPO, unreferenced.SFT)
+  alone += (unreferenced.Sum,)
+  for objective in (
+    *(kind() for kind in (*margins, *apart, *alone, *heads, AOT, KTO)),
+    dpo.DPO(divergence="alpha"),
+    unreferenced.ORPO(nll_of="completion"),
+  ):
+    jax.eval_shape(lambda b, o=objective: table.trace(o, b), batch)
+
+
+def try_every_source(folder, cache):
+  prepared, *_ = cache.glob("documents/*/corpus/*")
+  for source in (
+    TFDS(name=str(prepared), split="documents"),
+    Stdlib(),
+  ):
+    source.identity(plain)
+    assert next(iter(source.documents()))
+  with pytest.raises(ValueError):
+    TFDS(name="no_such_builder").identity(plain)
+  np.arange(100, dtype="<u2").tofile(folder / "ids.bin")
+  for path in ("", str(folder / "ids.bin")):
+    Arrays(path=path, length=4).load().held_out("validation", 2)
+  corpus = Text(
+    sources=(TFDS(name=str(prepared), split="documents"),),
+    cache=str(folder / "cache2"),
+    length=4,
+    packing="best_fit",
+  ).prepare(plain)
+  for settings in (
+    SentencePiece(vocab_size=300),
+    SentencePiece(kind="char"),
+  ):
+    texts = lambda: corpus.texts("train")
+    tokenizer = store.obtain(settings, texts, folder / settings.kind)
+    corpus.tokenise(tokenizer, plain).train(2, 0)
+
+
+def try_every_conversation(folder, cache):
+  prepared, *_ = cache.glob("documents/*/corpus/*")
+  source = TFDSConversations(
+    name=str(prepared), split="documents", prompt="say", answer="text"
+  )
+  assert next(iter(source.documents()))
+  assert StdlibTasks().identity(plain)
+  rows = [json.dumps({"q": f"{i}", "answer": "a"}) for i in range(40)]
+  path = command.text_file(folder, "rows.jsonl", rows)
+  data = Instructions(
+    sources=(
+      Conversations(
+        paths=(str(path),), task="question_answering", fields=("question=q",)
+      ),
+    ),
+    cache=str(folder / "cache3"),
+    length=64,
+  ).prepare(plain)
+  data.tokenise(store.ByteTokenizer(), plain).train(2, 0)
+
+
+def try_every_preference(folder, cache):
+  prepared, *_ = cache.glob("documents/*/corpus/*")
+  source = TFDSPreferences(
+    name=str(prepared), split="documents", fields=("prompt=text",)
+  )
+  with pytest.raises(ValueError, match="of no known format"):
+    next(iter(source.documents()))
+  assert StdlibPreferences().identity(plain)
+  rows = [
+    json.dumps({"prompt": f"{i}", "completions": ["a", "b"], "scores": [1, 2]})
+    for i in range(20)
+  ]
+  path = command.text_file(folder, "preferences.jsonl", rows)
+  for kind in ("pairs", "rankings"):
+    data = Preferences(
+      sources=(PreferenceFiles(paths=(str(path),), scale=(1.0, 5.0)),),
+      rows=kind,
+      cache=str(folder / "cache4"),
+      length=64,
+    ).prepare(plain)
+    data.tokenise(store.ByteTokenizer(), plain).train(4, 0)
+  said = PreferenceFiles(classes=("good", "bad"))
+  assert said.read({"text": "a", "label": "bad"}, "").classes() == [1]
+  rows = [
+    json.dumps({"prompt": "a", "completions": ["b", "c"], "ranking": judged})
+    for judged in ({"x": [0, 1], "y": [1, 0]},)
+  ]
+  path = command.text_file(folder, "judged.jsonl", rows)
+  data = Preferences(
+    sources=(PreferenceFiles(paths=(str(path),), faulty="drop"),),
+    cache=str(folder / "cache4"),
+  ).prepare(plain)
+  assert data.tokenise(store.ByteTokenizer(), plain).notes
+  empty = Preferences(
+    sources=(PreferenceFiles(paths=(str(path),), fields=("prompt=none",)),),
+    cache=str(folder / "cache4"),
+  )
+  with pytest.raises(ValueError, match="of no known format"):
+    empty.prepare(plain)
+
+
+def try_every_judge(folder, there):
+  question = Question((("user", "a"),), ("b", "cc"), "b")
+  for rule in Rule.__subclasses__():
+    assert list(rule()([question]))
+  even = lambda rows: [0.0] * len(rows)
+  assert list(ByRubric(Rubric(), even)([question]))
+  nobody = Endpoint(
+    url="http://127.0.0.1:9",
+    model="m",
+    retries=1,
+    wait=0.0,
+    cache=str(folder / "answers"),
+  )
+  for ask in ("pairs", "scores"):
+    with pytest.raises(ValueError, match="could not be reached"):
+      list(ByEndpoint(dataclasses.replace(nobody, ask=ask))([question]))
+  prompts = command.text_file(folder, "prompts.txt", ["a", "b"])
+  verb = (
+    "label",
+    f"--workdir={there}",
+    f"--prompts_file={prompts}",
+    "--samples.max_new_tokens=2",
+  )
+  for judge in (RewardModel(run="none"), Rubric(run="none")):
+    experiment = dataclasses.replace(command.EXPERIMENT, judge=judge)
+    said = command.call(
+      *verb, f"--into={folder / 'a.jsonl'}", experiment=experiment
+    )
+    assert "--judge.run=none" in said.error
+  experiment = dataclasses.replace(
+    command.EXPERIMENT, judge=RewardModel(run=str(there)), objective=Ranking()
+  )
+  said = command.call(
+    *verb, f"--into={folder / 'a.jsonl'}", experiment=experiment
+  )
+  assert "Causal, which has no rewards" in said.error
+  assert normalising._has_any(experiment)
+  assert normalising._spread(experiment, 3)
+  for more in ("--best", "--nobest"):
+    into = folder / f"{more}.jsonl"
+    said = command.call(*verb, f"--into={into}", more)
+    assert said.code == 0 or "nothing to write" in said.error
+  rows = [json.dumps({"prompt": "q", "completion": "a"})]
+  asked = command.text_file(folder, "asked.jsonl", rows)
+  data = Instructions(
+    sources=(Conversations(paths=(str(asked),)),),
+    cache=str(folder / "cache3"),
+    length=16,
+  )
+  said = command.call(
+    "label",
+    f"--workdir={there}",
+    f"--into={folder / 'b.jsonl'}",
+    "--label.split=test",
+    experiment=dataclasses.replace(command.EXPERIMENT, data=data),
+  )
+  assert "the test split is empty" in said.error
