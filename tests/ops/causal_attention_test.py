@@ -48,10 +48,11 @@ def test_a_key_too_few_or_too_many_is_noticed(name, monkeypatch):
   with jax.enable_x64(True):
     inputs = _inputs(11, 4, 2)
     masked = lambda q, k, v: ops.attention(q, k, v, ops.causal_mask(11, 3))
-    want = _both(masked, *inputs)
+    want = jax.jit(lambda *a: _both(masked, *a))(*inputs)
     monkeypatch.setattr(ops, name, mutants[name])
     try:
-      got = _both(lambda *a: ops.causal_attention(*a, 3), *inputs)
+      wrong = lambda q, k, v: ops.causal_attention(q, k, v, 3)
+      got = jax.jit(lambda *a: _both(wrong, *a))(*inputs)
     except (TypeError, ValueError):
       return  # shapes that do not meet are noticed too
     assert _largest_difference(got, want) > 1e-3
