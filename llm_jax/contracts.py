@@ -83,6 +83,11 @@ class Objective(Protocol):
     """Whether the role "reference" is asked: the policy as it once was."""
     return False
 
+  @property
+  def needs_critic(self) -> bool:
+    """Whether the role "value" is trained beside the policy."""
+    return False
+
   def asked(self, batch: Batch) -> jax.Array | None:
     """Positions whose scores it reads, [B, T] bool; None = all of them."""
     del batch

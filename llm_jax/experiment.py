@@ -158,6 +158,11 @@ class Experiment:
   init_from: str | None = field(
     None, "run folder to take weights and tokenizer from"
   )
+  value_from: str | None = field(
+    None,
+    "run folder of a reward model that a critic of its own begins as; none ="
+    " as the policy begins",
+  )
   workdir: str | None = field(None, "run folder; none = runs/NAME")
 
   @property
@@ -189,6 +194,7 @@ class Experiment:
 MAY_CHANGE = (
   "workdir",
   "init_from",
+  "value_from",
   "steps",
   "microbatches",
   "mesh.",

@@ -1,6 +1,6 @@
 """What an experiment draws from its policy to learn from it: the wiring."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 import pathlib
 from typing import Any
 
@@ -149,8 +149,11 @@ def functions(
   def score(roles: Any, batch: Batch) -> Batch:
     policy = score_of["policy"](roles["policy"], batch)
     out = {"old_logp_BT": policy.logp_BT}
-    if policy.output_BTO is not None:
-      out["old_value_BT"] = policy.output_BTO[..., 0]
+    critic = policy
+    if objective.needs_critic:
+      critic = score_of["value"](roles["value"], batch)
+    if critic.output_BTO is not None:
+      out["old_value_BT"] = critic.output_BTO[..., 0]
     if objective.needs_reference:
       reference = score_of["reference"](roles["reference"], batch)
       out["ref_logp_BT"] = reference.logp_BT

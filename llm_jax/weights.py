@@ -61,7 +61,7 @@ class Plan:
 def forward(model: Model, temperature: float = 1.0) -> Forward:
   """Every role is the one decoder, with weights of its own."""
   score = functools.partial(model.score, temperature=temperature)
-  return dict.fromkeys(("policy", "reference"), score)
+  return dict.fromkeys(("policy", "reference", "value"), score)
 
 
 def saved(state: TrainState) -> TrainState:
@@ -93,6 +93,8 @@ def plan(
 
   def moves(path: str) -> bool | int:
     role, _, path = path.partition("/")
+    if role == "value":
+      return True
     if role != "policy" or path.startswith("quantised/"):
       return False
     # What the base does not know must be learned, whatever the method.
@@ -113,6 +115,8 @@ def plan(
     out = {"policy": {name: part for name, part in parts.items() if part}}
     if reference and not refreshed:
       out["reference"] = {"params": _moving(params, suffixes, moves)}
+    if experiment.objective.needs_critic:
+      out["value"] = {"params": _moving(params, suffixes, lambda path: True)}
     return out
 
   trainable, frozen = jax.eval_shape(
@@ -189,7 +193,30 @@ def start(experiment: Experiment, plan: Plan, mesh: Mesh) -> TrainState:
   base = _base(experiment, plan, mesh)
   with warnings.catch_warnings():  # parts of it may be of no use to the result
     warnings.filterwarnings("ignore", "Some donated buffers")
-    return plan.init(jax.random.key(experiment.seed), base)
+    state = plan.init(jax.random.key(experiment.seed), base)
+  return _with_critic(experiment, plan, mesh, state)
+
+
+def _with_critic(
+  experiment: Experiment, plan: Plan, mesh: Mesh, state: TrainState
+) -> TrainState:
+  """The state whose critic begins as the reward model that is named."""
+  if experiment.value_from is None or "value" not in state.trainable:
+    return state
+  given = f"--value_from={experiment.value_from}"
+  try:
+    params = base_of(origin(experiment.value_from), plan, mesh)
+  except ValueError as e:
+    said = str(e).split(": ", 1)[-1]
+    raise ValueError(f"{given}: {said}") from e
+  if OUTPUT_HEAD not in params:
+    raise ValueError(f"{given}: is no reward model")
+  put = lambda part, its: {**part, "value": {"params": its}}
+  average = state.average
+  if average is not None:  # a donated state may not hold one array twice
+    average = put(average, jax.tree.map(jnp.copy, params))
+  trainable = put(state.trainable, params)
+  return dataclasses.replace(state, trainable=trainable, average=average)
 
 
 def resume(

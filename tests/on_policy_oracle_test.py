@@ -69,7 +69,7 @@ def functions(model):
 
 
 OBJECTIVES = {
-  "ppo": PPO(lam=1.0, terminal="last", value_weight=0.5),
+  "ppo": PPO(lam=1.0, terminal="last", value_weight=0.5, critic="shared"),
   "grpo": dataclasses.replace(
     group.grpo(8), scale=False, kl=BETA, kl_loss="k2"
   ),

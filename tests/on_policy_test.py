@@ -11,8 +11,8 @@ import pytest
 
 from benchmarks import sameness
 from llm_jax import model as model_lib
-from llm_jax import on_policy, reinforcing
-from llm_jax.checkpoints.store import Checkpoints
+from llm_jax import on_policy, reinforcing, weights
+from llm_jax.checkpoints.store import Checkpoints, Store
 from llm_jax.data.conversations import Conversations
 from llm_jax.data.instructions import Instructions
 from llm_jax.experiment import Experiment, Validation
@@ -23,7 +23,7 @@ from llm_jax.objectives.ppo import PPO
 from llm_jax.objectives.shaping import Shaping
 from llm_jax.ops.sampling import Sampler
 from llm_jax.sharding import mesh as mesh_lib
-from llm_jax.tokenizers.bytes import Bytes
+from llm_jax.tokenizers.bytes import Bytes, ByteTokenizer
 from llm_jax.training.optimizers import AdamW
 from llm_jax.training.schedules import Schedule
 from tests import command, small
@@ -36,7 +36,7 @@ SAMPLER = Sampler(temperature=0.7)
 def settings(**changes):
   return Experiment(
     model=dataclasses.replace(SHAPE, dtype="float64"),
-    objective=PPO(),
+    objective=PPO(critic="shared"),
     tokenizer=Bytes(),
     rollouts=Rollouts(batch=B, max_new_tokens=N, sampler=SAMPLER),
     **changes,
@@ -207,6 +207,56 @@ def forgetful(self, saved):
   _set_state(self, {**saved, "rows": {}})
 
 
+def begins(experiment):
+  """The state before the first step."""
+  mesh = mesh_lib.make(experiment.mesh)
+  tokenizer = ByteTokenizer()
+  model = model_lib.make(experiment, tokenizer)
+  with jax.set_mesh(mesh):
+    plan = weights.plan(experiment, model, mesh, reference=True)
+    return weights.start(experiment, plan, mesh)
+
+
+def test_a_critic_begins_as_the_reward_model_that_is_named(run):
+  experiment, folder = run
+  there = dataclasses.replace(
+    experiment, init_from=None, value_from=str(folder), average=0.9
+  )
+  state = begins(there)
+  plain = begins(dataclasses.replace(there, value_from=None))
+  (_, kept) = Store(folder / "checkpoints").restore_part(
+    {"trainable": {"policy": plain.trainable["policy"]}}
+  )
+  its = state.trainable["value"]["params"]
+  jax.tree.map(
+    np.testing.assert_array_equal, its, kept["trainable"]["policy"]["params"]
+  )
+  jax.tree.map(
+    np.testing.assert_array_equal, its, state.average["value"]["params"]
+  )
+  # Without a name it is the policy as it begins, beside the policy itself.
+  own, policy = (
+    plain.trainable[role]["params"] for role in ("value", "policy")
+  )
+  jax.tree.map(np.testing.assert_array_equal, own, policy)
+  head = lambda params: np.asarray(params["output_head"])
+  assert (head(its) != head(own)).any()
+
+
+def test_a_critic_and_its_policy_part_ways(run):
+  """Both move, and neither into the other."""
+  experiment, folder = run
+  plain = begins(experiment)
+  (_, kept) = Store(folder / "checkpoints").restore_part(
+    {"trainable": plain.trainable}
+  )
+  of = lambda role: kept["trainable"][role]["params"]["embedding"]
+  start = plain.trainable["policy"]["params"]["embedding"]
+  for role in ("policy", "value"):
+    assert (np.asarray(of(role)) != np.asarray(start)).any()
+  assert (np.asarray(of("policy")) != np.asarray(of("value"))).any()
+
+
 def refused(experiment, folder, *flags):
   return command.call(
     "train", f"--workdir={folder}", *flags, experiment=experiment
@@ -235,6 +285,7 @@ def test_settings_that_cannot_be_are_told(run, tmp_path):
     ("--rollouts.max_prompt=2", "there are no others"),
     ("--model.outputs=0", "PPO's critic needs 1"),
     ("--rollouts.sampler.temperature=0", "must be more than 0"),
+    ("--value_from=nowhere", "--value_from=nowhere: holds no trained run"),
   ):
     assert said in refused(experiment, tmp_path / "run", flag)
   grouped = dataclasses.replace(experiment, objective=group.grpo(3))

@@ -76,7 +76,7 @@ class ByFunction:
         return float(score)
     except futures.TimeoutError:
       problem = f"took longer than --judge.timeout={limit}"
-    except Exception as e:  # noqa: BLE001 - it is the user's code
+    except Exception as e:
       problem = f"raised {type(e).__name__}: {e}"
     if self._settings.failed is None:
       raise ValueError(
@@ -113,7 +113,7 @@ def _workers(count: int) -> Iterator[Callable[..., _Found]]:
       found.begun.set()
       try:
         found.result.set_result(call(*args))
-      except BaseException as e:  # noqa: BLE001 - told to who waits
+      except BaseException as e:
         found.result.set_exception(e)
 
   def start() -> None:

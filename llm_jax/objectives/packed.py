@@ -43,6 +43,10 @@ class Packed(Objective):
   def needs_reference(self) -> bool:
     return self.objective.needs_reference
 
+  @property
+  def needs_critic(self) -> bool:
+    return self.objective.needs_critic
+
   def asked(self, batch: Batch) -> jax.Array | None:
     return self.objective.asked(batch)
 

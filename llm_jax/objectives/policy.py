@@ -21,6 +21,7 @@ from llm_jax.ops import weights
 from llm_jax.ops.kl import estimate, Estimator
 from llm_jax.ops.metrics import Mean
 
+
 @dataclasses.dataclass(frozen=True)
 class Policy(Objective):
   """The clipped surrogate. Schulman et al. 2017, arXiv:1707.06347, eq. 7.
@@ -71,11 +72,6 @@ class Policy(Objective):
   @property
   def needs_reference(self) -> bool:
     return self.kl > 0
-
-  @property
-  def needs_value(self) -> bool:
-    """Whether `old_value_BT` is read: a critic is trained, too."""
-    return False
 
   def weigh(self, batch: Batch) -> Batch:
     """Weights of the tokens of a minibatch."""

@@ -27,8 +27,13 @@ class PPO(Policy):
 
   with generalised advantages A (arXiv:1506.02438) and returns R = A + v_old.
   Defaults are those of the TL;DR recipe (Huang et al. 2024, arXiv:2403.17031).
-  The critic is the output head: on the policy's own trunk, or a role "value".
+  The critic is an output head: of a model of its own, the role "value", which
+  may begin as the reward model; or on the policy's trunk.
   """
+
+  critic: Literal["own", "shared"] = field(
+    "own", "values of a model of its own, or of the policy's own trunk"
+  )
 
   gamma: float = field(1.0, "discount of a token", low=0, high=1)
   lam: float = field(0.95, "lambda of generalised advantages", low=0, high=1)
@@ -58,8 +63,8 @@ class PPO(Policy):
     return True
 
   @property
-  def needs_value(self) -> bool:
-    return True
+  def needs_critic(self) -> bool:
+    return self.critic == "own"
 
   def credit(self, batch: Batch) -> Batch:
     """Rewards, advantages and returns of every token."""
@@ -101,7 +106,7 @@ class PPO(Policy):
     scores = forward["policy"](roles["policy"], batch, key=key, entropy=True)
     loss, metrics = self.of_scores(scores, batch)
     critic = scores
-    if "value" in roles:
+    if self.needs_critic:
       critic = forward["value"](roles["value"], batch, key=key)
     if critic.output_BTO is None:
       raise ValueError("--model.outputs=0: PPO's critic needs 1")

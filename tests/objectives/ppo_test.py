@@ -34,6 +34,7 @@ def objective(terminal="last", whiten_rewards=False, **changes):
     value_weight=1.0,
     terminal=terminal,
     whiten_rewards=whiten_rewards,
+    critic="shared",
     **changes,
   )
 
