@@ -51,9 +51,9 @@ def best_of(runs: dict[str, dict[str, Any]]) -> list[Picture]:
       rows, judges = of.get("curve"), of.get("judges")
       rows = [r for r in rows if isinstance(r, dict)] if rows else []
       for key, judge in (judges if isinstance(judges, dict) else {}).items():
-        lines.setdefault((dataset, str(key), str(judge)), []).append(
-          _curve(run, str(key), rows, COLOURS[at % len(COLOURS)], not at)
-        )
+        those = lines.setdefault((dataset, str(key), str(judge)), [])
+        colour, first = COLOURS[at % len(COLOURS)], not those
+        those.append(_curve(run, str(key), rows, colour, first))
   return [
     picture(
       f"Best of n by {judge}" + ("" if dataset == "data" else f", {dataset}"),

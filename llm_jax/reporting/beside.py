@@ -60,12 +60,13 @@ def name(found: Sequence[Run], differing: dict[str, list[Any]]) -> Runs:
   """Names runs by what differs, where that is little, or else by folder."""
   order = list(range(len(found)))
   along = _along(differing)
-  if along is not None:
-    order.sort(key=lambda i: differing[along][i])
   rest = {k: v for k, v in differing.items() if k not in (along, "init_from")}
+  alike = [repr([v[i] for v in rest.values()]) for i in order]
+  if along is not None and len(set(alike)) < len(alike):
+    order.sort(key=lambda i: differing[along][i])
   lines: dict[str, list[int]] = {}
   for at, i in enumerate(order):
-    lines.setdefault(repr([v[i] for v in rest.values()]), []).append(at)
+    lines.setdefault(alike[i], []).append(at)
   told = {k: v for k, v in differing.items() if k != "init_from"}
   few = 0 < len(told) <= _FEW
   names = [
@@ -73,7 +74,9 @@ def name(found: Sequence[Run], differing: dict[str, list[Any]]) -> Runs:
     for i, its in enumerate(found)
   ]
   if len(set(names)) < len(names):
-    names = [str(its.folder) for its in found]
+    paths = [its.folder.resolve() for its in found]
+    home = os.path.commonpath(paths)
+    names = [path.relative_to(home).as_posix() for path in paths]
   apart = differing.get("data")
   runs = [
     dataclasses.replace(
@@ -208,7 +211,7 @@ def _tables(
     each = [(r.name, r.datasets.get(dataset, {})) for r in runs.runs]
     known = [m for m in _columns(runs) if any(m in its for _, its in each)]
     if known:
-      rows = [(n, [_cell(m, its) for m in known]) for n, its in each]
+      rows = [(n, [_cell(m, its) for m in known]) for n, its in each if its]
       out.append((dataset, [named(m) for m in known], rows))
   return out
 
@@ -280,7 +283,7 @@ def _line(
 
 def _answers(
   runs: Runs,
-) -> list[tuple[str, str, list[tuple[str, Answer | None]]]]:
+) -> list[tuple[str, str, list[tuple[str, Answer]]]]:
   """Dataset and question, with the answers of the runs to it."""
   each = [(r.name, answers.answers(r.found)) for r in runs.runs]
   out = []
@@ -291,7 +294,7 @@ def _answers(
         by_prompt.setdefault(one.prompt, {})[run] = one
     both = [(p, a) for p, a in by_prompt.items() if len(a) > 1]
     out += [
-      (dataset, prompt, [(run, its.get(run)) for run, _ in each])
+      (dataset, prompt, list(its.items()))
       for prompt, its in both[: answers.SHOWN]
     ]
   return out

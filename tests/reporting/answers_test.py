@@ -38,6 +38,9 @@ def test_a_picture_for_each_judge():
   both = answers.best_of({"a": FOUND, "b": FOUND})
   assert [line.name for line in both[0].legend] == ["a", "b"]
   assert [list(line.notes) for line in both[0].legend] == [["1", "2"], ["", ""]]
+  silent = {**FOUND, "said": {}}  # mutant: n is told of the first run alone
+  one, _ = answers.best_of({"a": silent, "b": FOUND})
+  assert ">2</text>" in one.svg
   assert len(both) == 2 and both[0].legend[1].spread == [0.1, 0.1]
   assert both[1].legend[0].values == [-3.0, -9.0]  # mutant: the first's again
 

@@ -121,7 +121,11 @@ def test_runs_of_many_differences_are_named_by_folder(tmp_path):
     run(tmp_path / "two", evaluated(2.0, 0.7)),
   ]
   runs, page = compare(folders, tmp_path / "out")
-  assert {r["name"] for r in runs} == {"one", "two"}
+  # Mutant: as they lie along some number, where nothing is swept.
+  assert [r["name"] for r in runs] == ["one", "two"]
+  more = run(tmp_path / "more" / "two", evaluated(3.0, 0.8), seed=1, steps=6)
+  runs, _ = compare([*folders, more], tmp_path / "out")
+  assert [r["name"] for r in runs] == ["one", "two", "more/two"]
   assert "differ in data" not in page
   data = Experiment().data.__class__(length=8)
   folders[1] = run(tmp_path / "two", evaluated(2.0, 0.7), data=data)
