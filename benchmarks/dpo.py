@@ -1,7 +1,7 @@
 """Direct preference optimisation beside TRL's, on the same pairs, in one run.
 
   python -m benchmarks.dpo --data=hh_harmless_pairs.jsonl.gz
-      [--torch_python=PATH] [--rounds=3] [--cores=1] [--steps=6]
+      [--torch_python=PATH] [--rounds=3] [--cores=1] [--steps=4]
       [--modes='each step,once,lora']
 
 PATH is an interpreter that has trl and peft; without it only llm_jax is timed.
@@ -31,7 +31,7 @@ _DATA = flags.DEFINE_string("data", None, "transcripts", required=True)
 _TORCH = flags.DEFINE_string("torch_python", None, "interpreter with trl")
 _ROUNDS = flags.DEFINE_integer("rounds", 3, "turns of each side", 1)
 _CORES = flags.DEFINE_integer("cores", 1, "cores that a side may use", 1)
-_STEPS = flags.DEFINE_integer("steps", 6, "steps timed in a turn", 1)
+_STEPS = flags.DEFINE_integer("steps", 4, "steps timed in a turn", 1)
 _MODES = flags.DEFINE_list("modes", [*dpo_jax_side.MODES], "which of them")
 
 _LENGTH, _ROWS = 512, 16

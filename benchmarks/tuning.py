@@ -18,7 +18,7 @@ from llm_jax.tokenizers import store
 from llm_jax.tokenizers.sentencepiece import SentencePiece
 
 SHAPE = {"layers": 4, "width": 256, "mlp": 688, "heads": 4, "vocab": 4096}
-WARM = 3  # steps before those that are timed
+WARM = 2  # steps before those that are timed
 PLAIN = lambda items, total=None, label="": items  # no progress bar
 _ROOT = pathlib.Path(__file__).parents[1]
 
@@ -106,7 +106,11 @@ def _run(
   done = subprocess.run(
     [python, "-m", module, *arguments],
     env=os.environ
-    | {"OMP_NUM_THREADS": str(len(cores)), "PYTHONPATH": str(_ROOT)},
+    | {
+      "OMP_NUM_THREADS": str(len(cores)),
+      "PYTHONPATH": str(_ROOT),
+      "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
+    },
     cwd=folder,
     capture_output=True,
     text=True,

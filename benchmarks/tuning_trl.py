@@ -13,7 +13,7 @@ import torch
 import transformers
 import trl
 
-_WARM = 3
+_WARM = 2
 
 
 def model(given: dict) -> transformers.PreTrainedModel:
