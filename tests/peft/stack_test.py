@@ -35,7 +35,6 @@ BATCH = small.causal_batch()
 
 
 def base():
-
   config = dataclasses.replace(small.CONFIG, dtype="float64")
   model = model_lib.of_shape(config)
   _, variables = small.build(config)
@@ -44,10 +43,13 @@ def base():
 
 
 def adapter(name, params, suffixes, seed=0):
-  made = METHODS[name].add(
-    Base(params, suffixes, jax.random.key(seed), furniture.encode)
-  )
-  return furniture.drawn(axes.unbox(made), seed)
+  @jax.jit
+  def add(params):
+    key = jax.random.key(seed)
+    base = Base(params, suffixes, key, furniture.encode)
+    return axes.unbox(METHODS[name].add(base))
+
+  return furniture.drawn(add(params), seed)
 
 
 def scorer(model, params):
@@ -98,17 +100,17 @@ def test_what_cannot_be_stacked_is_told(name):
         stack.together([one, other])
 
 
-def logits(model, params, adapters, tokens_BT, by_row):
-  """Of a prompt, then of a token: [2, B, V]."""
+def reader(model, params, by_row):
+  """(adapters, tokens_BT) -> logits of a prompt, then of a token: [2, B, V]."""
   decode = model.decode_rows if by_row else model.decode
   opened = model.open_rows if by_row else model.open_cache
-  variables = {"params": params, "adapters": adapters}
-  B, T = tokens_BT.shape
-  ones = np.ones((B, T), np.int32)
-  places = np.arange(T, dtype=np.int32)[None] * ones
 
   @jax.jit
-  def run(variables):
+  def run(adapters, tokens_BT):
+    variables = {"params": params, "adapters": adapters}
+    B, T = tokens_BT.shape
+    ones = np.ones((B, T), np.int32)
+    places = np.arange(T, dtype=np.int32)[None] * ones
     cache = opened(variables, B, 16)
     cut = T - 1
     first, cache = decode(
@@ -119,7 +121,7 @@ def logits(model, params, adapters, tokens_BT, by_row):
     )
     return jnp.stack([first, then])
 
-  return np.asarray(run(variables))
+  return lambda *given: np.asarray(run(*given))
 
 
 MIXES = [("special", "wide", "ia3", "none", "bottlenecks"), ("prompt",) * 2]
@@ -135,15 +137,16 @@ def test_a_row_is_its_adapter_alone(mix):
       for i, name in enumerate(mix)
     ]
     tokens = BATCH["tokens_BT"][: len(mix), :6]
-    got = logits(model, params, stack.rows(adapters), tokens, True)
+    by_row, alone = (reader(model, params, b) for b in (True, False))
+    got = by_row(stack.rows(adapters), tokens)
     for row, one in enumerate(adapters):
-      want = logits(model, params, one, tokens[row : row + 1], False)
+      want = alone(one, tokens[row : row + 1])
       np.testing.assert_allclose(got[:, row], want[:, 0], atol=1e-10)
     # The mutant: the next row's adapter.
     turned = jax.tree.map(
       lambda x: jnp.roll(x, 1, axis=0), stack.rows(adapters)
     )
-    wrong = logits(model, params, turned, tokens, True)
+    wrong = by_row(turned, tokens)
     assert np.abs(wrong - got).max() > 1e-3
 
 
