@@ -21,7 +21,7 @@ from llm_jax.contracts import (
   Tokenizer,
   Verdict,
 )
-from llm_jax.data.instructions import Example
+from llm_jax.data.questions import Example
 from llm_jax.evaluation import best_of, divergence
 from llm_jax.experiment import DataSettings, Experiment
 from llm_jax.generation.greedy import Answerer

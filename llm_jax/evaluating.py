@@ -24,9 +24,10 @@ from llm_jax import (
 from llm_jax import model as model_lib
 from llm_jax.checkpoints.store import Store
 from llm_jax.contracts import Batch, Tokenizer
-from llm_jax.data.instructions import Example, Instructed
+from llm_jax.data.instructions import Instructed
 from llm_jax.data.preferences import Preferences
 from llm_jax.data.preferred import Preferred
+from llm_jax.data.questions import Example
 from llm_jax.evaluation import (
   classes,
   comparison,

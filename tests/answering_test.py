@@ -6,7 +6,7 @@ import pytest
 from llm_jax import answering
 from llm_jax.contracts import Verdict
 from llm_jax.data.conversation import Conversation, Message
-from llm_jax.data.instructions import Example
+from llm_jax.data.questions import Example
 
 
 def examples(count):

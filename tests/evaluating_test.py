@@ -10,7 +10,8 @@ from llm_jax import evaluating
 from llm_jax.data.conversation import Conversation, Message
 from llm_jax.data.conversations import Conversations
 from llm_jax.data.files import Files
-from llm_jax.data.instructions import Example, Instructions
+from llm_jax.data.instructions import Instructions
+from llm_jax.data.questions import Example
 from llm_jax.data.text import Text
 from llm_jax.experiment import Evaluation
 from llm_jax.tokenizers import store

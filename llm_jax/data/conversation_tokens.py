@@ -2,19 +2,18 @@
 
 from collections.abc import Iterator
 import itertools
-import json
 import pathlib
 from typing import NamedTuple
 
 import numpy as np
 
-from llm_jax.contracts import Progress, Tokenizer
-from llm_jax.data import cache, chat
+from llm_jax.contracts import Tokenizer
+from llm_jax.data import chat, trained_tokens
 from llm_jax.data.conversation import Conversation, from_json
 from llm_jax.data.packing import Pieces
 from llm_jax.data.prepared import Prepared
-from llm_jax.data.splits import Shares, SPLITS
-from llm_jax.data.tokens import id_type, mapped, Tokens
+from llm_jax.data.splits import SPLITS
+from llm_jax.data.tokens import Tokens
 
 _TOGETHER = 512  # conversations given to the tokenizer at once
 
@@ -26,40 +25,15 @@ class Part(NamedTuple):
   places: np.ndarray  # of each conversation among the prepared ones
 
 
-def tokenise(
-  documents: Prepared,
-  shares: Shares,
-  tokenizer: Tokenizer,
-  template: chat.Template,
-  folder: pathlib.Path,
-  progress: Progress,
-) -> dict[str, Part]:
+def tokenise(documents: Prepared, how: trained_tokens.How) -> dict[str, Part]:
   """Token ids by split, made in the cache if they are not there."""
-  name = cache.fingerprint(
-    "conversations-2",
-    documents.identity,
-    tokenizer.fingerprint,
-    json.dumps(tokenizer.role_ids),
-    template.source,
-    repr(shares),
-  )
-  final, dtype = folder / "tokens" / name, id_type(tokenizer)
-
-  def make(partial: pathlib.Path) -> None:
-    lines = progress(documents, total=len(documents), label="tokenising")
-    _write(iter(lines), shares, tokenizer, template, dtype, partial)
-
-  cache.once(final, make)
+  write = lambda lines, partial: _write(lines, how, partial)
+  final = trained_tokens.kept("conversations-2", documents, how, write)
   out = {}
   for split in SPLITS:
     offsets = np.load(final / f"{split}.offsets.npy")
-    size = int(offsets[-1])
-    ids = mapped(final / f"{split}.ids", dtype, size)
-    trained = mapped(final / f"{split}.trained", np.dtype(bool), size)
-    out[split] = Part(
-      Tokens(ids, offsets, tokenizer.eos_id, trained),
-      np.load(final / f"{split}.places.npy"),
-    )
+    found = trained_tokens.of_split(final, split, offsets, how.tokenizer)
+    out[split] = Part(found, np.load(final / f"{split}.places.npy"))
   return out
 
 
@@ -95,40 +69,25 @@ def fit(tokens: Tokens, length: int, drop: bool) -> Fitted:
 
 
 def _write(
-  lines: Iterator[str],
-  shares: Shares,
-  tokenizer: Tokenizer,
-  template: chat.Template,
-  dtype: np.dtype,
-  folder: pathlib.Path,
+  lines: Iterator[str], how: trained_tokens.How, folder: pathlib.Path
 ) -> None:
   """Ids and what is trained as they come, then offsets and places."""
-  offsets: dict[str, list[int]] = {s: [0] for s in SPLITS}
   places: dict[str, list[int]] = {s: [] for s in SPLITS}
-  files = {
-    (s, kind): (folder / f"{s}.{kind}").open("wb")
-    for s in SPLITS
-    for kind in ("ids", "trained")
-  }
-  try:
-    at = 0
+  at = 0
+  with trained_tokens.writers(folder, how.tokenizer) as splits:
     while batch := list(itertools.islice(lines, _TOGETHER)):
       found = [from_json(line) for line in batch]
       encoded = chat.encode(
-        [template.learned(c.messages) for c in found], tokenizer
+        [how.template.learned(c.messages) for c in found], how.tokenizer
       )
       for conversation, (ids, trained) in zip(found, encoded, strict=True):
-        split = shares.at(conversation.placed)
-        files[split, "ids"].write(np.array(ids, dtype).tobytes())
-        files[split, "trained"].write(np.array(trained, bool).tobytes())
-        offsets[split].append(offsets[split][-1] + len(ids))
+        split = how.shares.at(conversation.placed)
+        splits[split].add(ids, trained)
         places[split].append(at)
         at += 1
-  finally:
-    for file in files.values():
-      file.close()
-  for split in SPLITS:
-    np.save(folder / f"{split}.offsets.npy", np.array(offsets[split], np.int64))
+  for split, writer in splits.items():
+    offsets = np.array(writer.offsets, np.int64)
+    np.save(folder / f"{split}.offsets.npy", offsets)
     np.save(folder / f"{split}.places.npy", np.array(places[split], np.int64))
 
 

@@ -1,74 +1,46 @@
 """Conversations as training data: sources, shares, templates, packing."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 import dataclasses
-import pathlib
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 
 from llm_jax.config import field
-from llm_jax.contracts import Progress, Source, Tokenizer
+from llm_jax.contracts import Progress, Tokenizer
 from llm_jax.data import (
   batches,
-  cache,
   chat,
   conversation_tokens,
-  few_shot,
-  mixture,
   packing,
   prepared,
+  questions,
   splits,
   tokens,
 )
 from llm_jax.data.conversation import Conversation, from_json, Message
 from llm_jax.data.conversations import Conversations, TFDSConversations
+from llm_jax.data.questions import Questions
 from llm_jax.data.stdlib_tasks import StdlibTasks
 
 
 @dataclasses.dataclass(frozen=True)
-class Instructions:
+class Instructions(Questions):
   """Weighted sources of conversations, of which the answers are learned."""
 
   sources: tuple[StdlibTasks | Conversations | TFDSConversations, ...] = (
     StdlibTasks(),
   )
-  weights: tuple[float, ...] = field(
-    (), "share of examples from each source; none = as many as it has"
-  )
-  temperature: float = field(
-    1.0, "shares are raised to 1 / this; above 1 = more alike", low=1e-3
-  )
-  template: str = field(
-    "chat",
-    "chat = turns between special tokens, plain = prompt, answer, eos; or a"
-    " .jinja file",
-  )
-  length: int = field(256, "T, tokens in a row", low=1)
   packing: Literal["best_fit", "one"] = field(
     "best_fit", "whole conversations packed into rows, or one a row"
   )
   too_long: Literal["error", "cut", "drop"] = field(
     "error", "what is done with a conversation that is longer than a row"
   )
-  validation: float = field(0.05, "share held out", low=0, high=1)
-  test: float = field(0.0, "second share held out", low=0, high=1)
-  cache: str | None = field(
-    None, "folder of prepared data; none = ~/.cache/llm_jax"
-  )
-
-  def __post_init__(self) -> None:
-    mixture.check(self.weights, len(self.sources), self.validation, self.test)
 
   def prepare(self, progress: Progress) -> "Corpus":
     """Reads every source once, or finds it in the cache."""
-    template = chat.Template(self.template)
-    folder = cache.folder(self.cache)
-    documents = [
-      mixture.of_source(i, prepared.prepare, s, folder, progress)
-      for i, s in enumerate(self.sources)
-    ]
-    return Corpus(self, folder, documents, template)
+    return Corpus(self, self.sources, progress)
 
 
 def encoder(template: str, tokenizer: Tokenizer) -> Callable[[str], list[int]]:
@@ -82,105 +54,45 @@ def encoder(template: str, tokenizer: Tokenizer) -> Callable[[str], list[int]]:
   return encode
 
 
-class Corpus:
+class Corpus(questions.Corpus):
   """Prepared conversations, and what is made of them."""
 
-  def __init__(
-    self,
-    settings: Instructions,
-    folder: pathlib.Path,
-    documents: list[prepared.Prepared],
-    template: chat.Template,
-  ):
-    self._settings, self._folder = settings, folder
-    self._documents, self._template = documents, template
-    self._shares = splits.Shares("hash", settings.validation, settings.test)
-
-  def texts(self, split: str) -> Iterator[str]:
-    """What is said in a split; any beginning is a fair sample."""
-    places = [(d, i) for d in self._documents for i in range(len(d))]
-    for n in np.random.default_rng(0).permutation(len(places)).tolist():
-      documents, i = places[n]
-      found = from_json(documents[i])
-      if self._shares.at(found.placed) == split:
-        yield "\n".join(m.content for m in found.messages)
+  def _told(self, line: str) -> tuple[float, str]:
+    found = from_json(line)
+    return found.placed, "\n".join(m.content for m in found.messages)
 
   def tokenise(self, tokenizer: Tokenizer, progress: Progress) -> "Instructed":
     """Token ids of every split, or those in the cache."""
-    by_source = [
-      conversation_tokens.tokenise(
-        d, self._shares, tokenizer, self._template, self._folder, progress
-      )
-      for d in self._documents
-    ]
+    one = conversation_tokens.tokenise
+    by_source = self._tokenised(one, tokenizer, progress)
     return Instructed(
       self._settings, by_source, self._documents, tokenizer, self._template
     )
 
 
-class Example(NamedTuple):
-  """A question whose answer is known."""
-
-  prompt_ids: list[int]  # what stands before the answer; no start id
-  reference: str
-  conversation: Conversation  # whole, without the examples shown before it
-
-
-class Instructed:
-  """Token ids by source and split; the same methods as `text.Tokenised`.
-
-  Attributes:
-    identity: changes with the conversations, tokenizer and template.
-    notes: what was done about conversations that are too long, in words.
-  """
+class Instructed(questions.Asked):
+  """Conversations as token ids, the answers trained."""
 
   def __init__(
     self,
-    settings: Instructions,
+    settings: Questions,
     by_source: list[dict[str, conversation_tokens.Part]],
     documents: list[prepared.Prepared],
     tokenizer: Tokenizer,
     template: chat.Template,
   ):
-    self._settings, self._by_source = settings, by_source
-    self._documents, self._tokenizer = documents, tokenizer
-    self._template = template
-    self.identity = cache.fingerprint(
-      tokenizer.fingerprint, template.source, *(d.identity for d in documents)
-    )
+    super().__init__(settings, documents, tokenizer, template)
+    self._by_source, s = by_source, self._settings
     self._fitted = [
       {
         split: conversation_tokens.fit(
-          part.tokens, settings.length, settings.too_long != "cut"
+          part.tokens, s.length, s.too_long != "cut"
         )
         for split, part in parts.items()
       }
       for parts in by_source
     ]
     self.notes = [note for s in splits.SPLITS if (note := self._note(s))]
-
-  def train(
-    self, batch_size: int, seed: int, block: tuple[int, int] = (0, 1)
-  ) -> Source:
-    """Endless training batches; `block` is this process's (index, count)."""
-    self.tokens("train")  # or say that it is empty
-    rows = [
-      mixture.of_source(i, self._rows, i, (seed, i))
-      for i in range(len(self._by_source))
-    ]
-    # A row of short conversations holds more of them.
-    weights = [
-      share * len(r) / len(f["train"].kept)
-      for share, r, f in zip(self.shares(), rows, self._fitted, strict=True)
-    ]
-    return batches.Offline(rows, weights, batch_size, block)
-
-  def shares(self) -> list[float]:
-    """Share of training examples from each source; they sum to 1."""
-    s = self._settings
-    counts = [len(fitted["train"].kept) for fitted in self._fitted]
-    raised = np.power(s.weights or counts, 1 / s.temperature)
-    return (raised / raised.sum()).tolist()
 
   def held_out(
     self, split: str, batch_size: int, block: tuple[int, int] = (0, 1)
@@ -203,49 +115,26 @@ class Instructed:
 
   def tokens(self, split: str) -> tokens.Tokens:
     """The token ids of a split of all sources, long conversations whole."""
-    if split not in splits.SPLITS:
-      raise ValueError(
-        f"--validation.split={split}: one of {', '.join(splits.SPLITS)}"
-      )
-    if not any(len(f[split].kept) for f in self._fitted):
-      if any(f[split].num_long for f in self._fitted):
-        raise ValueError(
-          f"the {split} split is empty: no conversation of it is short enough"
-          f" for --data.length={self._settings.length}"
-        )
-      change = "lower" if split == "train" else "raise"
-      flags = "validation and --data.test" if split == "train" else split
-      raise ValueError(
-        f"the {split} split is empty: {change} --data.{flags}, or give more"
-        " conversations"
-      )
+    self._check(split)
     return tokens.join([parts[split].tokens for parts in self._by_source])
 
-  def examples(
-    self, split: str, limit: int | None = None, shots: int = 0
-  ) -> list[Example]:
-    """Questions of a split, the same ones each time.
+  def _counts(self, split: str) -> list[int]:
+    return [len(f[split].kept) for f in self._fitted]
 
-    Args:
-      split: of all sources; conversations that are left out there are so here.
-      limit: how many at most; None = all. Any are a fair sample.
-      shots: answered ones of the train split shown before each.
-    """
-    self.tokens(split)
-    places = [
-      (source, int(i))
-      for source, fitted in enumerate(self._fitted)
-      for i in self._by_source[source][split].places[fitted[split].kept]
-    ]
-    chosen = np.random.default_rng(0).permutation(len(places))[:limit]
-    found, asked = [], []
-    for source, i in (places[n] for n in chosen.tolist()):
-      conversation = from_json(self._documents[source][i])
-      found.append(conversation)
-      pool = _Pool(self._documents[source], self._by_source[source]["train"])
-      asked.append(few_shot.show(conversation.question, pool, shots))
-    ids = conversation_tokens.beginning(asked, self._tokenizer, self._template)
-    return [Example(i, c.answer, c) for i, c in zip(ids, found, strict=True)]
+  def _empty(self, split: str, remedy: str) -> str:
+    if any(f[split].num_long for f in self._fitted):
+      return (
+        f"the {split} split is empty: no conversation of it is short enough"
+        f" for --data.length={self._settings.length}"
+      )
+    return f"the {split} split is empty: {remedy}, or give more conversations"
+
+  def _places(self, source: int, split: str, shown: bool) -> np.ndarray:
+    places = self._by_source[source][split].places
+    return places if shown else places[self._fitted[source][split].kept]
+
+  def _read(self, line: str) -> Conversation:
+    return from_json(line)
 
   def _rows(self, source: int, seed: tuple[int, int]) -> packing.Rows:
     s = self._settings
@@ -275,18 +164,3 @@ class Instructed:
     if s.too_long == "drop":
       return f"{said}; they are dropped"
     return f"{said}; they are cut, and {lost} with no answer left are dropped"
-
-
-class _Pool(Sequence):
-  """Conversations of a split, read when looked at."""
-
-  def __init__(
-    self, documents: prepared.Prepared, part: conversation_tokens.Part
-  ):
-    self._documents, self._places = documents, part.places
-
-  def __len__(self) -> int:
-    return len(self._places)
-
-  def __getitem__(self, i: int) -> Conversation:  # type: ignore[override]
-    return from_json(self._documents[int(self._places[i])])

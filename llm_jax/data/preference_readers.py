@@ -136,14 +136,7 @@ class PreferenceForm(Renamed):
   def _format_of(self, row: Row, where: str) -> str:
     if self.format != "auto":
       return self.format
-    for name, needed in FIELDS.items():
-      if all(self._name(f) in row for f in needed):
-        return name
-    known = "; ".join(", ".join(needed) for needed in FIELDS.values())
-    raise ValueError(
-      f"{where}: fields {', '.join(map(str, row))} are of no known format"
-      f" ({known}); see --data.sources.N.fields"
-    )
+    return self._format_by_fields(row, where, FIELDS, "--data.sources.N.fields")
 
   def _pair(self, row: Row, where: str) -> Preference:
     asked = self._name("prompt")

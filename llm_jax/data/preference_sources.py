@@ -2,63 +2,32 @@
 
 from collections.abc import Iterable, Iterator
 import dataclasses
+from typing import Any, ClassVar
 
-from llm_jax.config import field
-from llm_jax.contracts import Progress
-from llm_jax.data import tables, tfds_source
 from llm_jax.data.preference import Preference
 from llm_jax.data.preference_readers import PreferenceForm
+from llm_jax.data.row_sources import FileRows, TFDSRows
+
+
+class _Read:
+  """Rows read one by one, what several labellers say as one."""
+
+  kind: ClassVar[str] = "preferences-1"
+
+  def documents(self: Any) -> Iterator[str]:
+    """Preferences as JSON; ValueError names where a row stands and field."""
+    found = ((where, self.read(row, where)) for where, row in self.rows())
+    return (p.to_json() for p in gathered(found))
 
 
 @dataclasses.dataclass(frozen=True)
-class PreferenceFiles(PreferenceForm):
-  """Rows of .jsonl, .jsonl.gz and .parquet files."""
-
-  paths: tuple[str, ...] = field((), "files, folders or globs")
-
-  def identity(self, progress: Progress) -> str:
-    """Changes with any byte of any file, and with how rows are read."""
-    about = self.about()
-    files = tables.found(self.paths, tables.TABLES)
-    digest = tables.digest(files, tables.TABLES, progress)
-    return f"preferences-1 {about} {digest}"
-
-  def documents(self) -> Iterator[str]:
-    """Preferences as JSON; ValueError names file, line and field."""
-    return (p.to_json() for p in gathered(self._read()))
-
-  def _read(self) -> Iterator[tuple[str, Preference]]:
-    for path in tables.found(self.paths, tables.TABLES):
-      if not path.stat().st_size:
-        raise ValueError(f"{path}: the file is empty")
-      for where, row in tables.rows(path):
-        yield where, self.read(row, where)
+class PreferenceFiles(_Read, FileRows, PreferenceForm):
+  """Preferences of .jsonl, .jsonl.gz and .parquet files."""
 
 
 @dataclasses.dataclass(frozen=True)
-class TFDSPreferences(PreferenceForm):
-  """Examples of a TFDS builder, or of a folder that it prepared."""
-
-  name: str = field("", "builder's name, or the folder that it prepared")
-  split: str = field("train", "its split, in TFDS's notation")
-  data_dir: str | None = field(
-    None, "where TFDS keeps datasets; none = default"
-  )
-
-  def identity(self, progress: Progress) -> str:
-    """Changes with the dataset, its version, and how rows are read."""
-    del progress  # nothing to wait for
-    found = tfds_source.identity(self.name, self.split, self.data_dir)
-    return f"preferences-1 {self.about()} {found}"
-
-  def documents(self) -> Iterator[str]:
-    """Preferences as JSON; ValueError names example and field."""
-    return (p.to_json() for p in gathered(self._read()))
-
-  def _read(self) -> Iterator[tuple[str, Preference]]:
-    examples = tfds_source.examples(self.name, self.split, self.data_dir)
-    for where, example in examples:
-      yield where, self.read(tfds_source.plain(example, where), where)
+class TFDSPreferences(_Read, TFDSRows, PreferenceForm):
+  """Preferences of a TFDS builder, or of a folder that it prepared."""
 
 
 def gathered(

@@ -5,16 +5,15 @@ import dataclasses
 import itertools
 import json
 import pathlib
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from llm_jax.contracts import Progress, Tokenizer
-from llm_jax.data import agreement, cache, chat
+from llm_jax.data import agreement, chat, trained_tokens
 from llm_jax.data.preference import from_json, Preference
 from llm_jax.data.prepared import Prepared
-from llm_jax.data.splits import Shares, SPLITS
-from llm_jax.data.tokens import id_type, mapped, Tokens
+from llm_jax.data.splits import SPLITS
+from llm_jax.data.tokens import Tokens
 
 _TOGETHER = 256  # preferences given to the tokenizer at once
 
@@ -47,40 +46,16 @@ class Tokenised(NamedTuple):
   judged: agreement.Judged
 
 
-def tokenise(
-  documents: Prepared,
-  shares: Shares,
-  tokenizer: Tokenizer,
-  template: chat.Template,
-  folder: pathlib.Path,
-  progress: Progress,
-) -> Tokenised:
+def tokenise(documents: Prepared, how: trained_tokens.How) -> Tokenised:
   """Token ids by split, made in the cache if they are not there."""
-  name = cache.fingerprint(
-    "preferences-2",
-    documents.identity,
-    tokenizer.fingerprint,
-    json.dumps(tokenizer.role_ids),
-    template.source,
-    repr(shares),
-  )
-  final, dtype = folder / "tokens" / name, id_type(tokenizer)
-
-  def make(partial: pathlib.Path) -> None:
-    lines = progress(documents, total=len(documents), label="tokenising")
-    _Writer(shares, tokenizer, template, dtype, partial).write(iter(lines))
-
-  cache.once(final, make)
+  write = _Writer(how).write
+  final = trained_tokens.kept("preferences-2", documents, how, write)
   parts = {}
   for split in SPLITS:
     with np.load(final / f"{split}.npz") as saved:
       arrays = dict(saved)
     offsets = arrays.pop("offsets")
-    ids = mapped(final / f"{split}.ids", dtype, int(offsets[-1]))
-    trained = mapped(
-      final / f"{split}.trained", np.dtype(bool), int(offsets[-1])
-    )
-    found = Tokens(ids, offsets, tokenizer.eos_id, trained)
+    found = trained_tokens.of_split(final, split, offsets, how.tokenizer)
     parts[split] = Part(found, **arrays)
   about = json.loads((final / "about.json").read_text(encoding="utf-8"))
   about["judged"] = agreement.Judged(**about["judged"])
@@ -91,9 +66,7 @@ def tokenise(
 class _Split:
   """What is known of a split so far."""
 
-  ids: Any
-  trained: Any
-  offsets: list[int] = dataclasses.field(default_factory=lambda: [0])
+  writer: trained_tokens.Writer
   first: list[int] = dataclasses.field(default_factory=lambda: [0])
   begin: list[int] = dataclasses.field(default_factory=list)
   places: list[int] = dataclasses.field(default_factory=list)
@@ -104,8 +77,9 @@ class _Split:
   classes: list[int] = dataclasses.field(default_factory=list)
 
   def arrays(self) -> dict[str, np.ndarray]:
-    whole = ("offsets", "first", "begin", "places", "ranks", "likes", "classes")
+    whole = ("first", "begin", "places", "ranks", "likes", "classes")
     return {name: np.array(getattr(self, name), np.int64) for name in whole} | {
+      "offsets": np.array(self.writer.offsets, np.int64),
       "pairs": np.array(self.pairs, np.int64).reshape(-1, 2),
       "margins": np.array(self.margins, np.float32),
     }
@@ -114,37 +88,21 @@ class _Split:
 class _Writer:
   """Ids as they come, then everything else."""
 
-  def __init__(
-    self,
-    shares: Shares,
-    tokenizer: Tokenizer,
-    template: chat.Template,
-    dtype: np.dtype,
-    folder: pathlib.Path,
-  ):
-    self._shares, self._tokenizer, self._template = shares, tokenizer, template
-    self._dtype, self._folder = dtype, folder
+  def __init__(self, how: trained_tokens.How):
+    self._how = how
     self._num_ties = self._num_faulty = 0
     self._fault = ""
     self._judgements = agreement.Judgements()
 
-  def write(self, lines: Iterator[str]) -> None:
-    files = {
-      (s, kind): (self._folder / f"{s}.{kind}").open("wb")
-      for s in SPLITS
-      for kind in ("ids", "trained")
-    }
-    splits = {s: _Split(files[s, "ids"], files[s, "trained"]) for s in SPLITS}
-    try:
+  def write(self, lines: Iterator[str], folder: pathlib.Path) -> None:
+    with trained_tokens.writers(folder, self._how.tokenizer) as opened:
+      splits = {name: _Split(writer) for name, writer in opened.items()}
       at = 0
       while batch := list(itertools.islice(lines, _TOGETHER)):
         self._add([from_json(line) for line in batch], at, splits)
         at += len(batch)
-    finally:
-      for file in files.values():
-        file.close()
     for name, split in splits.items():
-      np.savez(self._folder / f"{name}.npz", **split.arrays())  # type: ignore[arg-type]
+      np.savez(folder / f"{name}.npz", **split.arrays())  # type: ignore[arg-type]
     about = {
       "num_faulty": self._num_faulty,
       "fault": self._fault,
@@ -152,7 +110,7 @@ class _Writer:
       "judged": self._judgements.judged()._asdict(),
     }
     text = json.dumps(about)
-    (self._folder / "about.json").write_text(text, encoding="utf-8")
+    (folder / "about.json").write_text(text, encoding="utf-8")
 
   def _add(
     self, batch: list[Preference], at: int, splits: dict[str, _Split]
@@ -161,25 +119,25 @@ class _Writer:
     pieces: list[list[chat.Piece]] = []
     counts = []
     for p in batch:
-      begin = [] if p.fault else self._template.pieces(p.prompt, True)
+      begin = [] if p.fault else self._how.template.pieces(p.prompt, True)
       counts.append(len(pieces))
       pieces.append(begin)
       for i in range(len(p.completions)):
         messages = p.conversation(i).messages
-        whole = self._template.pieces(messages)
+        whole = self._how.template.pieces(messages)
         if whole[: len(begin)] != begin:
           raise ValueError(
             "--data.template: a prompt to be answered is not how the prompt"
             f" with an answer begins: {messages[-2:][0].content!r:.60}"
           )
         pieces.append(whole)
-    encoded = chat.encode(pieces, self._tokenizer)
+    encoded = chat.encode(pieces, self._how.tokenizer)
     for place, (p, start) in enumerate(zip(batch, counts, strict=True), at):
       if p.fault:
         self._num_faulty += 1
         self._fault = self._fault or p.fault
         continue
-      split = splits[self._shares.at(p.placed)]
+      split = splits[self._how.shares.at(p.placed)]
       found = encoded[start + 1 : start + 1 + len(p.completions)]
       self._one(p, place, len(encoded[start].ids), found, split)
 
@@ -194,9 +152,7 @@ class _Writer:
     first = split.first[-1]
     for ids, trained in encoded:
       trained = [False] * begin + trained[begin:]  # earlier answers are not
-      split.ids.write(np.array(ids, self._dtype).tobytes())
-      split.trained.write(np.array(trained, bool).tobytes())
-      split.offsets.append(split.offsets[-1] + len(ids))
+      split.writer.add(ids, trained)
     split.begin += [begin] * len(encoded)
     split.first.append(first + len(encoded))
     split.places.append(place)

@@ -5,28 +5,18 @@ How rows stand in a batch, and which columns they have, is told in
 one microbatch; a batch is a whole number of these.
 """
 
-from collections.abc import Iterator
 import dataclasses
-import pathlib
 from typing import Literal
-
-import numpy as np
 
 from llm_jax.config import field
 from llm_jax.contracts import Progress, Tokenizer
-from llm_jax.data import (
-  cache,
-  chat,
-  mixture,
-  preference_tokens,
-  prepared,
-  splits,
-)
+from llm_jax.data import preference_tokens, questions
 from llm_jax.data.conversations import Conversations, TFDSConversations
 from llm_jax.data.liked import Liked
 from llm_jax.data.preference import from_json
 from llm_jax.data.preference_sources import PreferenceFiles, TFDSPreferences
 from llm_jax.data.preferred import Preferred
+from llm_jax.data.questions import Questions
 from llm_jax.data.stdlib_preferences import StdlibPreferences
 from llm_jax.data.stdlib_tasks import StdlibTasks
 
@@ -36,16 +26,10 @@ LIKES = ("disliked", "liked")
 
 
 @dataclasses.dataclass(frozen=True)
-class Preferences:
+class Preferences(Questions):
   """Weighted sources of preferences, as rows that objectives compare."""
 
   sources: tuple[Judged | Answers, ...] = (StdlibPreferences(),)
-  weights: tuple[float, ...] = field(
-    (), "share of pairs from each source; none = as many as it has"
-  )
-  temperature: float = field(
-    1.0, "shares are raised to 1 / this; above 1 = more alike", low=1e-3
-  )
   rows: Literal["pairs", "labels", "rankings", "classes", "answers"] = field(
     "pairs",
     "chosen and rejected; or each completion liked or not; or all completions"
@@ -55,12 +39,6 @@ class Preferences:
   completions: int = field(
     4, "most completions of a prompt, with --data.rows=rankings", low=2
   )
-  template: str = field(
-    "chat",
-    "chat = turns between special tokens, plain = prompt, answer, eos; or a"
-    " .jinja file",
-  )
-  length: int = field(256, "T, tokens in a row", low=1)
   packing: Literal["best_fit", "one"] = field(
     "one",
     "one completion a row; or several, a pair's always side by side, so that a"
@@ -77,14 +55,9 @@ class Preferences:
     low=0,
     high=1,
   )
-  validation: float = field(0.05, "share held out", low=0, high=1)
-  test: float = field(0.0, "second share held out", low=0, high=1)
-  cache: str | None = field(
-    None, "folder of prepared data; none = ~/.cache/llm_jax"
-  )
 
   def __post_init__(self) -> None:
-    mixture.check(self.weights, len(self.sources), self.validation, self.test)
+    super().__post_init__()
     if self.rows in ("labels", "answers") and self.packing != "one":
       raise ValueError(
         f"--data.packing={self.packing}: --data.rows={self.rows} are one a row;"
@@ -111,50 +84,25 @@ class Preferences:
 
   def prepare(self, progress: Progress) -> "Corpus":
     """Reads every source once, or finds it in the cache."""
-    template = chat.Template(self.template)
-    folder = cache.folder(self.cache)
-    as_judged = (
+    as_judged = [
       Liked(s) if isinstance(s, Answers) else s for s in self.sources
-    )
-    documents = [
-      mixture.of_source(i, prepared.prepare, s, folder, progress)
-      for i, s in enumerate(as_judged)
     ]
-    return Corpus(self, folder, documents, template)
+    return Corpus(self, as_judged, progress)
 
 
-class Corpus:
+class Corpus(questions.Corpus):
   """Prepared preferences, and what is made of them."""
 
-  def __init__(
-    self,
-    settings: Preferences,
-    folder: pathlib.Path,
-    documents: list[prepared.Prepared],
-    template: chat.Template,
-  ):
-    self._settings, self._folder = settings, folder
-    self._documents, self._template = documents, template
-    self._shares = splits.Shares("hash", settings.validation, settings.test)
-
-  def texts(self, split: str) -> Iterator[str]:
-    """What is said in a split; any beginning is a fair sample."""
-    places = [(d, i) for d in self._documents for i in range(len(d))]
-    for n in np.random.default_rng(0).permutation(len(places)).tolist():
-      documents, i = places[n]
-      found = from_json(documents[i])
-      if not found.fault and self._shares.at(found.placed) == split:
-        said = (*(m.content for m in found.prompt), *found.completions)
-        yield "\n".join(said)
+  def _told(self, line: str) -> tuple[float, str] | None:
+    found = from_json(line)
+    if found.fault:
+      return None
+    said = (*(m.content for m in found.prompt), *found.completions)
+    return found.placed, "\n".join(said)
 
   def tokenise(self, tokenizer: Tokenizer, progress: Progress) -> Preferred:
     """Token ids of every split, or those in the cache."""
-    by_source = [
-      preference_tokens.tokenise(
-        d, self._shares, tokenizer, self._template, self._folder, progress
-      )
-      for d in self._documents
-    ]
+    by_source = self._tokenised(preference_tokens.tokenise, tokenizer, progress)
     return Preferred(
       self._settings, by_source, self._documents, tokenizer, self._template
     )

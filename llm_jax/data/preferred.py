@@ -1,18 +1,16 @@
 """Tokenised preferences, ready to be put into batches."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 import functools
-from typing import Protocol
+from typing import Any
 
 import numpy as np
 
-from llm_jax.contracts import Source, Tokenizer
+from llm_jax.contracts import Tokenizer
 from llm_jax.data import (
   batches,
   cache,
   chat,
-  conversation_tokens,
-  few_shot,
   mixture,
   preference_rows,
   preference_tokens,
@@ -23,84 +21,30 @@ from llm_jax.data import (
 )
 from llm_jax.data.columns import Columns
 from llm_jax.data.conversation import Conversation
-from llm_jax.data.instructions import Example
 from llm_jax.data.preference import from_json
+from llm_jax.data.questions import Asked, Questions
 
 
-class Settings(Protocol):
-  """What is read of `preferences.Preferences`."""
-
-  @property
-  def weights(self) -> tuple[float, ...]: ...
-  @property
-  def temperature(self) -> float: ...
-  @property
-  def rows(self) -> str: ...
-  @property
-  def completions(self) -> int: ...
-  @property
-  def rows_together(self) -> int: ...
-  @property
-  def length(self) -> int: ...
-  @property
-  def packing(self) -> str: ...
-  @property
-  def too_long(self) -> str: ...
-  @property
-  def poor(self) -> float: ...
-
-
-class Preferred:
-  """Token ids by source and split; the same methods as `text.Tokenised`.
-
-  Attributes:
-    identity: changes with the preferences, tokenizer and template.
-    rows_together: rows of a batch that belong together.
-    notes: what was left out, and how far labellers agree, in words.
-  """
+class Preferred(Asked):
+  """Preferences as token ids, the completions trained."""
 
   def __init__(
     self,
-    settings: Settings,
+    settings: Questions,
     by_source: list[preference_tokens.Tokenised],
     documents: list[prepared.Prepared],
     tokenizer: Tokenizer,
     template: chat.Template,
     columns: Columns | None = None,
   ):
-    self._settings, self._by_source = settings, by_source
-    self._documents, self._tokenizer = documents, tokenizer
-    self._template, self._columns = template, columns or {}
-    self.rows_together = settings.rows_together
-    self.identity = cache.fingerprint(
-      tokenizer.fingerprint, template.source, *(d.identity for d in documents)
-    )
+    super().__init__(settings, documents, tokenizer, template)
+    self._by_source, self._columns = by_source, columns or {}
+    self.rows_together = self._settings.rows_together
     self._units = functools.cache(
       lambda source, split: mixture.of_source(source, self._make, source, split)
     )
     long = (self._long(s) for s in splits.SPLITS)
     self.notes = [*filter(None, long), *self._said()]
-
-  def train(
-    self, batch_size: int, seed: int, block: tuple[int, int] = (0, 1)
-  ) -> Source:
-    """Endless training batches; `block` is this process's (index, count)."""
-    self._check("train")
-    rows = [
-      mixture.of_source(i, self._rows, i, (seed, i))
-      for i in range(len(self._by_source))
-    ]
-    # Packed, short ones take fewer rows.
-    all_ = zip(self.shares(), rows, self._counts("train"), strict=True)
-    weights = [share * (len(r) / count) for share, r, count in all_]
-    return batches.Offline(rows, weights, batch_size, block, self.rows_together)
-
-  def shares(self) -> list[float]:
-    """Share of what is trained on from each source; they sum to 1."""
-    s = self._settings
-    counts = self._counts("train")
-    raised = np.power(s.weights or counts, 1 / s.temperature)
-    return (raised / raised.sum()).tolist()
 
   def held_out(
     self, split: str, batch_size: int, block: tuple[int, int] = (0, 1)
@@ -124,37 +68,6 @@ class Preferred:
     """All completions of a split with their prompts, long ones whole."""
     self._check(split)
     return tokens.join([t.parts[split].tokens for t in self._by_source])
-
-  def examples(
-    self, split: str, limit: int | None = None, shots: int = 0
-  ) -> list[Example]:
-    """Prompts of a split and the best completions, the same ones each time.
-
-    Where nothing better than a disliked completion is known there is none.
-
-    Args:
-      split: of all sources, what is too long for a row included.
-      limit: how many at most; None = all. Any are a fair sample.
-      shots: answered ones of the train split shown before each.
-    """
-    self._check(split)
-    places = [
-      (source, int(i))
-      for source, found in enumerate(self._by_source)
-      for i in _answered(found.parts[split])
-    ]
-    chosen = np.random.default_rng(0).permutation(len(places))[:limit]
-    pools = [
-      _Pool(d, _answered(t.parts["train"]))
-      for d, t in zip(self._documents, self._by_source, strict=True)
-    ]
-    found, asked = [], []
-    for source, i in (places[n] for n in chosen.tolist()):
-      conversation = _best(self._documents[source][i])
-      found.append(conversation)
-      asked.append(few_shot.show(conversation.question, pools[source], shots))
-    ids = conversation_tokens.beginning(asked, self._tokenizer, self._template)
-    return [Example(i, c.answer, c) for i, c in zip(ids, found, strict=True)]
 
   @property
   def about(self) -> dict[str, str]:
@@ -200,7 +113,7 @@ class Preferred:
       columns,
     )
 
-  def read_as(self, settings: Settings) -> "Preferred":
+  def read_as(self, settings: Questions) -> "Preferred":
     """The same preferences as rows of another kind."""
     return Preferred(
       settings,
@@ -257,18 +170,21 @@ class Preferred:
       seed,
     )
 
-  def _check(self, split: str) -> None:
-    if split not in splits.SPLITS:
-      raise ValueError(
-        f"--validation.split={split}: one of {', '.join(splits.SPLITS)}"
-      )
-    if not any(self._counts(split)):
-      change = "lower" if split == "train" else "raise"
-      flags = "validation and --data.test" if split == "train" else split
-      raise ValueError(
-        f"the {split} split holds no {self._settings.rows}: {change}"
-        f" --data.{flags}, give more preferences, or see --data.rows"
-      )
+  def _empty(self, split: str, remedy: str) -> str:
+    return (
+      f"the {split} split holds no {self._settings.rows}: {remedy}, give more"
+      " preferences, or see --data.rows"
+    )
+
+  def _places(self, source: int, split: str, shown: bool) -> np.ndarray:
+    """What is too long for a row is asked, too."""
+    del shown
+    return _answered(self._by_source[source].parts[split])
+
+  def _read(self, line: str) -> Conversation:
+    """The prompt with its best completion, or one of them."""
+    found = from_json(line)
+    return found.conversation(found.ranks().index(0))
 
   def _long(self, split: str) -> str:
     """What was done about long completions; ValueError where none may be."""
@@ -318,7 +234,7 @@ def _fits(part: preference_tokens.Part, length: int, cut: bool) -> np.ndarray:
   return sizes <= length
 
 
-def _lacking(part: preference_tokens.Part, settings: Settings) -> np.ndarray:
+def _lacking(part: preference_tokens.Part, settings: Any) -> np.ndarray:
   """Whether each pair, prompt or completion lacks one that is left out."""
   kept = _fits(part, settings.length, settings.too_long == "cut")
   if settings.rows == "pairs":
@@ -339,22 +255,3 @@ def _answered(part: preference_tokens.Part) -> np.ndarray:
   preference = np.searchsorted(part.first, best, side="right") - 1
   _, at = np.unique(preference, return_index=True)
   return part.places[part.likes[best[at]] != 0]
-
-
-def _best(line: str) -> Conversation:
-  """The prompt with its best completion, or one of them."""
-  found = from_json(line)
-  return found.conversation(found.ranks().index(0))
-
-
-class _Pool(Sequence):
-  """Conversations of a split, read when looked at."""
-
-  def __init__(self, documents: prepared.Prepared, places: np.ndarray):
-    self._documents, self._places = documents, places
-
-  def __len__(self) -> int:
-    return len(self._places)
-
-  def __getitem__(self, i: int) -> Conversation:  # type: ignore[override]
-    return _best(self._documents[int(self._places[i])])

@@ -43,6 +43,19 @@ class Renamed:
       )
     return name
 
+  def _format_by_fields(
+    self, row: Row, where: str, known: Mapping[str, tuple[str, ...]], see: str
+  ) -> str:
+    """The first of the known formats whose fields a row has."""
+    for name, needed in known.items():
+      if all(self._name(f) in row for f in needed):
+        return name
+    said = "; ".join(", ".join(needed) for needed in known.values())
+    raise ValueError(
+      f"{where}: fields {', '.join(map(str, row))} are of no known format"
+      f" ({said}); see {see}"
+    )
+
   def _name(self, name: str) -> str:
     pairs = (pair.partition("=") for pair in self.fields)
     return {ours: theirs for ours, _, theirs in pairs}.get(name, name)
@@ -137,13 +150,8 @@ class Form(Renamed):
       return self.format
     if self.task or self.prompt:
       return "task"
-    for name, needed in FIELDS.items():
-      if all(self._name(f) in row for f in needed):
-        return name
-    known = "; ".join(", ".join(needed) for needed in FIELDS.values())
-    raise ValueError(
-      f"{where}: fields {', '.join(map(str, row))} are of no known format"
-      f" ({known}); see --data.sources.N.task and .fields"
+    return self._format_by_fields(
+      row, where, FIELDS, "--data.sources.N.task and .fields"
     )
 
   def _messages(self, row: Row, where: str) -> Conversation:

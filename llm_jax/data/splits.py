@@ -8,6 +8,19 @@ from typing import Literal
 SPLITS = ("train", "validation", "test")
 
 
+def check(split: str) -> None:
+  """ValueError where there is no such split."""
+  if split not in SPLITS:
+    raise ValueError(f"--validation.split={split}: one of {', '.join(SPLITS)}")
+
+
+def remedy(split: str) -> str:
+  """Which flags give an empty split something."""
+  if split == "train":
+    return "lower --data.validation and --data.test"
+  return f"raise --data.{split}"
+
+
 def place(text: str) -> float:
   """A number in [0, 1) by a hash of the text: the same for ever."""
   digest = hashlib.blake2b(text.encode("utf-8"), digest_size=8).digest()

@@ -22,7 +22,7 @@ from llm_jax.data.tfds_source import TFDS
 
 
 @dataclasses.dataclass(frozen=True)
-class Text:
+class Text(mixture.Mixture):
   """Weighted sources of documents, cut or packed into rows."""
 
   sources: tuple[Stdlib | Files | TFDS, ...] = (Stdlib(),)
@@ -36,14 +36,6 @@ class Text:
   split: Literal["hash", "position"] = field(
     "hash", "part by a hash of each document, or first to last character"
   )
-  validation: float = field(0.05, "share held out", low=0, high=1)
-  test: float = field(0.0, "second share held out", low=0, high=1)
-  cache: str | None = field(
-    None, "folder of prepared data; none = ~/.cache/llm_jax"
-  )
-
-  def __post_init__(self) -> None:
-    mixture.check(self.weights, len(self.sources), self.validation, self.test)
 
   def shares(self) -> tuple[float, ...]:
     """Weight of each source."""
@@ -51,11 +43,7 @@ class Text:
 
   def prepare(self, progress: Progress) -> "Corpus":
     """Reads every source once, or finds it in the cache."""
-    folder = cache.folder(self.cache)
-    documents = [
-      mixture.of_source(i, prepared.prepare, s, folder, progress)
-      for i, s in enumerate(self.sources)
-    ]
+    folder, documents = self.documents(self.sources, progress)
     return Corpus(self, folder, documents)
 
 
@@ -161,16 +149,11 @@ class Tokenised:
 
   def tokens(self, split: str) -> tokens.Tokens:
     """The token ids of a split of all sources."""
-    if split not in splits.SPLITS:
-      raise ValueError(
-        f"--validation.split={split}: one of {', '.join(splits.SPLITS)}"
-      )
+    splits.check(split)
     joined = tokens.join([part[split] for part in self._by_source])
     if not len(joined):
-      change = "lower" if split == "train" else "raise"
-      flags = "validation and --data.test" if split == "train" else split
       raise ValueError(
-        f"the {split} split is empty: {change} --data.{flags}, give more"
+        f"the {split} split is empty: {splits.remedy(split)}, give more"
         " documents, or set --data.split=position"
       )
     return joined
