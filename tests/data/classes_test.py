@@ -16,7 +16,7 @@ from llm_jax.data.preference_sources import (
 from llm_jax.data.preferences import Preferences
 from llm_jax.data.stdlib_preferences import StdlibPreferences
 from llm_jax.tokenizers.bytes import ByteTokenizer
-from tests.data import chats
+from tests.data import chats, hosts
 
 BYTES = ByteTokenizer()
 NAMES = ("bad", "fair", "good")
@@ -209,15 +209,4 @@ def test_pairs_are_two_classes(home):
 
 
 def test_hosts_read_their_own_rows_and_a_position_is_one_number(home):
-  data = made(home, ROWS)
-  alone = data.train(8, 3)
-  whole = [alone.next() for _ in range(6)]
-  hosts = [data.train(8, 3, (i, 2)) for i in range(2)]
-  for want in whole:
-    parts = [h.next() for h in hosts]
-    for name in want:
-      got = np.concatenate([p[name] for p in parts])
-      np.testing.assert_array_equal(got, want[name])
-  again = made(home, ROWS).train(8, 3)
-  again.set_state({"batches": 5})
-  np.testing.assert_array_equal(again.next()["row_B"], whole[5]["row_B"])
+  hosts.batches(lambda: made(home, ROWS), "row_B", hosts=2)

@@ -2,19 +2,18 @@
 
 import collections
 import dataclasses
-import json
 
 import numpy as np
 import pytest
 
-from llm_jax.data import chat, conversation_tokens
+from llm_jax.data import batches, chat, conversation_tokens
 from llm_jax.data.conversation import Conversation, Message
 from llm_jax.data.conversations import Conversations
 from llm_jax.data.instructions import Instructions
 from llm_jax.data.text import Text
 from llm_jax.tokenizers import special
 from llm_jax.tokenizers.bytes import ByteTokenizer
-from tests.data import chats
+from tests.data import chats, hosts
 
 BYTES = ByteTokenizer()
 T = 48
@@ -104,21 +103,13 @@ def test_training_rows_pack_or_hold_one(home):
 
 
 def test_the_same_batches_for_any_number_of_hosts_and_after_a_stop(home):
-  data = made(home)
-  alone = data.train(8, 3)
-  whole = [alone.next() for _ in range(9)]
-  hosts = [data.train(8, 3, (i, 4)) for i in range(4)]
-  for want in whole:
-    parts = [h.next() for h in hosts]
-    for name in want:
-      got = np.concatenate([p[name] for p in parts])
-      np.testing.assert_array_equal(got, want[name])
-  again = made(home).train(8, 3)
-  again.set_state(json.loads(json.dumps({"batches": 7})))
-  for name, value in again.next().items():
-    np.testing.assert_array_equal(value, whole[7][name])
-  other = data.train(8, 4).next()
-  assert (other["target_BT"] != whole[0]["target_BT"]).any()
+  hosts.batches(lambda: made(home), "target_BT")
+
+
+def test_mutant_a_place_that_is_forgotten_is_caught(home, monkeypatch):
+  monkeypatch.setattr(batches.Offline, "set_state", lambda *_: None)
+  with pytest.raises(AssertionError):
+    hosts.batches(lambda: made(home), "target_BT")
 
 
 LONG = [*ROWS, {"prompt": "p" * 5, "completion": "c" * 100}]

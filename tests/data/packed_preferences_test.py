@@ -1,13 +1,13 @@
 """Packed pairs are the pairs: each once, whole, and side by side."""
 
 import collections
-import json
 
 import numpy as np
 import pytest
 
 from llm_jax.data import columns, packing
 from llm_jax.data.preferences import Preferences
+from tests.data import hosts
 from tests.data.preferences_test import (
   BYTES,
   END,
@@ -107,20 +107,8 @@ def test_columns_are_of_their_pairs(home):
 
 
 def test_the_same_batches_for_any_number_of_hosts_and_after_a_stop(home):
+  hosts.batches(lambda: packed(home), "row_BS", hosts=2)
   data = packed(home)
-  alone = data.train(8, 3)
-  whole = [alone.next() for _ in range(6)]
-  hosts = [data.train(8, 3, (i, 2)) for i in range(2)]
-  for want in whole:
-    parts = [h.next() for h in hosts]
-    for name in want:
-      got = np.concatenate([p[name] for p in parts])
-      np.testing.assert_array_equal(got, want[name])
-  again = packed(home).train(8, 3)
-  again.set_state(json.loads(json.dumps({"batches": 4})))
-  for name, value in again.next().items():
-    np.testing.assert_array_equal(value, whole[4][name])
-  assert (data.train(8, 4).next()["row_BS"] != whole[0]["row_BS"]).any()
   # An epoch has every pair once, as those held out have.
   held = [x for b in data.held_out("train", 64) for x in pairs(b)]
   source = packed(home).train(2, 0)
