@@ -91,7 +91,8 @@ def facts(found: dict[str, Any]) -> list[tuple[str, str]]:
 def of_classes(found: dict[str, Any]) -> list[Class]:
   """What evaluation.json says of each class."""
   given = found.get("classes")
-  rows = [r for r in given if isinstance(r, dict)] if given else []
+  given = given if isinstance(given, list) else []
+  rows = [r for r in given if isinstance(r, dict)]
   share = lambda row, name: measure(name, row.get(name))
   return [
     Class(

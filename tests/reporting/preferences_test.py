@@ -71,6 +71,48 @@ def test_the_terminal():
     assert line in said.splitlines()
 
 
+CLASSES = {
+  "results": {
+    "model": {"accuracy": 0.7, "macro_f1": 0.6, "ece": 0.1, "examples": 1500},
+    "majority": {"accuracy": 0.5, "macro_f1": 0.25},
+  },
+  "split": "test",
+  "checkpoint_step": 3,
+  "classes": [
+    {"class": "bad", "examples": 1200, "precision": None, "recall": 0}
+    | {"f1": 0.0},
+    {"class": "good", "examples": 300, "precision": 1, "recall": 0.5}
+    | {"f1": 2 / 3},
+  ],
+  "calibration": [{"share": 1, "confidence": 0.4, "accuracy": 0.3}],
+  "reward": {"gain": 1, "bias": 2, "normalise": "bias", "completions": 256},
+}
+
+
+def test_classes_are_told_by_class():
+  told = results.evaluation(CLASSES)
+  assert told.verdict.startswith("The model is right on 70.0% of completions,")
+  assert [name for _, name in told.columns] == [
+    *("accuracy", "macro F1", "calibration error"),
+  ]
+  lines = tables.evaluation(CLASSES).splitlines()
+  assert "completions: 1,500" in lines
+  given = "1.000 r + 2.000, of 256 reference completions"
+  assert f"reward of mean 0: {given}" in lines
+  rows = [line.split() for line in lines if line.startswith(("bad", "good"))]
+  assert rows == [
+    ["bad", "1,200", "0.0%", "0.0%"],  # no precision: it is never said
+    ["good", "300", "100.0%", "50.0%", "66.7%"],
+  ]
+  shown = preferences.told(CLASSES)
+  assert shown.of == "completions" and len(shown.classes) == 2
+  assert preferences.told(FOUND).of == "pairs"
+  # What may be as unsure as one of three is drawn from there.
+  assert ">0.4<" in shown.svg
+  for junk in (3, [3], {"a": 1}, None):
+    assert preferences.told(CLASSES | {"classes": junk}).classes == []
+
+
 @pytest.fixture
 def page(tmp_path):
   files.write_json(tmp_path / "evaluation.json", FOUND)
