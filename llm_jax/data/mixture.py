@@ -1,5 +1,6 @@
 """What every mixture of sources has, and how its errors name a source."""
 
+import abc
 from collections.abc import Callable, Sequence
 import dataclasses
 import math
@@ -12,7 +13,7 @@ from llm_jax.data import cache, prepared
 
 
 @dataclasses.dataclass(frozen=True)
-class Mixture:
+class Mixture(abc.ABC):
   """Weighted sources, parted into splits."""
 
   sources: tuple[Any, ...]
@@ -41,6 +42,10 @@ class Mixture:
         f"--data.validation={self.validation} --data.test={self.test}:"
         " nothing is left to train on"
       )
+
+  @abc.abstractmethod
+  def prepare(self, progress: Progress) -> Any:
+    """Reads every source once, or finds it in the cache."""
 
   def documents(
     self, sources: Sequence[prepared.Documents], progress: Progress
