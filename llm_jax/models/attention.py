@@ -20,11 +20,15 @@ from llm_jax.ops import positions
 
 
 class Context(NamedTuple):
-  """What every layer shares: rotary tables, and a mask unless plain causal."""
+  """What every layer shares: rotary tables, and a mask unless plain causal.
+
+  Of rows of several documents `segment_BT` says the same as the mask.
+  """
 
   cos: jax.Array | None
   sin: jax.Array | None
   mask_B1TS: jax.Array | None
+  segment_BT: jax.Array | None = None
 
 
 class Attention(nn.Module):
@@ -69,10 +73,11 @@ class Attention(nn.Module):
       k_BSKH = positions.rotate(k_BSKH, context.cos, context.sin)
     if cache is not None:
       cache, k_BSKH, v_BSKH = cache_lib.store(cache, layer, k_BSKH, v_BSKH)
-    mask_B1TS = context.mask_B1TS
+    mask_B1TS, segment_BT = context.mask_B1TS, context.segment_BT
     if self.has_variable("adapters", "prefix_key"):
       k_BSKH, v_BSKH, mask_B1TS = self._prefixed(k_BSKH, v_BSKH, mask_B1TS)
-    o_BTNH = attend(q_BTNH, k_BSKH, v_BSKH, mask_B1TS, c)
+      segment_BT = None
+    o_BTNH = attend(q_BTNH, k_BSKH, v_BSKH, mask_B1TS, c, segment_BT)
     y_BTD = Linear(
       "NHD",
       (c.embed_dim,),
@@ -110,14 +115,20 @@ def attend(
   v_BSKH: jax.Array,
   mask_B1TS: jax.Array | None,
   config: TransformerConfig,
+  segment_BT: jax.Array | None = None,
 ) -> jax.Array:
-  """Attention by the kernel the settings name; None is plain causal."""
+  """Attention by the kernel the settings name; no mask is plain causal.
+
+  With `segment_BT` the mask is that of rows of several documents.
+  """
   fused = config.attention == "cudnn" or (
     config.attention == "auto" and _cudnn_can(q_BTNH)
   )
   if not fused:
     if mask_B1TS is None:
       return ops.causal_attention(q_BTNH, k_BSKH, v_BSKH, config.window)
+    if segment_BT is not None and config.window is None:
+      return ops.causal_attention(q_BTNH, k_BSKH, v_BSKH, None, segment_BT)
     return ops.attention(q_BTNH, k_BSKH, v_BSKH, mask_B1TS)
   plain = mask_B1TS is None
   window = (config.window - 1, 0) if plain and config.window else None

@@ -108,7 +108,7 @@ class Decoder(nn.Module):
       mask_B1TS = masks.attention_mask(
         segment_BT, segment_BT, at_BT, at_BT, self.config.window
       )
-    return self._run(x_BTD, at_BT, mask_B1TS, None)[0][:, X:]
+    return self._run(x_BTD, at_BT, mask_B1TS, None, segment_BT)[0][:, X:]
 
   def score(
     self,
@@ -232,6 +232,7 @@ class Decoder(nn.Module):
     at_BT: jax.Array,
     mask_B1TS: jax.Array | None,
     cache: Any,
+    segment_BT: jax.Array | None = None,
   ) -> tuple[jax.Array, Any]:
     c, dtype = self.config, jnp.dtype(self.config.dtype)
     if c.positions == "learned":
@@ -253,7 +254,7 @@ class Decoder(nn.Module):
     (x_BTD, cache), _ = self.blocks(
       (x_BTD, cache),
       jnp.arange(c.num_layers),
-      Context(cos, sin, mask_B1TS),
+      Context(cos, sin, mask_B1TS, segment_BT),
     )
     return self.final_norm(x_BTD), cache
 

@@ -10,6 +10,8 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from llm_jax.ops.masks import EVERYONE
+
 BLOCK = 128  # queries taken at once by `causal_attention`
 
 
@@ -59,26 +61,34 @@ def causal_attention(
   k_BTKH: jax.Array,
   v_BTKH: jax.Array,
   window: int | None = None,
+  segment_BT: jax.Array | None = None,
 ) -> jax.Array:
   """`attention` under `causal_mask`, a block of queries at a time.
+
+  With the document of each position in `segment_BT` a query sees only its own,
+  and keys that are `masks.EVERYONE`'s; not together with a window.
 
   Keys that no query of a block sees are never touched, which saves near half
   of the work. The backward pass makes the probabilities again from the
   log-normalisers (arXiv:2205.14135, algorithm 4), so that memory grows with T,
   not T^2.
   """
-  return _causal_forward(q_BTNH, k_BTKH, v_BTKH, window)[0]
+  return _causal_forward(q_BTNH, k_BTKH, v_BTKH, window, segment_BT)[0]
 
 
 def _causal_forward(
-  q_BTNH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array, window: int | None
+  q_BTNH: jax.Array,
+  k_BTKH: jax.Array,
+  v_BTKH: jax.Array,
+  window: int | None,
+  segment_BT: jax.Array | None,
 ) -> tuple:
   q_BKGTH = _grouped(q_BTNH * q_BTNH.shape[-1] ** -0.5, k_BTKH.shape[2])
   v_BKSH = v_BTKH.swapaxes(1, 2)
   k_BKHS = k_BTKH.transpose(0, 2, 3, 1)
   outs, logz = [], []
   for a, b, first in _blocks(q_BTNH.shape[1], window):
-    seen_MS = _seen(q_BKGTH.shape[2], a, b, first, window)
+    seen_MS = _seen(q_BKGTH.shape[2], a, b, first, window, segment_BT)
     l_BKMS = _logits(_rows(q_BKGTH, a, b), k_BKHS[..., first:b])
     top_BKM1 = jnp.where(seen_MS, l_BKMS, -jnp.inf).max(-1, keepdims=True)
     e_BKMS = jnp.where(seen_MS, jnp.exp(l_BKMS - top_BKM1), 0)
@@ -87,12 +97,13 @@ def _causal_forward(
     outs.append(_unrow(o_BKMH / sum_BKM1.astype(o_BKMH.dtype), b - a))
     logz.append(_unrow(top_BKM1 + jnp.log(sum_BKM1), b - a))
   o_BKGTH = jnp.concatenate(outs, 3)
-  saved = q_BKGTH, k_BTKH, v_BTKH, o_BKGTH, jnp.concatenate(logz, 3)
+  logz_BKGT1 = jnp.concatenate(logz, 3)
+  saved = q_BKGTH, k_BTKH, v_BTKH, o_BKGTH, logz_BKGT1, segment_BT
   return _ungrouped(o_BKGTH), saved
 
 
 def _causal_backward(window: int | None, saved: tuple, g_BTNH: jax.Array):
-  q_BKGTH, k_BTKH, v_BTKH, o_BKGTH, logz_BKGT1 = saved
+  q_BKGTH, k_BTKH, v_BTKH, o_BKGTH, logz_BKGT1, segment_BT = saved
   G, T, H = q_BKGTH.shape[2:]
   g_BKGTH = _grouped(g_BTNH, k_BTKH.shape[2])
   wide = logz_BKGT1.dtype
@@ -104,7 +115,8 @@ def _causal_backward(window: int | None, saved: tuple, g_BTNH: jax.Array):
     q_BKMH, g_BKMH = _rows(q_BKGTH, a, b), _rows(g_BKGTH, a, b)
     l_BKMS = _logits(q_BKMH, k_BKHS[..., first:b])
     p_BKMS = jnp.exp(l_BKMS - _rows(logz_BKGT1, a, b))
-    p_BKMS = jnp.where(_seen(G, a, b, first, window), p_BKMS, 0)
+    seen_MS = _seen(G, a, b, first, window, segment_BT)
+    p_BKMS = jnp.where(seen_MS, p_BKMS, 0)
     dp_BKMS = _logits(g_BKMH, v_BKHS[..., first:b])
     dl_BKMS = p_BKMS * (dp_BKMS - _rows(mean_BKGT1, a, b))
     p_BKMS, dl_BKMS = (x.astype(q_BKMH.dtype) for x in (p_BKMS, dl_BKMS))
@@ -113,7 +125,8 @@ def _causal_backward(window: int | None, saved: tuple, g_BTNH: jax.Array):
     dk_BKHS += _place(q_BKMH.swapaxes(2, 3) @ dl_BKMS, first, T)
     dv_BKHS += _place(g_BKMH.swapaxes(2, 3) @ p_BKMS, first, T)
   dq_BTNH = _ungrouped(jnp.concatenate(dq, 3)) * H**-0.5
-  return dq_BTNH, *(x.transpose(0, 3, 1, 2) for x in (dk_BKHS, dv_BKHS))
+  dk_BTKH, dv_BTKH = (x.transpose(0, 3, 1, 2) for x in (dk_BKHS, dv_BKHS))
+  return dq_BTNH, dk_BTKH, dv_BTKH, None
 
 
 causal_attention.defvjp(_causal_forward, _causal_backward)
@@ -134,8 +147,21 @@ def _visible(
   return (s <= t) if window is None else (s <= t) & (t - s < window)
 
 
-def _seen(G: int, a: int, b: int, first: int, window: int | None) -> jax.Array:
-  return jnp.tile(_visible(a, b, first, b, window), (G, 1))
+def _seen(
+  G: int,
+  a: int,
+  b: int,
+  first: int,
+  window: int | None,
+  segment_BT: jax.Array | None,
+) -> jax.Array:
+  """[M, S], or [B, 1, M, S] where rows hold several documents."""
+  seen_TS = _visible(a, b, first, b, window)
+  if segment_BT is None:
+    return jnp.tile(seen_TS, (G, 1))
+  key_B1S = segment_BT[:, None, first:b]
+  near_BTS = (segment_BT[:, a:b, None] == key_B1S) | (key_B1S == EVERYONE)
+  return jnp.tile(seen_TS & near_BTS, (1, G, 1))[:, None]
 
 
 def _logits(q_BKMH: jax.Array, k_BKHS: jax.Array) -> jax.Array:

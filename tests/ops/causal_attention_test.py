@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from llm_jax.ops import attention as ops
+from llm_jax.ops import masks
 
 
 def _inputs(T: int, N: int, K: int, dtype=np.float64):
@@ -65,3 +66,38 @@ def test_large_hidden_logits_do_not_drown_what_is_seen():
   assert bool(jnp.isfinite(out).all())
   want = ops.causal_attention(q[:, :3], k[:, :3], v[:, :3])
   np.testing.assert_allclose(out[:, :3], want, atol=1e-6)
+
+
+def test_documents_of_a_row_do_not_see_each_other(monkeypatch):
+  """In blocks as under a whole mask; what is everyone's is seen by all."""
+  monkeypatch.setattr(ops, "BLOCK", 4)
+  everyone = masks.EVERYONE
+  segment = np.array(
+    [
+      [1, 1, 1, 1, 1, 2, 2, 3, 3, 3, 0, 0],
+      [everyone, everyone, 1, 1, 1, 1, 1, 1, 1, 2, 2, 0],
+    ]
+  )
+  T = segment.shape[1]
+  r = np.random.default_rng(0)
+  q, weight = r.normal(size=(2, 2, T, 4, 6))
+  k, v = r.normal(size=(2, 2, T, 2, 6))
+  place = np.broadcast_to(np.arange(T), segment.shape)
+  mask = masks.attention_mask(segment, segment, place, place)
+
+  def of(f):
+    loss = lambda q, k, v: (f(q, k, v) * weight).sum()
+    return jax.tree.leaves(
+      jax.jit(jax.value_and_grad(loss, (0, 1, 2)))(q, k, v)
+    )
+
+  with jax.enable_x64(True):
+    want = of(lambda q, k, v: ops.attention(q, k, v, mask))
+    got = of(lambda q, k, v: ops.causal_attention(q, k, v, None, segment))
+    for a, b in zip(got, want, strict=True):
+      np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
+    # Mutants: blind to documents; the shared keys taken for a document's own.
+    alone = np.where(segment == everyone, 9, segment)
+    for wrong in (None, alone):
+      bad = of(lambda q, k, v, w=wrong: ops.causal_attention(q, k, v, None, w))
+      assert np.abs(bad[1] - want[1]).max() > 1e-2
