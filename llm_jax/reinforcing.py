@@ -147,6 +147,7 @@ def functions(
     )
 
   def score(roles: Any, batch: Batch) -> Batch:
+    batch = {**batch, "asked_BT": batch["mask_BT"]}
     policy = score_of["policy"](roles["policy"], batch)
     out = {"old_logp_BT": policy.logp_BT}
     critic = policy

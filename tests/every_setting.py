@@ -2,36 +2,45 @@
 
 import dataclasses
 import json
+from types import SimpleNamespace
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from llm_jax import judging, normalising, on_policy, reinforcing, weights
 from llm_jax import model as model_lib
-from llm_jax import normalising, weights
-from llm_jax.contracts import Question
+from llm_jax.contracts import Question, Verdict
 from llm_jax.data.arrays import Arrays
+from llm_jax.data.conversation import Conversation, Message
 from llm_jax.data.conversations import Conversations, TFDSConversations
 from llm_jax.data.instructions import Instructions
 from llm_jax.data.preference_sources import PreferenceFiles, TFDSPreferences
 from llm_jax.data.preferences import Preferences
+from llm_jax.data.questions import Example
 from llm_jax.data.stdlib import Stdlib
 from llm_jax.data.stdlib_preferences import StdlibPreferences
 from llm_jax.data.stdlib_tasks import StdlibTasks
 from llm_jax.data.text import Text
 from llm_jax.data.tfds_source import TFDS
 from llm_jax.experiment import Evaluation
+from llm_jax.generation.rollouts import Rollouts
 from llm_jax.judges.endpoint import ByEndpoint, Endpoint
+from llm_jax.judges.function import ByFunction, Function
 from llm_jax.judges.reward import RewardModel
 from llm_jax.judges.rubric import ByRubric, Rubric
-from llm_jax.judges.rules import Rule
+from llm_jax.judges.rules import Length, Rule
+from llm_jax.judges.weighted import Sum
 from llm_jax.models import transformer
 from llm_jax.models.config import RopeScaling
-from llm_jax.objectives import dpo, separate, unreferenced
+from llm_jax.objectives import dpo, group, separate, unreferenced
 from llm_jax.objectives.classification import Classification
 from llm_jax.objectives.kto import KTO
+from llm_jax.objectives.ppo import PPO
 from llm_jax.objectives.ranking import Ranking
+from llm_jax.objectives.shaping import Shaping
 from llm_jax.objectives.transport import AOT
 from llm_jax.peft.bottlenecks import Bottlenecks
 from llm_jax.peft.ia3 import IA3
@@ -141,6 +150,65 @@ def try_every_objective():
     jax.eval_shape(lambda b, o=objective: table.trace(o, b), batch)
 
 
+def try_every_drawing():
+  """A minibatch of what a policy draws; of what is compiled, shapes only."""
+  experiment = dataclasses.replace(
+    command.EXPERIMENT,
+    model=dataclasses.replace(small.CONFIG, outputs=1),
+    rollouts=Rollouts(batch=8, max_new_tokens=3),
+    shaping=Shaping(missing_eos="subtract", clip=1.0, target=1.0),
+  )
+  asked = (Conversation((Message("user", "a"), Message("assistant", "b"))),)
+  tokens = mock.Mock()
+  tokens.examples.return_value = [Example([1, 2], "b", c) for c in asked]
+  model, variables = small.build(experiment.model)
+  roles = dict.fromkeys(("policy", "reference", "value"), variables)
+  zeros = lambda f: (
+    lambda *a: jax.tree.map(
+      lambda x: np.zeros(x.shape, x.dtype), jax.eval_shape(f, *a)
+    )
+  )
+  for objective in (
+    PPO(dual_clip=3.0, entropy=0.1, kl=0.1, critic="own"),
+    dataclasses.replace(PPO(), whiten="minibatch", whiten_rewards=True),
+    group.grpo(4),
+    group.gspo(4),
+    dataclasses.replace(group.reinforce_pp(), mean="constant"),
+  ):
+    its = dataclasses.replace(experiment, objective=objective)
+    made = reinforcing.functions(its, model_lib.of_shape(its.model), (3,))
+    source = on_policy.OnPolicy(
+      its.rollouts,
+      its.shaping,
+      objective,
+      reinforcing.prompts(its, tokens),
+      on_policy.Functions(zeros(made.draw), zeros(made.score)),
+      on_policy.Reward(str, lambda asked: map_scores(asked)),
+      (0, 0),
+      0,
+      4,
+      getattr(objective, "completions", 1),
+      mesh_lib.make(mesh_lib.MeshShape(1, 1, 1)),
+    )
+    batch = source.next(SimpleNamespace(roles=roles))
+    assert source.get_state()["served"] == 1
+    weighed = jax.eval_shape(objective.weigh, batch)
+    forward = weights.forward(model_lib.of_shape(its.model), its.scored_at)
+    jax.eval_shape(
+      lambda b, o=objective, f=forward: o.loss(f, roles, b, None), weighed
+    )
+
+
+  there = dataclasses.replace(experiment, value_from="nowhere")
+  state = SimpleNamespace(trainable={"value": None})
+  with pytest.raises(ValueError, match="--value_from=nowhere"):
+    weights._with_critic(there, None, None, state)
+
+
+def map_scores(asked):
+  return [Verdict((0.5,) * len(q.completions)) for q in asked]
+
+
 def try_every_source(folder, cache):
   prepared, *_ = cache.glob("documents/*/corpus/*")
   for source in (
@@ -232,9 +300,18 @@ def try_every_preference(folder, cache):
 
 
 def try_every_judge(folder, there):
-  question = Question((("user", "a"),), ("b", "cc"), "b")
+  question = Question((("user", "a"),), ("b", "cc"), "b 1")
   for rule in Rule.__subclasses__():
     assert list(rule()([question]))
+  file = folder / "mine.py"
+  file.write_text("def f(prompt, completion, reference):\n  return None\n")
+  mine = Function(f"{file}:f", failed=0.0)
+  assert list(ByFunction(mine)([question]))
+  both = dataclasses.replace(
+    command.EXPERIMENT, judge=Sum((mine, Length()), (1.0, 2.0))
+  )
+  judge, _ = judging.make(both, folder, None, None)
+  assert list(judge([question]))
   even = lambda rows: [0.0] * len(rows)
   assert list(ByRubric(Rubric(), even)([question]))
   nobody = Endpoint(

@@ -22,7 +22,8 @@ from llm_jax.judges import rubric
 from llm_jax.judges.endpoint import Endpoint
 from llm_jax.judges.reward import RewardModel
 from llm_jax.judges.rubric import Rubric
-from llm_jax.judges.rules import Exact, Length
+from llm_jax.judges.references import Exact
+from llm_jax.judges.rules import Length
 from llm_jax.objectives.ranking import Ranking
 from llm_jax.sharding import mesh as mesh_lib
 from llm_jax.sharding.mesh import MeshShape

@@ -82,20 +82,6 @@ class Pattern(Rule):
 
 
 @dataclasses.dataclass(frozen=True)
-class Exact(Rule):
-  """1 where a completion is the reference, but for space around it."""
-
-  def score(self, question: Question, completion: str) -> tuple[float, str]:
-    """1 or 0; ValueError where the question has no reference."""
-    if question.reference is None:
-      raise ValueError(
-        "--judge (Exact): these prompts come without the answers to match"
-      )
-    found = completion.strip() == question.reference.strip()
-    return float(found), "the reference" if found else "other words"
-
-
-@dataclasses.dataclass(frozen=True)
 class _Code:
   """Reads a completion as code."""
 
@@ -114,10 +100,20 @@ class _Code:
 class Python(_Code, Rule):
   """1 where a completion parses as Python, of the interpreter's version."""
 
+  around: str = field(
+    "{}", "what is parsed, with the completion where {} stands"
+  )
+
+  def __post_init__(self) -> None:
+    if "{}" not in self.around:
+      raise ValueError(
+        f"--judge.around={self.around}: has no {{}} for the completion"
+      )
+
   def score(self, question: Question, completion: str) -> tuple[float, str]:
     """1 or 0; without any code 0."""
     del question
-    text = self.read(completion)
+    text = self.around.replace("{}", self.read(completion))
     try:
       with warnings.catch_warnings():  # such as of an unknown escape
         warnings.simplefilter("ignore")

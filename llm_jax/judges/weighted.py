@@ -8,8 +8,8 @@ from llm_jax.contracts import Judge, Question, Verdict
 from llm_jax.judges.endpoint import Endpoint
 from llm_jax.judges.function import Function
 from llm_jax.judges.reward import RewardModel
-from llm_jax.judges.rules import Length, Rule
 from llm_jax.judges.rubric import Rubric
+from llm_jax.judges.rules import Length, Rule
 
 Part = Rule | RewardModel | Rubric | Endpoint | Function
 

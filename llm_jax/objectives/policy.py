@@ -73,6 +73,9 @@ class Policy(Objective):
   def needs_reference(self) -> bool:
     return self.kl > 0
 
+  def asked(self, batch: Batch) -> jax.Array:
+    return batch["mask_BT"]
+
   def weigh(self, batch: Batch) -> Batch:
     """Weights of the tokens of a minibatch."""
     mask_BT = batch["mask_BT"]

@@ -6,7 +6,7 @@ import pytest
 
 from llm_jax import config
 from llm_jax.contracts import Question
-from llm_jax.judges import rules
+from llm_jax.judges import references, rules
 
 PROMPT = (("user", "say"),)
 
@@ -38,7 +38,7 @@ def test_a_pattern_is_found_or_is_the_whole():
 
 
 def test_exact_is_the_reference_but_for_space_around_it():
-  rule = rules.Exact()
+  rule = references.Exact()
   assert scores(rule, " yes\n", "Yes", "yes.", reference="yes") == [1, 0, 0]
   assert scores(rule, "", "a", reference="") == [1, 0]
   with pytest.raises(ValueError, match="come without the answers"):
