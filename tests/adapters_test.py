@@ -68,6 +68,21 @@ def runs(tmp_path_factory):
   return folder
 
 
+def another(runs, there, name):
+  """A run without steps beside the others, made once."""
+  folder = runs / name
+  if not folder.exists():
+    more = ["--model.embed_dim=16"] if name == "wider" else ["--seed=5"]
+    made = command.call(
+      "train",
+      *flags(there, folder),
+      *("--steps=0", "--samples.every=0", "--validation.every=0"),
+      *more,
+    )
+    assert made.code == 0, made.err
+  return folder
+
+
 def generate(runs, where, *adapters, prompts=("a", "line 7")):
   said = command.call(
     "generate",
@@ -172,10 +187,7 @@ def test_merged_is_unmerged(runs, alone, tmp_path):
 def test_a_wrong_adapter_is_told(runs, where, adapter, said, tmp_path):
   folder = runs / where
   if where in ("other", "wider"):
-    folder = tmp_path / where
-    more = ["--model.embed_dim=16"] if where == "wider" else ["--seed=5"]
-    trained = command.call("train", *flags(tmp_path, folder), *more)
-    assert trained.code == 0, trained.err
+    another(runs, tmp_path, where)
   given = "+".join(str(runs / name) for name in adapter.split("+"))
   found = command.call(
     "generate",
@@ -203,17 +215,10 @@ def test_a_wrong_adapter_is_told(runs, where, adapter, said, tmp_path):
     (command.EXPERIMENT.peft, {"frozen": "int8"}, [], "--frozen=int8"),
   ],
 )
-def test_bad_settings_are_told(
-  method, changes, more, said, tmp_path, tmp_path_factory
-):
-  wider = tmp_path / "wider"
+def test_bad_settings_are_told(method, changes, more, said, tmp_path, request):
+  wider = ""
   if more:
-    made = command.call(
-      "train",
-      *flags(tmp_path, wider),
-      "--model.embed_dim=16",
-    )
-    assert made.code == 0, made.err
+    wider = another(request.getfixturevalue("runs"), tmp_path, "wider")
   found = command.call(
     "train",
     *flags(tmp_path, tmp_path / "run"),
