@@ -131,15 +131,16 @@ def roles():
 FORWARD = dict.fromkeys(("policy", "reference"), scores)
 
 
-def both(objective, change=lambda batch: batch):
-  """(loss, gradient, metrics) alone and packed."""
-  G = objective.rows_together
+def run(objective, batch, laid_out=Packed):
+  """(loss, gradient, metrics) of a batch."""
   outputs = 2 if isinstance(objective, Classification) else 1
   score = functools.partial(scores, outputs=outputs)
-  run = functools.partial(table.step, score=score, jit=False)
-  packed = run(Packed(objective), roles(), change(together(alone(G), G)))
-  one = run(objective, roles(), alone(G))
-  return one, packed
+  return table.step(laid_out(objective), roles(), batch, score=score)
+
+
+@functools.cache
+def of_alone(objective):
+  return run(objective, alone(objective.rows_together), lambda same: same)
 
 
 def close(got, want):
@@ -150,8 +151,9 @@ def close(got, want):
 
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=str)
 def test_packed_is_alone(objective):
-  want, got = both(objective)
-  close(got, want)
+  G = objective.rows_together
+  got = run(objective, together(alone(G), G))
+  close(got, of_alone(objective))
 
 
 def test_mutants_are_caught():
@@ -172,13 +174,14 @@ def test_mutants_are_caught():
       "segment_BT": np.where(batch["segment_BT"] == 0, 3, batch["segment_BT"]),
     }
 
+  batch = together(alone(), 2)
   for objective, change in (
-    (dpo.DPO(), neighbour),
-    (Ranking(), turned),
-    (dpo.DPO(), counted),
+    (dpo.IPO(), neighbour),
+    (Ranking(center=0.1), turned),
+    (dpo.IPO(), counted),
   ):
-    want, got = both(objective, change)
-    assert abs(want[0] - got[0]) > 1e-4
+    wrong = run(objective, change(batch))
+    assert abs(wrong[0] - of_alone(objective)[0]) > 1e-4
 
 
 @pytest.mark.parametrize("G", [1, 2, 4])
@@ -205,9 +208,7 @@ def test_rewards_are_of_the_same_completions(G):
 
 def test_a_batch_of_one_document_a_row_is_as_it_was():
   batch = alone()
-  run = functools.partial(table.step, score=scores, jit=False)
-  want = run(dpo.DPO(), roles(), batch)
-  got = run(Packed(dpo.DPO()), roles(), batch)
+  got, want = run(dpo.IPO(), batch), of_alone(dpo.IPO())
   for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
     np.testing.assert_array_equal(a, b)
 
