@@ -6,8 +6,12 @@ BIN := .venv/bin
 STAMP := .venv/installed
 BASE := runs/demo/pretrain
 TUNED := runs/demo/sft
+JUDGE := runs/demo/rm
+LIKED := runs/demo/dpo
 PRETRAIN := $(BIN)/python -m experiments.pretrain_tiny_stdlib
 SFT := $(BIN)/python -m experiments.sft_tiny_stdlib
+RM := $(BIN)/python -m experiments.rm_tiny_stdlib
+DPO := $(BIN)/python -m experiments.dpo_tiny_stdlib
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test lint clean
@@ -27,18 +31,25 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(BIN)/python -c 'import jax, llm_jax'
 	@touch $(STAMP)
 
-demo: $(STAMP) ## trains, tunes and measures a small model (about 8 minutes)
-	@echo "1/4 Pretraining a small model on the standard library's text, about 5 minutes"
+demo: $(STAMP) ## trains, tunes, judges and measures a small model (about 10 minutes)
+	@echo "1/6 Pretraining a small model on the standard library's text, about 4 minutes"
 	@$(PRETRAIN) train --workdir=$(BASE)
 	@$(PRETRAIN) evaluate --workdir=$(BASE)
-	@echo "2/4 Teaching it to answer questions, about 2 minutes"
+	@echo "2/6 Teaching it to answer questions, about a minute"
 	@$(SFT) train --init_from=$(BASE) --workdir=$(TUNED)
-	@echo "3/4 What it gained over its base, and lost, about a minute"
+	@echo "3/6 What it gained over its base, and lost, half a minute"
 	@$(SFT) evaluate --workdir=$(TUNED) --against=$(BASE)
-	@echo "4/4 The base continues a text, the tuned model answers a question"
+	@echo "4/6 A reward model, which tells better answers from worse ones, a minute and a half"
+	@$(RM) train --init_from=$(TUNED) --workdir=$(JUDGE) --steps=250 --validation.every=125
+	@$(RM) evaluate --workdir=$(JUDGE)
+	@echo "5/6 Direct preference optimisation of the tuned model, a minute and a half"
+	@$(DPO) train --init_from=$(TUNED) --workdir=$(LIKED)
+	@$(DPO) evaluate --workdir=$(LIKED) --init_from=$(TUNED)
+	@echo "6/6 The base continues a text, the others answer a question"
 	@$(PRETRAIN) generate --workdir=$(BASE) --prompt='def open('
 	@$(SFT) generate --workdir=$(TUNED) --prompt='What is the function called that does this? Return the size of a file.'
-	@echo "Done. Open $(BASE)/report.html and $(TUNED)/report.html"
+	@$(DPO) generate --workdir=$(LIKED) --prompt='What is the function called that does this? Return the size of a file.'
+	@echo "Done. Open $(BASE)/report.html, $(TUNED)/report.html, $(JUDGE)/report.html and $(LIKED)/report.html"
 
 test: $(STAMP) ## every test (about 12 minutes on four cores)
 	@echo "Running the tests: about 12 minutes on four cores, less the next time"

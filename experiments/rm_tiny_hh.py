@@ -9,9 +9,11 @@ it: pairs of HH-RLHF (arXiv:2204.05862). Bradley-Terry with centred rewards
   python -m experiments.rm_tiny_hh train --data.sources.0.paths=FILE.jsonl.gz
   python -m experiments.rm_tiny_hh evaluate --validation.split=test
 
-A laptop's CPU (4 cores). Two million weights that have read nothing but a
-programming language's documentation learn little about harm from a thousand
-pairs; rm_llama3_hh.py is the real thing.
+A laptop's CPU (4 cores), about ten minutes. Expect it to be right on 58% of
+held-out pairs (55, 56 and 62 with three seeds, of the first 1,800 of the test
+split; the longer answer is right on 45%): two million weights that have read
+nothing but a programming language's documentation learn little about harm from
+a thousand pairs. `rm_llama3_hh` is the real thing.
 """
 
 import dataclasses
@@ -30,7 +32,8 @@ EXPERIMENT = dataclasses.replace(
     validation=0.1,
     test=0.2,
   ),
-  steps=270,  # two epochs of 1,100 pairs
+  optimizer=dataclasses.replace(rm_tiny_stdlib.EXPERIMENT.optimizer, peak=5e-4),
+  steps=135,  # an epoch of 1,100 pairs; a second one is learned by heart
 )
 
 if __name__ == "__main__":
