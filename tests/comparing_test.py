@@ -48,8 +48,10 @@ EXPERIMENTS = {
     objective=KTO(),
     data=dataclasses.replace(EXPERIMENT.data, rows="labels"),
   ),
-  "dpo_lora": dataclasses.replace(
-    EXPERIMENT, peft=LoRA(rank=2, targets=("mlp/up",))
+  "dpo_lora_packed": dataclasses.replace(
+    EXPERIMENT,
+    peft=LoRA(rank=2, targets=("mlp/up",)),
+    data=dataclasses.replace(EXPERIMENT.data, packing="best_fit"),
   ),
   "rm": dataclasses.replace(EXPERIMENT, **REWARD_MODEL),
 }
@@ -98,7 +100,7 @@ def evaluate(home, name, *flags, **where):
   return json.loads(path.read_text()), said
 
 
-@pytest.mark.parametrize("name", ["dpo", "dpo_lora", "kto", "rm"])
+@pytest.mark.parametrize("name", ["dpo", "dpo_lora_packed", "kto", "rm"])
 def test_a_run_goes_on_as_if_it_had_never_stopped(home, name):
   once = sameness.content(trained(home, name))
   assert len([r for r in once["rows"] if r["split"] == "train"]) == 4
