@@ -3,12 +3,22 @@ import pytest
 from llm_jax.evaluation import comparison
 
 HERE = {
-  "data": {"loss": 2.0, "token_accuracy": 0.75, "exact_match": 0.5, "tokens": 9.0},
+  "data": {
+    "loss": 2.0,
+    "token_accuracy": 0.75,
+    "exact_match": 0.5,
+    "tokens": 9.0,
+  },
   "text": {"loss": 4.0, "token_accuracy": 0.25, "tokens": 9.0},
   "only here": {"loss": 1.0},
 }
 THERE = {
-  "data": {"loss": 5.0, "token_accuracy": 0.5, "exact_match": 0.0, "tokens": 9.0},
+  "data": {
+    "loss": 5.0,
+    "token_accuracy": 0.5,
+    "exact_match": 0.0,
+    "tokens": 9.0,
+  },
   "text": {"loss": 3.5, "token_accuracy": 0.5, "tokens": 9.0},
 }
 
