@@ -10,6 +10,7 @@ import pytest
 
 from llm_jax.contracts import Scores
 from llm_jax.evaluation import objective as by_objective
+from llm_jax.evaluation import pairs
 from llm_jax.objectives import dpo, separate, unreferenced
 from llm_jax.objectives.classification import Classification
 from llm_jax.objectives.kto import KTO
@@ -204,6 +205,24 @@ def test_rewards_are_of_the_same_completions(G):
     np.testing.assert_allclose(reward[there], want.reward_GK[u][there])
     np.testing.assert_array_equal(length, want.length_GK[u])
     np.testing.assert_array_equal(rank, want.rank_GK[u])
+
+
+def test_a_split_in_parts_is_as_one_batch():
+  """What looks at the whole batch, held out: shift, ranks, tokens."""
+  objective, batch = separate.BCO(beta=0.7), together(alone(), 2)
+  parts = [{name: x[at : at + 4] for name, x in batch.items()} for at in (0, 4)]
+  tell = by_objective.Teller(Packed(objective), FORWARD, lambda batch: batch)
+  told, kept = tell(roles(), parts, rewards=True)
+  loss, _, metrics = of_alone(objective)
+  np.testing.assert_allclose(told.pop("loss"), loss, rtol=1e-12)
+  for name, want in metrics.items():
+    np.testing.assert_allclose(told[name], want, rtol=1e-11, err_msg=name)
+  found = pairs.measure(by_objective.gather(kept, 2))
+  np.testing.assert_allclose(found["margin"], metrics["margin"], rtol=1e-11)
+  # Mutant: each part by itself.
+  each = [tell(roles(), [part])[0]["loss"] for part in parts]
+  share = [sum(map(len, PLANS[2][at : at + 2])) for at in (0, 2)]
+  assert abs(np.average(each, weights=share) - loss) > 1e-4
 
 
 def test_a_batch_of_one_document_a_row_is_as_it_was():
