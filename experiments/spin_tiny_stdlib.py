@@ -11,7 +11,9 @@ as for DPO, it goes beyond them and back.
   python -m experiments.sft_tiny_stdlib train
   python -m experiments.spin_tiny_stdlib train
 
-A laptop's CPU (4 cores), a few minutes.
+A laptop's CPU (4 cores), several minutes. Expect, within an iteration, two of
+three answers told from the model's own, and little for the model: held-out
+answers at 3.51 nats a token after 3.52, exact answers fewer.
 """
 
 import dataclasses
