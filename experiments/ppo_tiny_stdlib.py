@@ -34,7 +34,7 @@ EXPERIMENT = dataclasses.replace(
   optimizer=AdamW(
     peak=3e-4, schedule=Schedule("linear", warmup=0), weight_decay=0.0
   ),
-  validation=Validation(every=40, batches=2),
+  validation=Validation(every=40, batches=2, best_of=4),
   evaluations=(),
   batch_size=64,
   steps=200,

@@ -188,7 +188,7 @@ def _check_judged(experiment: Experiment, datasets: list[Dataset]) -> None:
 
 def _speaks(experiment: Experiment) -> bool:
   """Whether it is a policy: what has outputs of its own says numbers."""
-  return not experiment.model.outputs
+  return not experiment.model.outputs or experiment.draws
 
 
 def _is_asked(d: Dataset) -> bool:
@@ -285,8 +285,9 @@ def _measure(
 ) -> _Measured:
   _check_classes(experiment, datasets)
   model = model_lib.make(experiment, tokenizer)
+  asked = Asked if experiment.draws else Preferences
   asks = comparing.has_reference(experiment) and any(
-    isinstance(d.settings.data, Preferences) for d in datasets
+    isinstance(d.settings.data, asked) for d in datasets
   )
   # Measured is how far it has come from where it began.
   began = dataclasses.replace(experiment, refresh=Refresh())
@@ -303,7 +304,9 @@ def _measure(
   for d in datasets:
     where = d.settings.data
     parts: dict[str, Measures] = {}
-    if isinstance(where, Preferences):
+    if isinstance(where, Preferences) and experiment.draws:
+      found: Measures = {}  # it is judged by what it answers
+    elif isinstance(where, Preferences):
       found, rewards = compare(
         where, roles, d.rows(), d.compared(), d.together, d.name
       )
@@ -334,7 +337,7 @@ def _measure(
       tasks = [e.conversation.task for e in examples]
       found |= exact_match.evaluate(texts, references)
       parts = exact_match.by_task(texts, references, tasks)
-    compares = asks and isinstance(where, Preferences)
+    compares = asks and isinstance(where, asked)
     if _is_asked(d) and _speaks(experiment) and (judging or compares):
       drawn, told = drawing.measure(d.name, where, d.examples, judging)
       found |= drawn

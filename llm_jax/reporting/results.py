@@ -14,7 +14,14 @@ from llm_jax.reporting.numerals import (
   quantity,
 )
 
-MEASURES = ("bits_per_byte", "loss", "perplexity", "token_accuracy")
+MEASURES = (
+  "bits_per_byte",
+  "loss",
+  "perplexity",
+  "token_accuracy",
+  "score",
+  "kl",
+)
 
 _OF_PAIRS = ("accuracy", "margin", "macro_f1")
 

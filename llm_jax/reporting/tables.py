@@ -14,6 +14,8 @@ _MEASURES = (
   "token_accuracy",
   "accuracy",
   "exact_match",
+  "score",
+  "kl",
 )
 
 
