@@ -28,24 +28,19 @@ class StdlibPreferences:
   rejected: tuple[str, ...] = field(
     KINDS, f"what the right line is preferred to, of {', '.join(KINDS)}"
   )
-  others: int = field(
-    1, "lines of other functions that each is preferred to", low=1
-  )
 
   def identity(self, progress: Progress) -> str:
     """Changes with the interpreter's version and the settings."""
     del progress  # nothing to wait for
     self._check()
-    kinds = " ".join(self.rejected)
-    more = f" {self.others} others" if self.others > 1 else ""
-    return f"stdlib-preferences-1 {kinds}{more} {sys.version}"
+    return f"stdlib-preferences-1 {' '.join(self.rejected)} {sys.version}"
 
   def documents(self) -> Iterator[str]:
     """Preferences as JSON."""
     return (p.to_json() for p in self.preferences())
 
   def preferences(self) -> Iterator[Preference]:
-    """One for each function and rejected line."""
+    """One for each function and kind of rejected line."""
     self._check()
     asked = list(StdlibTasks(("docstring",)).conversations())
     near: dict[int, list[Conversation]] = {}
@@ -55,10 +50,10 @@ class StdlibPreferences:
       for kind in self.rejected:
         r = random.Random(f"{kind} {c.to_json()}")
         if kind == "other":
-          lines = _others(c, near[group_of(c.placed)], r, self.others)
+          line = _other(c, near[group_of(c.placed)], r)
         else:
-          lines = [_truncated(c.answer, r)]
-        for line in filter(None, lines):
+          line = _truncated(c.answer, r)
+        if line:
           yield Preference(
             c.question.messages,
             (c.answer, line),
@@ -77,25 +72,17 @@ class StdlibPreferences:
       )
 
 
-def _others(
-  conversation: Conversation,
-  near: list[Conversation],
-  r: random.Random,
-  count: int,
-) -> list[str]:
-  """So many lines of other modules; fewer where there are not as many."""
-  found: list[str] = []
-  for _ in range(_TRIES * count):
+def _other(
+  conversation: Conversation, near: list[Conversation], r: random.Random
+) -> str:
+  """Another module's line; nothing where there is none."""
+  for _ in range(_TRIES):
     other = r.choice(near)
     if (
-      other.place != conversation.place
-      and other.answer != conversation.answer
-      and other.answer not in found
+      other.place != conversation.place and other.answer != conversation.answer
     ):
-      found.append(other.answer)
-    if len(found) == count:
-      break
-  return found
+      return other.answer
+  return ""
 
 
 def _truncated(line: str, r: random.Random) -> str:

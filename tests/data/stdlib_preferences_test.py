@@ -87,19 +87,3 @@ def test_the_same_every_time(found):
 def test_unknown_kinds_are_refused(wrong):
   with pytest.raises(ValueError, match=r"N.rejected=.*: some of other, trunc"):
     StdlibPreferences(wrong).identity(plain)
-
-
-def test_several_lines_of_others_are_different_ones(found, few):
-  several = StdlibPreferences(("other",), others=3)
-  more = [from_json(line) for line in several.documents()]
-  by_prompt = {}
-  for p in more:
-    by_prompt.setdefault(p.prompt, []).append(p.completions)
-  for lines in by_prompt.values():
-    assert len(lines) == len(set(lines)) == 3
-    assert len({right for right, _ in lines}) == 1
-  # The first of each are those that there are without the setting.
-  first = {prompt: lines[0] for prompt, lines in by_prompt.items()}
-  assert first == {p.prompt: p.completions for p in found if p.task == "other"}
-  one = StdlibPreferences(("other",))
-  assert several.identity(plain) != one.identity(plain)
