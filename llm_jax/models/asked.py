@@ -116,21 +116,31 @@ def _backward(score: Score, chunk: int, given: tuple, g_SP: Any) -> tuple:
     dx_SPD, dweights = sums
     at = i * chunk
     x_SCD, target_SC = _take(at, chunk, order_SP, x_SMD, target_SM)
-    _, pull = jax.vjp(lambda x, w: score(x, w, target_SC), x_SCD, weights)
     cut = lambda a: jax.lax.dynamic_slice_in_dim(a, at, chunk, 1)
-    dx_SCD, new = pull(jax.tree.map(cut, g_SP))
+    dx_SCD, new = each(x_SCD, target_SC, jax.tree.map(cut, g_SP))
     total = jax.tree.map(lambda a, b: a + b.astype(a.dtype), dweights, new)
     return _put(dx_SPD, dx_SCD, at), total
 
-  wide = lambda a: jnp.promote_types(a.dtype, jnp.float32)
+  def one(x_CD: jax.Array, target_C: jax.Array, g_C: Any) -> tuple:
+    alone = lambda x, w: score(x[None], w, target_C[None])
+    _, pull = jax.vjp(alone, x_CD, weights)
+    return pull(jax.tree.map(lambda a: a[None], g_C))
+
+  # By group, so that devices add theirs up once and not at each chunk.
+  groups, wide = len(x_SMD), lambda a: jnp.promote_types(a.dtype, jnp.float32)
+  each = jax.vmap(one, spmd_axis_name=axes.KEY["B"].activation)
+  if groups == 1:
+    first = lambda tree: jax.tree.map(lambda a: a[0], tree)
+    each = lambda *a: jax.tree.map(lambda x: x[None], one(*first(a)))
   start = (
     jnp.zeros((*order_SP.shape, x_SMD.shape[2]), x_SMD.dtype),
-    jax.tree.map(lambda a: jnp.zeros(a.shape, wide(a)), weights),
+    jax.tree.map(lambda a: jnp.zeros((groups, *a.shape), wide(a)), weights),
   )
   dx_SPD, dweights = jax.lax.fori_loop(0, num_chunks, add, start)
   dx_SMD = jnp.take_along_axis(dx_SPD, place_SM[..., None], 1)
-  narrow = jax.tree.map(lambda a, w: a.astype(w.dtype), dweights, weights)
-  return dx_SMD, narrow, None, None, None, None
+  whole = lambda a, w: a.sum(0).astype(w.dtype)
+  dweights = jax.tree.map(whole, dweights, weights)
+  return dx_SMD, dweights, None, None, None, None
 
 
 _chunks.defvjp(_forward, _backward)

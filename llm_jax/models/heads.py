@@ -84,7 +84,7 @@ def token_scores(
 
   def score(x_BCD: jax.Array, weights: Weights, target_BC: jax.Array) -> Scores:
     l_BCV = logits(x_BCD, weights[0], softcap, weights[1]) / temperature
-    l_BCV = axes.constrain(l_BCV, "BTV")
+    l_BCV = axes.constrain(l_BCV, "BTV" if len(x_BCD) > 1 else "_TV")
     top_BC1 = jax.lax.stop_gradient(l_BCV.max(-1, keepdims=True))
     exp_BCV = jnp.exp(l_BCV - top_BC1)
     sum_BC = exp_BCV.sum(-1)

@@ -247,16 +247,19 @@ def test_scores_of_some_positions_are_those_of_all(parts, monkeypatch):
 
 def test_positions_asked_about_stay_on_their_device(monkeypatch):
   """Rows cut over eight devices: the same scores, and no activation moves."""
-  mesh = mesh_lib.make(mesh_lib.MeshShape(4, 2, 1))
+  mesh = mesh_lib.make(mesh_lib.MeshShape(1, 8, 1))
   cut = jax.sharding.PartitionSpec(("data", "fsdp"))
   place = lambda a: jax.device_put(a, jax.sharding.NamedSharding(mesh, cut))
   r = np.random.default_rng(0)
   x, w = r.normal(size=(16, T, D)), r.normal(size=(D, V))
   target, asked = r.integers(0, V, (16, T)), r.random((16, T)) < 0.3
 
-  def compiled(x, target, asked):
+  def compiled(x, target, asked, chunk=0):
     def score(x, w, target, asked):
-      return heads.token_scores(x, w, target, asked_BT=asked).logp_BT
+      asked = None if chunk else asked
+      return heads.token_scores(
+        x, w, target, asked_BT=asked, chunk=chunk
+      ).logp_BT
 
     run = jax.jit(jax.value_and_grad(lambda *a: score(*a).sum(), (0, 1)))
     return run.lower(x, w, target, asked).compile()
@@ -267,6 +270,7 @@ def test_positions_asked_about_stay_on_their_device(monkeypatch):
       given = place(x), place(target), place(asked)
       ours = compiled(*given)
       got = ours(given[0], w, *given[1:])
+      every = compiled(*given, chunk=2)  # of all positions, chunk by chunk
       monkeypatch.setattr(heads, "_num_cuts", lambda: 1)
       mutant = compiled(*given)
   for a, b in zip(*map(jax.tree.leaves, (got, want)), strict=True):
@@ -274,3 +278,9 @@ def test_positions_asked_about_stay_on_their_device(monkeypatch):
   moves = ("all-gather", "all-to-all", "collective-permute")
   assert not any(m in ours.as_text() for m in moves)
   assert any(m in mutant.as_text() for m in moves)
+  # The head's gradient is added up once, not at each chunk.
+  adds = lambda program: [
+    line for line in program.as_text().splitlines() if " all-reduce(" in line
+  ]
+  assert adds(ours) and not any("while/body" in x for x in adds(ours))
+  assert any("while/body" in x for x in adds(every))
