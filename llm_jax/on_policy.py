@@ -25,7 +25,6 @@ from llm_jax.objectives.policy import Policy
 from llm_jax.objectives.shaping import Shaping
 from llm_jax.sharding import mesh as mesh_lib
 
-
 # Of completions as they were drawn; reported with each step that reads them.
 _TOLD = tuple(
   f"{name}_B"

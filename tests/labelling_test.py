@@ -20,9 +20,9 @@ from llm_jax.data.preference_sources import PreferenceFiles
 from llm_jax.data.preferences import Preferences
 from llm_jax.judges import rubric
 from llm_jax.judges.endpoint import Endpoint
+from llm_jax.judges.references import Exact
 from llm_jax.judges.reward import RewardModel
 from llm_jax.judges.rubric import Rubric
-from llm_jax.judges.references import Exact
 from llm_jax.judges.rules import Length
 from llm_jax.objectives.ranking import Ranking
 from llm_jax.sharding import mesh as mesh_lib
