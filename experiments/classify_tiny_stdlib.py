@@ -9,10 +9,10 @@ logit of "liked" is its reward, as of any classifier.
   python -m experiments.sft_tiny_stdlib train
   python -m experiments.classify_tiny_stdlib train
 
-A laptop's CPU (4 cores), about 8 minutes of one core. Expect it to be right on
+A laptop's CPU (4 cores), several minutes of one core. Expect it to be right on
 about 70% of held-out lines (one seed; the larger class is 51%). It hardly sees
 what belongs to which function in this time: on pairs its reward is right on
-73%, and the longer line on 75%.
+75%, and so is the longer line.
 """
 
 import dataclasses
@@ -27,8 +27,10 @@ EXPERIMENT = dataclasses.replace(
   rm_tiny_stdlib.EXPERIMENT,
   model=dataclasses.replace(presets.tiny(), outputs=2),
   objective=Classification(),
-  data=Preferences(rows="classes", length=128, too_long="drop"),
-  steps=600,
+  data=Preferences(
+    rows="classes", length=128, packing="best_fit", too_long="drop"
+  ),
+  steps=500,
 )
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from llm_jax import judging, normalising
+from llm_jax import claim, judging, normalising
 from llm_jax.contracts import Question
 from llm_jax.data.preference_sources import PreferenceFiles
 from llm_jax.data.preferences import Preferences
@@ -176,8 +176,8 @@ def test_a_run_that_ended_while_measuring_does_so_when_it_goes_on(home):
   assert train(home, "ranking", to="killed").code == 0
   assert (folder / "reward.json").stat().st_mtime_ns == at  # not done again
   (folder / "reward.json").unlink()
-  with pytest.raises(ValueError, match="killed: its rewards were not measured"):
-    judged(folder, [("0?", "a")])
+  with pytest.raises(ValueError, match="its rewards were not measured after"):
+    normalising.of(claim.settings(folder), folder, 2)
   with mock.patch.object(normalising, "_rewards", side_effect=SystemExit(143)):
     with pytest.raises(SystemExit):
       train(home, "ranking", to="killed")
@@ -198,7 +198,6 @@ def test_what_was_measured_of_another_checkpoint_is_not_used(home):
     " their gain and bias; its `train`, called again, does so after its last"
     " step; --judge.normalised=false takes them as they are"
   )
-  assert judged(folder, [("0?", "a")], normalised=False)[0].size == 1
   assert train(home, "ranking", "--steps=3", to="longer").code == 0
   after = json.loads((folder / "reward.json").read_text())
   assert after["checkpoint_step"] == 3 and after["gain"] != before["gain"]
@@ -215,4 +214,5 @@ def test_settings_change_what_is_measured(home):
   before = (home / "other/reward.json").read_bytes()
   train(home, "ranking", "--rewards.normalise=none", to="other")
   assert (home / "other/reward.json").read_bytes() == before
-  assert judged(home / "other", [("0?", "a")])[1]["gain"] == 1
+  line = normalising.of(claim.settings(home / "other"), home / "other", 2)
+  assert line == (1, 0)
