@@ -198,7 +198,6 @@ def try_every_drawing():
       lambda b, o=objective, f=forward: o.loss(f, roles, b, None), weighed
     )
 
-
   there = dataclasses.replace(experiment, value_from="nowhere")
   state = SimpleNamespace(trainable={"value": None})
   with pytest.raises(ValueError, match="--value_from=nowhere"):
