@@ -407,8 +407,8 @@ def test_what_cannot_be_labelled_is_refused(runs, tmp_path):
   assert "is there already" in refused(runs, taken)
   said = command.call("label", f"--workdir={runs / 'run'}")
   assert "--into: no .jsonl given" in said.error
-  said = command.call("evaluate", "--judge.most=3", experiment=EXPERIMENT)
-  assert "--judge.most: read by label only" in said.error
+  said = command.call("generate", "--judge.most=3", experiment=EXPERIMENT)
+  assert "--judge.most: read by evaluate, label only, not by gen" in said.error
   assert not into.exists()
 
 
