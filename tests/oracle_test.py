@@ -7,6 +7,7 @@ ref(y) exp(r(y) / beta) / Z (Rafailov et al. 2023, arXiv:2305.18290, eq. 4).
 
 import jax
 import numpy as np
+import pytest
 
 from llm_jax import model as model_lib
 from llm_jax import weights
@@ -62,6 +63,7 @@ def drawn(r, reward):
   return rows(EVERY[which.reshape(-1)])
 
 
+@pytest.mark.optimised  # it runs for longer than it compiles
 def test_the_optimum_is_reached_from_drawn_preferences():
   mesh = mesh_lib.make(EXPERIMENT.mesh)
   model = model_lib.of_shape(EXPERIMENT.model)
