@@ -164,6 +164,7 @@ def run(experiment: Experiment, folder: pathlib.Path, mesh: Mesh) -> Run:
     source.set_state(position)
     progress.say(f"resuming {folder} after step {done}")
   else:
+    reinforcing.check_critic(experiment, made.tokenizer)
     with progress.waiting("making the model"):
       state = weights.start(experiment, plan, mesh)
       jax.block_until_ready(state)

@@ -53,6 +53,10 @@ def _reads(experiment: Experiment) -> None:
   objective, data = experiment.objective, experiment.data
   name = type(objective).__name__
   rows, together = "text", 1
+  if experiment.value_from is not None and not objective.needs_critic:
+    raise ValueError(
+      f"--value_from={experiment.value_from}: {name} has no critic of its own"
+    )
   if experiment.draws:
     _draws(experiment)
     return

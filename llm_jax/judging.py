@@ -70,7 +70,8 @@ def _make(
     parts = dict(zip(names, (its for _, its in made), strict=True))
     return BySum(judges, settings.weights), about | {"parts": parts}
   if isinstance(settings, Function):
-    return ByFunction(settings), about
+    judge = ByFunction(settings)
+    return judge, judge.about | {"class": about["class"]}
   if isinstance(settings, Endpoint):
     decisive = {k: v for k, v in about.items() if k in settings.decisive}
     return ByEndpoint(settings), decisive | {"class": about["class"]}

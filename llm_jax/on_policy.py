@@ -18,7 +18,7 @@ import jax
 from jax.sharding import Mesh
 import numpy as np
 
-from llm_jax import axes, keys
+from llm_jax import axes, config, keys
 from llm_jax.contracts import Batch, Question, Verdict
 from llm_jax.generation.rollouts import Rollouts
 from llm_jax.objectives.policy import Policy
@@ -73,6 +73,7 @@ class OnPolicy:
     group: completions of a prompt.
     mesh: where minibatches are put.
     identity: of the prompts; a run goes on with the same ones only.
+    judge: what decides a score, as JSON has it; likewise.
 
   Raises:
     ValueError: settings that do not divide.
@@ -92,6 +93,7 @@ class OnPolicy:
     group: int,
     mesh: Mesh,
     identity: str = "",
+    judge: dict[str, Any] | None = None,
   ):
     for name, size in (("batch_size", batch_size), ("completions", group)):
       if settings.batch % size:
@@ -104,7 +106,7 @@ class OnPolicy:
     self._prompts, self._functions = prompts, functions
     self._reward, self._ids, self._seed = reward, ids, seed
     self._size, self._group, self._mesh = batch_size, group, mesh
-    self._identity = identity
+    self._identity, self._judge = identity, judge or {}
     self._width = max(1 + len(p.ids) for p in prompts)
     self._credit = jax.jit(objective.credit)
     self._key = jax.random.key(seed)
@@ -139,6 +141,7 @@ class OnPolicy:
     over = self._served == self.per_update
     return {
       "text": self._identity,
+      "judge": self._judge,
       "updates": self._updates,
       "served": self._served,
       "beta": self._beta,
@@ -150,6 +153,15 @@ class OnPolicy:
       raise ValueError(
         "--data: the prompts are not those that this run began with, so it"
         " cannot go on; bring them back, or start another with --init_from"
+      )
+    there = saved.get("judge", self._judge)
+    if changed := config.differences(there, self._judge):
+      listed = "; ".join(
+        f"{k}: {old!r} there, {new!r} here" for k, (old, new) in changed.items()
+      )
+      raise ValueError(
+        f"--judge: not the one that this run began with ({listed}), so it"
+        " cannot go on; bring it back, or start another with --init_from"
       )
     self._updates, self._served = saved["updates"], saved["served"]
     self._beta = saved["beta"]

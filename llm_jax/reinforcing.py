@@ -1,6 +1,7 @@
 """What an experiment draws from its policy to learn from it: the wiring."""
 
 from collections.abc import Sequence
+import json
 import pathlib
 from typing import Any
 
@@ -8,6 +9,7 @@ import jax
 from jax.sharding import Mesh
 
 from llm_jax import asking, judging, keys
+from llm_jax.checkpoints.store import Store
 from llm_jax.contracts import Batch, Evaluator, Question, Tokenizer, Verdict
 from llm_jax.data.instructions import Instructed
 from llm_jax.data.preferred import Preferred
@@ -17,6 +19,7 @@ from llm_jax.model import Model
 from llm_jax.objectives.policy import Policy
 from llm_jax.on_policy import Functions, OnPolicy, Prompt, Reward
 from llm_jax.reporting.progress import say
+from llm_jax.tokenizers import store as tokenizers
 from llm_jax.weights import forward
 
 _TOLD = ("score", "kl", "length", "ended")
@@ -45,7 +48,7 @@ def source(
   """
   objective = experiment.objective
   assert isinstance(objective, Policy)
-  judge, _ = judging.make(experiment, folder, None, mesh)
+  judge, about = judging.make(experiment, folder, None, mesh)
   stop = asking.stop_ids(experiment.data, tokenizer)
 
   def text(ids: Sequence[int]) -> str:
@@ -67,6 +70,7 @@ def source(
     getattr(objective, "completions", 1),
     mesh,
     tokens.identity,
+    json.loads(json.dumps(about)),
   )
 
 
@@ -98,6 +102,19 @@ def validator(
     return {"loss": -means["score"], **means}
 
   return validate
+
+
+def check_critic(experiment: Experiment, tokenizer: Tokenizer) -> None:
+  """ValueError where the model that a critic begins as reads other tokens."""
+  if experiment.value_from is None:
+    return
+  given = f"--value_from={experiment.value_from}"
+  folder = pathlib.Path(experiment.value_from).expanduser()
+  if not Store(folder / "checkpoints").steps():
+    raise ValueError(f"{given}: holds no trained run")
+  theirs = tokenizers.load(folder / "tokenizer").fingerprint
+  if theirs != tokenizer.fingerprint:
+    raise ValueError(f"{given}: its tokenizer is not that of the policy")
 
 
 def prompts(

@@ -205,10 +205,12 @@ def _with_critic(
     return state
   given = f"--value_from={experiment.value_from}"
   try:
-    params = base_of(origin(experiment.value_from), plan, mesh)
+    folder = origin(experiment.value_from)
+    params = base_of(folder, plan, mesh)
   except ValueError as e:
     said = str(e).split(": ", 1)[-1]
     raise ValueError(f"{given}: {said}") from e
+  _check_meaning(experiment, folder, "value_from")
   if OUTPUT_HEAD not in params:
     raise ValueError(f"{given}: is no reward model")
   put = lambda part, its: {**part, "value": {"params": its}}
@@ -271,14 +273,21 @@ def _base(experiment: Experiment, plan: Plan, mesh: Mesh) -> Any:
   if not experiment.init_from:
     return None
   folder = origin(experiment.init_from)
+  _check_meaning(experiment, folder, "init_from")
+  return base_of(folder, plan, mesh)
+
+
+def _check_meaning(
+  experiment: Experiment, folder: pathlib.Path, flag: str
+) -> None:
+  """ValueError where a run's weights mean something else."""
   there, here = claim.settings(folder).model, experiment.model
   for name in _MEANING:
     if (old := getattr(there, name)) != (new := getattr(here, name)):
       raise ValueError(
-        f"--model.{name}={new}: the weights of --init_from={folder} were"
+        f"--model.{name}={new}: the weights of --{flag}={folder} were"
         f" trained with {old}"
       )
-  return base_of(folder, plan, mesh)
 
 
 def base_params(

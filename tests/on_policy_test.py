@@ -18,12 +18,15 @@ from llm_jax.data.instructions import Instructions
 from llm_jax.experiment import Experiment, Validation
 from llm_jax.generation.rollouts import Rollouts
 from llm_jax.judges.function import Function
+from llm_jax.judges.rules import Length
 from llm_jax.objectives import group
 from llm_jax.objectives.ppo import PPO
 from llm_jax.objectives.shaping import Shaping
 from llm_jax.ops.sampling import Sampler
 from llm_jax.sharding import mesh as mesh_lib
+from llm_jax.tokenizers import store as tokenizers
 from llm_jax.tokenizers.bytes import Bytes, ByteTokenizer
+from llm_jax.tokenizers.sentencepiece import SentencePiece
 from llm_jax.training.optimizers import AdamW
 from llm_jax.training.schedules import Schedule
 from tests import command, small
@@ -207,6 +210,28 @@ def forgetful(self, saved):
   _set_state(self, {**saved, "rows": {}})
 
 
+def test_a_run_goes_on_with_its_judge_alone(run, tmp_path):
+  """Wherever its file is, and however many threads it has."""
+  experiment, whole = run
+  folder = shutil.copytree(whole, tmp_path / "run")
+  file = tmp_path / "moved.py"
+
+  def with_body(body):
+    file.write_text(body)
+    judge = Function(f"{file}:fraction", concurrency=1)
+    return dataclasses.replace(experiment, judge=judge)
+
+  train(with_body(REWARD), folder)
+  before = command.snapshot(folder)
+  for other in (
+    with_body(REWARD.replace("7", "8")),
+    dataclasses.replace(experiment, judge=Length(most=4)),
+  ):
+    said = refused(other, folder)
+    assert "--judge: not the one that this run began with (" in said
+    assert command.snapshot(folder) == before
+
+
 def begins(experiment):
   """The state before the first step."""
   mesh = mesh_lib.make(experiment.mesh)
@@ -257,6 +282,23 @@ def test_a_critic_and_its_policy_part_ways(run):
   assert (np.asarray(of("policy")) != np.asarray(of("value"))).any()
 
 
+def test_a_model_that_no_critic_can_begin_as_is_told(run, tmp_path):
+  experiment, whole = run
+  given = f"--value_from={whole}"
+  shared = dataclasses.replace(experiment, objective=PPO(critic="shared"))
+  said = refused(shared, tmp_path / "run", given)
+  assert f"{given}: PPO has no critic of its own" in said
+  said = refused(experiment, tmp_path / "run", given, "--model.norm=layer")
+  assert "--model.norm=layer: the weights of --value_from=" in said
+  other = shutil.copytree(whole, tmp_path / "other")
+  shutil.rmtree(other / "tokenizer")
+  pieces = SentencePiece(vocab_size=300)
+  tokenizers.obtain(pieces, lambda: iter(command.LINES), other / "tokenizer")
+  said = refused(experiment, tmp_path / "run", f"--value_from={other}")
+  assert f"{other}: its tokenizer is not that of the policy" in said
+  assert not (tmp_path / "run").exists()
+
+
 def refused(experiment, folder, *flags):
   return command.call(
     "train", f"--workdir={folder}", *flags, experiment=experiment
@@ -288,6 +330,9 @@ def test_settings_that_cannot_be_are_told(run, tmp_path):
     ("--value_from=nowhere", "--value_from=nowhere: holds no trained run"),
   ):
     assert said in refused(experiment, tmp_path / "run", flag)
+  alone = dataclasses.replace(experiment, objective=group.grpo(2))
+  said = refused(alone, tmp_path / "run", "--objective.completions=1")
+  assert "--objective.completions=1: a score has no others" in said
   grouped = dataclasses.replace(experiment, objective=group.grpo(3))
   said = refused(grouped, tmp_path / "run")
   assert "not divisible by --objective.completions=3" in said

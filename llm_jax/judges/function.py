@@ -7,10 +7,12 @@ import dataclasses
 import importlib.util
 import itertools
 import math
+import numbers
 import pathlib
 import queue
 import threading
 from typing import Any
+import zlib
 
 from llm_jax.config import field
 from llm_jax.contracts import Question, Verdict
@@ -35,6 +37,10 @@ class Function:
     " none = the run stops",
   )
 
+  def __post_init__(self) -> None:
+    if self.failed is not None and not math.isfinite(self.failed):
+      raise ValueError(f"--judge.failed={self.failed}: must be a finite number")
+
 
 class ByFunction:
   """The judge of a function.
@@ -46,6 +52,14 @@ class ByFunction:
   def __init__(self, settings: Function):
     self._settings = settings
     self._call = _find(settings.path)
+    file, _, name = settings.path.rpartition(":")
+    code = pathlib.Path(file).expanduser().read_bytes()
+    # Whatever decides a score, wherever the file is.
+    self.about: dict[str, Any] = {
+      "function": name,
+      "code": zlib.crc32(code),
+      "failed": settings.failed,
+    }
 
   def __call__(self, questions: Sequence[Question]) -> Iterator[Verdict]:
     """Yields a verdict for each question.
@@ -68,15 +82,15 @@ class ByFunction:
     limit = self._settings.timeout
     try:
       score = found.wait(limit)
-      if isinstance(score, bool) or not isinstance(score, int | float):
+      if isinstance(score, bool) or not isinstance(score, numbers.Real):
         problem = f"gave {score!r:.40}, no number"
       elif not math.isfinite(score):
         problem = f"gave {score}"
       else:
         return float(score)
-    except futures.TimeoutError:
+    except _LateError:
       problem = f"took longer than --judge.timeout={limit}"
-    except Exception as e:
+    except (Exception, SystemExit) as e:
       problem = f"raised {type(e).__name__}: {e}"
     if self._settings.failed is None:
       raise ValueError(
@@ -84,6 +98,10 @@ class ByFunction:
         " would be its score"
       )
     return self._settings.failed
+
+
+class _LateError(Exception):
+  """A call that has not ended in time."""
 
 
 class _Found:
@@ -95,7 +113,9 @@ class _Found:
 
   def wait(self, limit: float) -> Any:
     self.begun.wait()
-    return self.result.result(limit)
+    if not futures.wait([self.result], limit).done:
+      raise _LateError
+    return self.result.result()
 
 
 @contextlib.contextmanager
@@ -123,7 +143,7 @@ def _workers(count: int) -> Iterator[Callable[..., _Found]]:
     def wait(self, limit: float) -> Any:
       try:
         return super().wait(limit)
-      except futures.TimeoutError:
+      except _LateError:
         start()
         raise
 
@@ -156,7 +176,7 @@ def _find(path: str) -> Callable[..., Any]:
   module = importlib.util.module_from_spec(spec)
   try:
     spec.loader.exec_module(module)
-  except Exception as e:
+  except (Exception, SystemExit) as e:
     raise ValueError(f"{given}: {type(e).__name__} in it: {e}") from e
   found = getattr(module, name, None)
   if not callable(found):

@@ -37,6 +37,13 @@ class Group(Policy):
   )
   whiten: bool = field(False, "advantages of mean 0, variance 1 over the batch")
 
+  def __post_init__(self) -> None:
+    if self.completions < 2 and self.against != "nothing":
+      raise ValueError(
+        f"--objective.completions={self.completions}: a score has no others to"
+        f" be compared with; 2 or more, or --objective.against=nothing"
+      )
+
   @property
   def needs_reference(self) -> bool:
     return self.kl > 0 or self.penalty != "none"

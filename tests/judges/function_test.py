@@ -23,6 +23,10 @@ def slow(prompt, completion, reference):
 def odd(prompt, completion, reference):
   if completion == "raises":
     raise KeyError("what")
+  if completion == "late":
+    raise TimeoutError("of another kind")
+  if completion == "exits":
+    raise SystemExit(3)
   return {"nan": float("nan"), "text": "1", "true": True, "none": None}.get(
     completion, 2
   )
@@ -49,6 +53,28 @@ def test_scores_are_the_functions_fractions_and_order_kept(path):
   assert found == [1, 3.5, 2]
 
 
+def test_numbers_of_numpy_are_numbers(tmp_path):
+  file = tmp_path / "mine.py"
+  file.write_text(
+    "import numpy\ndef f(p, c, r):\n  return getattr(numpy, c)(2)\n"
+  )
+  kinds = ("float32", "float64", "int32")
+  assert scores(str(file), "f", *kinds) == [2, 2, 2]
+  with pytest.raises(ValueError, match="no number"):
+    scores(str(file), "f", "ones")
+
+
+def test_what_decides_is_the_code_wherever_it_is(path, tmp_path):
+  about = ByFunction(Function(f"{path}:length")).about
+  file = tmp_path / "moved.py"
+  file.write_text(BODY)
+  moved = Function(f"{file}:length", concurrency=1)
+  assert ByFunction(moved).about == about
+  assert ByFunction(Function(f"{path}:odd")).about != about
+  file.write_text(BODY.replace("0.5", "0.6"))
+  assert ByFunction(moved).about != about
+
+
 def test_scores_of_several_questions_are_told_apart(path):
   judge = ByFunction(Function(f"{path}:length"))
   asked = [Question(PROMPT, ("a", "ab")), Question(PROMPT, ("abc",))]
@@ -62,14 +88,22 @@ def test_slow_ones_run_side_by_side(path):
 
 
 @pytest.mark.parametrize(
-  "completion", ["raises", "nan", "text", "true", "none"]
+  "completion", ["raises", "exits", "late", "nan", "text", "true", "none"]
 )
 def test_what_is_no_score_stops_the_run_or_has_one(path, completion):
-  said = "KeyError: 'what'" if completion == "raises" else "gave"
+  raised = {"raises": "KeyError: 'what'", "exits": "SystemExit: 3"}
+  raised["late"] = "TimeoutError: of another kind"
+  said = raised.get(completion, "gave")
   with pytest.raises(ValueError, match=f"mine.py:odd: .*{said}"):
     scores(path, "odd", "fine", completion)
   found = scores(path, "odd", completion, "fine", failed=-1.0)
   assert found == [-1, 2]
+
+
+@pytest.mark.parametrize("failed", [float("nan"), float("inf")])
+def test_what_a_failure_is_worth_is_a_number(failed):
+  with pytest.raises(ValueError, match="--judge.failed=.*: must be a finite"):
+    Function("mine.py:f", failed=failed)
 
 
 def test_a_call_that_does_not_end_holds_nothing_up(path):
