@@ -1,6 +1,7 @@
 """Gain and bias of a trained reward model, kept in its run's folder."""
 
 import dataclasses
+import math
 import pathlib
 from typing import Any
 
@@ -53,12 +54,22 @@ def of(experiment: Experiment, folder: pathlib.Path, step: int) -> Line:
 def read(
   experiment: Experiment, folder: pathlib.Path, step: int
 ) -> dict[str, Any] | None:
-  """What was measured of a checkpoint; None where that was of another."""
+  """What was measured of a checkpoint; None where that was of another.
+
+  A file that tells no gain and bias tells nothing, and is made anew.
+  """
   if not _has_any(experiment):
     return None
-  found = files.read_json(folder / _NAME)
+  try:
+    found = files.read_json(folder / _NAME)
+  except ValueError:
+    return None
   about = _about(experiment, folder, step)
-  return found if found and about.items() <= found.items() else None
+  if not isinstance(found, dict) or not about.items() <= found.items():
+    return None
+  line = [found.get(name) for name in Line._fields]
+  is_line = all(isinstance(x, float) and math.isfinite(x) for x in line)
+  return found if is_line and found["gain"] > 0 else None
 
 
 def measure(

@@ -203,6 +203,25 @@ def test_what_was_measured_of_another_checkpoint_is_not_used(home):
   assert after["checkpoint_step"] == 3 and after["gain"] != before["gain"]
 
 
+def test_a_file_that_tells_no_gain_and_bias_is_made_anew(home):
+  folder = shutil.copytree(home / "ranking", home / "edited")
+  its, path = claim.settings(folder), folder / "reward.json"
+  whole = path.read_text()
+  told = json.loads(whole)
+  bad = [whole[:30], "", "[1]", '"x"']
+  for name, value in (("gain", "a"), ("gain", None), ("gain", 0), ("bias", [])):
+    bad.append(json.dumps(told | {name: value}))
+  bad.append(json.dumps(told | {"bias": float("nan")}))
+  bad.append(json.dumps({k: v for k, v in told.items() if k != "gain"}))
+  for text in bad:
+    path.write_text(text)
+    with pytest.raises(ValueError, match="its rewards were not measured after"):
+      normalising.of(its, folder, 2)
+  assert train(home, "ranking", to="edited").code == 0
+  assert path.read_text() == whole
+  assert normalising.of(its, folder, 2) == (told["gain"], told["bias"])
+
+
 def test_settings_change_what_is_measured(home):
   shutil.copytree(home / "ranking", home / "other")
   flags = ("--rewards.normalise=bias", "--rewards.references=5")

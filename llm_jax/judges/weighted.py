@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 import dataclasses
+import math
 
 from llm_jax.config import field
 from llm_jax.contracts import Judge, Question, Verdict
@@ -26,6 +27,11 @@ class Sum:
       raise ValueError(
         f"--judge.weights={','.join(map(str, self.weights))}: there are"
         f" {len(self.parts)} parts"
+      )
+    if not self.parts or not all(map(math.isfinite, self.weights)):
+      raise ValueError(
+        f"--judge.weights={','.join(map(str, self.weights))}: must be a finite"
+        " number of each part, of which there is at least one"
       )
 
 

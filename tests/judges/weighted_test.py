@@ -35,3 +35,9 @@ def test_an_order_does_not_add():
 def test_weights_are_as_many_as_parts():
   with pytest.raises(ValueError, match="--judge.weights=1.0,2.0: there are 1"):
     Sum(weights=(1.0, 2.0))
+
+
+@pytest.mark.parametrize("weights", [(), (float("nan"),), (float("inf"),)])
+def test_weights_are_numbers_and_there_is_a_part(weights):
+  with pytest.raises(ValueError, match="--judge.weights=.*: must be a finite"):
+    Sum(parts=(rules.Length(),) * len(weights), weights=weights)
