@@ -23,12 +23,18 @@ def compare(folders: Sequence[str], into: pathlib.Path) -> int:
   Raises:
     ValueError: fewer, or one that is no run or was not evaluated.
   """
+  given = f"--runs={','.join(folders)}"
   if len(folders) < 2:
-    given = ",".join(folders)
-    raise ValueError(f"--runs={given}: expected two run folders or more")
-  if twice := [f for i, f in enumerate(folders) if f in folders[:i]]:
+    raise ValueError(f"{given}: expected two run folders or more")
+  if not all(folders):
+    raise ValueError(f"{given}: a name is empty")
+  where = [pathlib.Path(f).expanduser() for f in folders]
+  places = [path.resolve() for path in where]
+  if twice := [f for i, f in enumerate(folders) if places[i] in places[:i]]:
     raise ValueError(f"--runs: {twice[0]} is named twice")
-  found = [_read(pathlib.Path(f).expanduser()) for f in folders]
+  if into.is_file():
+    raise ValueError(f"--into={into}: is no folder")
+  found = [_read(path) for path in where]
   runs = beside.name(found, differing([r.settings for r in found]))
   print(beside.table(runs))
   say(f"comparison: {beside.write(runs, into)}")
@@ -59,6 +65,8 @@ def differing(each: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
 
 def _read(folder: pathlib.Path) -> Run:
   given = f"--runs: {folder}"
+  if folder.is_file():
+    raise ValueError(f"{given} is no folder")
   about = files.read_json(folder / "experiment.json")
   if not isinstance(about, dict) or not isinstance(about.get("settings"), dict):
     raise ValueError(f"{given} holds no run")

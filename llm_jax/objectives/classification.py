@@ -44,10 +44,11 @@ class Classification(Objective):
   )
 
   def __post_init__(self) -> None:
-    if any(weight < 0 for weight in self.weights):
+    any_counts = not self.weights or any(self.weights)
+    if any(weight < 0 for weight in self.weights) or not any_counts:
       raise ValueError(
         f"--objective.weights={','.join(map(str, self.weights))}: must be at"
-        " least 0"
+        " least 0, and one more than 0"
       )
 
   def logp(self, forward: Forward, roles: Roles, batch: Batch) -> jax.Array:

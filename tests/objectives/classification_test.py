@@ -187,3 +187,5 @@ def test_extremes_and_what_cannot_be():
       assert np.isfinite(gradient).all()
   with pytest.raises(ValueError, match="--objective.weights=1.0,-1.0: must be"):
     Classification(weights=(1.0, -1.0))
+  with pytest.raises(ValueError, match="--objective.weights=0.0,0.0: must be"):
+    Classification(weights=(0.0, 0.0))

@@ -185,7 +185,15 @@ def test_what_cannot_be_compared_is_told(sweep, tmp_path):
     return str(e.value)
 
   assert "expected two run folders or more" in told(sweep[0])
-  assert "is named twice" in told(sweep[0], sweep[0])
+  again = sweep[0].parent / "x" / ".." / sweep[0].name
+  for same in (sweep[0], f"{sweep[0]}/", again):
+    assert f"{same} is named twice" in told(sweep[0], same)
+  assert "a name is empty" in told(*sweep, "")
+  file = tmp_path / "file"
+  file.touch()
+  assert "file is no folder" in told(sweep[0], file)
+  with pytest.raises(ValueError, match="--into=.*file: is no folder"):
+    verb.compare([str(f) for f in sweep], file)
   assert told(sweep[0], tmp_path / "none").endswith("none holds no run")
   (sweep[1] / "evaluation.json").unlink()
   assert "was not evaluated yet: python -m experiments.x evaluate" in told(
