@@ -219,4 +219,4 @@ class _Model:
     batch = divergence.batch(
       prompts, completions, self._tokenizer.eos_id, self._rows, length
     )
-    return mesh_lib.place(batch, self._mesh)
+    return mesh_lib.place_whole(batch, self._mesh)

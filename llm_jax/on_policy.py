@@ -131,10 +131,8 @@ class OnPolicy:
     r = np.random.default_rng((self._seed, tag, self._updates, epoch))
     order = r.permutation(self._settings.batch)
     here = order[place * self._size : (place + 1) * self._size]
-    index, count = mesh_lib.share(self._mesh, self._size)
-    mine = np.array_split(here, count)[index]
-    rows = {name: x[mine] for name, x in self._rows.items()}
-    return mesh_lib.place(rows, self._mesh)
+    rows = {name: x[here] for name, x in self._rows.items()}
+    return mesh_lib.place_whole(rows, self._mesh)
 
   def get_state(self) -> dict[str, Any]:
     """All of it; arrays only in the middle of an update."""
@@ -177,7 +175,7 @@ class OnPolicy:
       asked: `rollouts.batch` of them, a prompt as often as it is completed.
       key: of this drawing.
     """
-    prompts = mesh_lib.place(self._aligned(asked), self._mesh)
+    prompts = mesh_lib.place_whole(self._aligned(asked), self._mesh)
     batch = self._functions.draw(roles, prompts, key)
     batch = {**batch, **self._functions.score(roles, batch)}
     host = jax.device_get(_everywhere(batch))

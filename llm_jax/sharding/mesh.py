@@ -1,5 +1,6 @@
 """One mesh of three axes, and who holds which rows of a batch."""
 
+from collections.abc import Mapping
 import dataclasses
 import math
 from typing import Any
@@ -94,4 +95,13 @@ def place(batch: Any, mesh: Mesh) -> Any:
   return jax.tree.map(
     lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)),
     batch,
+  )
+
+
+def place_whole(batch: Mapping[str, Any], mesh: Mesh) -> Any:
+  """A batch that every process has whole -> arrays cut over the mesh."""
+  (size,) = {len(x) for x in batch.values()}
+  index, count = share(mesh, size)
+  return place(
+    {name: np.array_split(x, count)[index] for name, x in batch.items()}, mesh
   )
