@@ -7,6 +7,7 @@ import os
 import pathlib
 import shutil
 
+import jax
 import pytest
 
 from llm_jax import claim, config
@@ -127,3 +128,34 @@ def test_mutant_a_claim_that_is_not_taken_back_is_caught(tmp_path, monkeypatch):
       "--data.sources.0.text_field=t",
       "--init_from=x",
     )
+
+
+@pytest.mark.parametrize("agreed", [True, False])
+def test_others_wait_for_what_the_first_process_says(
+  agreed, tmp_path, monkeypatch
+):
+  monkeypatch.setattr(jax, "process_index", lambda: 1)
+  monkeypatch.setattr(claim, "_agreed", lambda said: agreed)
+  folder = tmp_path / "run"
+  with contextlib.ExitStack() as held:
+    if not agreed:
+      held.enter_context(pytest.raises(ValueError, match="the first process"))
+    with claim.claim(folder, "x", command.EXPERIMENT, held):
+      assert agreed
+  assert not folder.exists()
+
+
+def test_the_first_process_tells_whether_it_has_the_folder(
+  tmp_path, monkeypatch
+):
+  told = []
+  monkeypatch.setattr(claim, "_agreed", told.append)
+  (tmp_path / "full").mkdir()
+  (tmp_path / "full/file").touch()
+  with contextlib.ExitStack() as held:
+    with claim.claim(tmp_path / "run", "x", command.EXPERIMENT, held):
+      assert told == [True]
+    with pytest.raises(ValueError, match="holds files"):
+      with claim.claim(tmp_path / "full", "x", command.EXPERIMENT, held):
+        pass
+  assert told == [True, False]

@@ -150,3 +150,11 @@ def test_a_placed_batch_is_cut_over_data_and_fsdp_only(shape):
   at = {s.device: s.index for s in placed["weight_B"].addressable_shards}
   for row in mesh.devices.reshape(-1, shape[2]):
     assert all(at[a] == at[b] for a, b in itertools.pairwise(row))
+
+
+def test_of_what_is_whole_a_process_places_its_share(monkeypatch):
+  mesh = mesh_lib.make(MeshShape(8, 1, 1))
+  monkeypatch.setattr(mesh_lib, "share", lambda mesh, size: (1, 2))
+  monkeypatch.setattr(mesh_lib, "place", lambda batch, mesh: batch)
+  found = mesh_lib.place_whole({"weight_B": np.arange(16)}, mesh)
+  np.testing.assert_array_equal(found["weight_B"], np.arange(8, 16))
