@@ -9,8 +9,8 @@ reference is the tuned model that it begins from.
   python -m experiments.sft_tiny_stdlib train
   python -m experiments.dpo_tiny_stdlib train
 
-A laptop's CPU (4 cores), two minutes. Expect 72% of held-out pairs the right way
-round (three seeds, 0.6), 10 to 20 nats a completion from the reference.
+A laptop's CPU (4 cores), two minutes. Expect 72% of held-out pairs the right
+way round (three seeds, 0.6), 10 to 20 nats a completion from the reference.
 """
 
 import dataclasses
