@@ -11,6 +11,8 @@ def optimised():
   name = "jax_disable_most_optimizations"
   before = jax.config.read(name)
   jax.config.update(name, False)
+  if before:
+    jax.clear_caches()  # which do not know by what they were compiled
   try:
     yield
   finally:

@@ -35,6 +35,7 @@ def experiment(objective, steps):
     toy.EXPERIMENT,
     model=dataclasses.replace(toy.EXPERIMENT.model, outputs=1),
     objective=objective,
+    rollouts=ROLLOUTS,  # drawn at another temperature it ends elsewhere
     batch_size=256,
     steps=steps,
     optimizer=dataclasses.replace(toy.EXPERIMENT.optimizer, peak=5e-3),

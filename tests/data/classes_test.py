@@ -118,7 +118,7 @@ def test_names_are_two_or_more_and_change_what_a_source_is():
 def test_labels_of_tfds_are_numbers(tmp_path):
   examples = [{"text": f"t{i}", "label": i % 3} for i in range(6)]
   features = lambda f: {"text": f.Text(), "label": f.ClassLabel(names=NAMES)}
-  folder = chats.tfds_folder(tmp_path, examples, features)
+  folder = chats.tfds_folder(tmp_path, examples, features, "classes")
   source = TFDSPreferences(name=folder, classes=NAMES)
   found = [from_json(line) for line in source.documents()]
   assert [p.classes() for p in found] == [[i % 3] for i in range(6)]
