@@ -33,17 +33,17 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: $(STAMP) ## trains, tunes, judges and measures a small model (about 10 minutes)
 	@echo "1/6 Pretraining a small model on the standard library's text, about 4 minutes"
-	@$(PRETRAIN) train --workdir=$(BASE) --steps=650
+	@$(PRETRAIN) train --workdir=$(BASE) --steps=600
 	@$(PRETRAIN) evaluate --workdir=$(BASE)
 	@echo "2/6 Teaching it to answer questions, about two minutes"
-	@$(SFT) train --init_from=$(BASE) --workdir=$(TUNED)
+	@$(SFT) train --init_from=$(BASE) --workdir=$(TUNED) --steps=150
 	@echo "3/6 What it gained over its base, and lost, half a minute"
 	@$(SFT) evaluate --workdir=$(TUNED) --against=$(BASE)
 	@echo "4/6 A reward model, which tells better answers from worse ones, about a minute"
 	@$(RM) train --init_from=$(TUNED) --workdir=$(JUDGE) --steps=200 --validation.every=100
 	@$(RM) evaluate --workdir=$(JUDGE)
 	@echo "5/6 Direct preference optimisation of the tuned model, about a minute"
-	@$(DPO) train --init_from=$(TUNED) --workdir=$(LIKED)
+	@$(DPO) train --init_from=$(TUNED) --workdir=$(LIKED) --steps=40
 	@$(DPO) evaluate --workdir=$(LIKED) --init_from=$(TUNED)
 	@echo "6/6 The base continues a text, the others answer a question"
 	@$(PRETRAIN) generate --workdir=$(BASE) --prompt='def open('
