@@ -95,6 +95,15 @@ def _draws(experiment: Experiment) -> None:
     raise ValueError(
       f"--model.outputs={experiment.model.outputs}: PPO's critic needs 1"
     )
+  group = getattr(experiment.objective, "completions", 1)
+  for flag, size in (
+    ("batch_size", experiment.batch_size),
+    ("objective.completions", group),
+  ):
+    if drawn.batch % size:
+      raise ValueError(
+        f"--rollouts.batch={drawn.batch}: not divisible by --{flag}={size}"
+      )
   places = experiment.peft.places
   longest = drawn.max_prompt + drawn.max_new_tokens + places
   if longest > experiment.model.max_length:

@@ -61,7 +61,7 @@ class OnPolicy:
   """A source of minibatches, see `contracts.Source`.
 
   Args:
-    settings: what is drawn.
+    settings: what is drawn; a batch is whole minibatches, and whole groups.
     shaping: of scores.
     objective: credits tokens.
     prompts: what is answered, all short enough.
@@ -74,9 +74,6 @@ class OnPolicy:
     mesh: where minibatches are put.
     identity: of the prompts; a run goes on with the same ones only.
     judge: what decides a score, as JSON has it; likewise.
-
-  Raises:
-    ValueError: settings that do not divide.
   """
 
   def __init__(
@@ -95,13 +92,6 @@ class OnPolicy:
     identity: str = "",
     judge: dict[str, Any] | None = None,
   ):
-    for name, size in (("batch_size", batch_size), ("completions", group)):
-      if settings.batch % size:
-        flag = "" if name == "batch_size" else "objective."
-        raise ValueError(
-          f"--rollouts.batch={settings.batch}: not divisible by"
-          f" --{flag}{name}={size}"
-        )
     self._settings, self._shaping = settings, shaping
     self._prompts, self._functions = prompts, functions
     self._reward, self._ids, self._seed = reward, ids, seed

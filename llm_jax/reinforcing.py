@@ -44,7 +44,7 @@ def source(
     folder: of the run.
 
   Raises:
-    ValueError: no prompt is short enough, or settings that do not divide.
+    ValueError: no prompt is short enough.
   """
   objective = experiment.objective
   assert isinstance(objective, Policy)
