@@ -51,8 +51,8 @@ demo: $(STAMP) ## trains, tunes, judges and measures a small model (about 10 min
 	@$(DPO) generate --workdir=$(LIKED) --prompt='What is the function called that does this? Return the size of a file.'
 	@echo "Done. Open $(BASE)/report.html, $(TUNED)/report.html, $(JUDGE)/report.html and $(LIKED)/report.html"
 
-test: $(STAMP) ## every test (about 12 minutes on four cores)
-	@echo "Running the tests: about 12 minutes on four cores, less the next time"
+test: $(STAMP) ## every test (about 13 minutes on four cores)
+	@echo "Running the tests: about 13 minutes on four cores, less the next time"
 	@$(BIN)/python -m pytest -n auto
 
 lint: $(STAMP) ## format, lint, architecture and types (1 minute)
