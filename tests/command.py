@@ -4,13 +4,16 @@ import contextlib
 import dataclasses
 import fcntl
 import io
+import json
 import os
 import pathlib
 import signal
 from typing import NamedTuple
 from unittest import mock
 
+from benchmarks import sameness
 from llm_jax import cli, host
+from llm_jax.data.conversations import Conversations
 from llm_jax.data.files import Files
 from llm_jax.data.text import Text
 from llm_jax.experiment import Experiment, Log, Samples, Validation
@@ -35,6 +38,7 @@ PIECES = dataclasses.replace(
   EXPERIMENT, tokenizer=SentencePiece(vocab_size=280)
 )
 LINES = [f"line {i} of a small text about {i * i}" for i in range(100)]
+WORDS = "one two three four five six seven eight nine ten".split()
 
 
 class Said(NamedTuple):
@@ -76,6 +80,24 @@ def text_file(folder: pathlib.Path, name="text.txt", lines=LINES):
   path = folder / name
   path.write_text("\n".join(lines) + "\n", encoding="utf-8")
   return path
+
+
+def answers(folder: pathlib.Path):
+  """Questions of two words, each answered by the two turned round."""
+  rows = [
+    json.dumps({"prompt": f"say {w} {v}", "completion": f"{v} {w}"})
+    for w in WORDS
+    for v in WORDS
+  ]
+  path = text_file(folder, "answers.jsonl", rows)
+  return Conversations(paths=(str(path),))
+
+
+def train(experiment, folder: pathlib.Path):
+  """What a run leaves that has come to its end, see `sameness.content`."""
+  said = call("train", f"--workdir={folder}", experiment=experiment)
+  assert said.code == 0, said.err
+  return sameness.content(folder)
 
 
 def train_flags(folder: pathlib.Path, path=None):

@@ -1,7 +1,6 @@
 """What a policy draws is what it scores, and a run knows where it was."""
 
 import dataclasses
-import json
 import shutil
 from unittest import mock
 
@@ -12,24 +11,19 @@ import pytest
 from benchmarks import sameness
 from llm_jax import model as model_lib
 from llm_jax import on_policy, reinforcing, weights
-from llm_jax.checkpoints.store import Checkpoints, Store
-from llm_jax.data.conversations import Conversations
-from llm_jax.data.instructions import Instructions
-from llm_jax.experiment import Experiment, Validation
+from llm_jax.checkpoints.store import Store
+from llm_jax.experiment import Experiment
 from llm_jax.generation.rollouts import Rollouts
 from llm_jax.judges.function import Function
 from llm_jax.judges.rules import Length
 from llm_jax.objectives import group
 from llm_jax.objectives.ppo import PPO
-from llm_jax.objectives.shaping import Shaping
 from llm_jax.ops.sampling import Sampler
 from llm_jax.sharding import mesh as mesh_lib
 from llm_jax.tokenizers import store as tokenizers
 from llm_jax.tokenizers.bytes import Bytes, ByteTokenizer
 from llm_jax.tokenizers.sentencepiece import SentencePiece
-from llm_jax.training.optimizers import AdamW
-from llm_jax.training.schedules import Schedule
-from tests import command, small
+from tests import command, drawing, small
 
 STOP, P, N, B = (3, 5), 7, 6, 8
 SHAPE = dataclasses.replace(small.CONFIG, num_layers=1, outputs=1)
@@ -105,55 +99,13 @@ def test_prompts_stand_before_completions(drawn):
     assert (found["segment_BT"][row, begin:P] == 1).all()
 
 
-REWARD = '''
-def fraction(prompt, completion, reference):
-  """More of the letter e, and a little for the right length."""
-  return completion.count("e") / 7 - abs(len(completion) - len(reference)) / 9
-'''
-
-
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
   """(experiment, folder of its run of two updates)."""
   home = tmp_path_factory.mktemp("on_policy")
-  words = "one two three four five six seven eight nine ten".split()
-  rows = [
-    {"prompt": f"say {w}", "completion": f"{v} {w}"}
-    for w in words
-    for v in words
-  ]
-  path = command.text_file(home, "answers.jsonl", map(json.dumps, rows))
-  (home / "reward.py").write_text(REWARD)
-  experiment = dataclasses.replace(
-    command.EXPERIMENT,
-    model=dataclasses.replace(command.EXPERIMENT.model, outputs=1),
-    data=Instructions(
-      sources=(Conversations(paths=(str(path),)),),
-      length=32,
-      validation=0.3,
-      cache=str(home / "cache"),
-    ),
-    objective=PPO(),
-    judge=Function(f"{home}/reward.py:fraction"),
-    rollouts=Rollouts(batch=16, epochs=2, max_new_tokens=8, max_prompt=24),
-    shaping=Shaping(missing_eos="subtract", target=0.1, horizon=100),
-    optimizer=AdamW(peak=3e-2, schedule=Schedule("constant", warmup=0)),
-    steps=8,
-    batch_size=8,
-    microbatches=2,
-    mesh=mesh_lib.MeshShape(2, 1, 1),
-    checkpoints=Checkpoints(every=7),
-    validation=Validation(every=8, batches=1, questions=0),
-    samples=dataclasses.replace(command.EXPERIMENT.samples, every=0),
-  )
-  train(experiment, home / "whole")
+  experiment = drawing.experiment(home)
+  command.train(experiment, home / "whole")
   return experiment, home / "whole"
-
-
-def train(experiment, folder):
-  said = command.call("train", f"--workdir={folder}", experiment=experiment)
-  assert said.code == 0, said.err
-  return sameness.content(folder)
 
 
 def test_each_update_begins_where_it_was_drawn_and_clips_later(run):
@@ -198,7 +150,7 @@ def test_stopped_within_an_update_it_goes_on_the_same(run, tmp_path):
     assert (tmp_path / name / "checkpoints/00000007/position.npz").exists()
     keep = _set_state if name == "again" else forgetful
     with mock.patch.object(on_policy.OnPolicy, "set_state", keep):
-      found[name] = train(experiment, tmp_path / name)
+      found[name] = command.train(experiment, tmp_path / name)
   assert sameness.differences(wanted, found["again"]) == []
   assert sameness.differences(wanted, found["mutant"])
 
@@ -221,10 +173,10 @@ def test_a_run_goes_on_with_its_judge_alone(run, tmp_path):
     judge = Function(f"{file}:fraction", concurrency=1)
     return dataclasses.replace(experiment, judge=judge)
 
-  train(with_body(REWARD), folder)
+  command.train(with_body(drawing.REWARD), folder)
   before = command.snapshot(folder)
   for other in (
-    with_body(REWARD.replace("7", "8")),
+    with_body(drawing.REWARD.replace("7", "8")),
     dataclasses.replace(experiment, judge=Length(most=4)),
   ):
     said = refused(other, folder)

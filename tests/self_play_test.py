@@ -17,7 +17,6 @@ from benchmarks import sameness
 from llm_jax import model as model_lib
 from llm_jax import self_play, weights
 from llm_jax.checkpoints.store import Checkpoints
-from llm_jax.data.conversations import Conversations
 from llm_jax.data.preferences import Preferences
 from llm_jax.experiment import Experiment, SelfPlay, Validation
 from llm_jax.generation import completing, decode
@@ -224,23 +223,14 @@ def test_an_iteration_plays_against_the_policy_before_it():
   assert compiled.as_text().count("all-reduce(") == 1
 
 
-WORDS = "one two three four five six seven eight nine ten".split()
-
-
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
   """(experiment of answers alone, folder of its run, of two iterations)."""
   home = tmp_path_factory.mktemp("self_play")
-  rows = [
-    {"prompt": f"say {w} {v}", "completion": f"{v} {w}"}
-    for w in WORDS
-    for v in WORDS
-  ]
-  path = command.text_file(home, "answers.jsonl", map(json.dumps, rows))
   experiment = dataclasses.replace(
     command.EXPERIMENT,
     data=Preferences(
-      sources=(Conversations(paths=(str(path),)),),
+      sources=(command.answers(home),),
       rows="answers",
       length=32,
       validation=0.3,
@@ -258,14 +248,8 @@ def run(tmp_path_factory):
     validation=Validation(every=4, batches=1, questions=0),
     samples=dataclasses.replace(command.EXPERIMENT.samples, every=0),
   )
-  train(experiment, home / "whole")
+  command.train(experiment, home / "whole")
   return experiment, home / "whole"
-
-
-def train(experiment, folder):
-  said = command.call("train", f"--workdir={folder}", experiment=experiment)
-  assert said.code == 0, said.err
-  return sameness.content(folder)
 
 
 def test_a_run_tells_what_it_drew(run):
@@ -310,7 +294,7 @@ def test_stopped_within_an_iteration_it_goes_on_the_same(run, tmp_path):
     assert (tmp_path / name / "checkpoints/00000004").is_dir()
     resume = weights.resume if name == "again" else anew
     with mock.patch.object(weights, "resume", resume):
-      found[name] = train(experiment, tmp_path / name)
+      found[name] = command.train(experiment, tmp_path / name)
   assert sameness.differences(wanted, found["again"]) == []
   assert sameness.differences(wanted, found["mutant"])
 
