@@ -120,7 +120,8 @@ class Drawing:
     out: dict[str, float] = {}
     if "reference" in self._roles:
       out |= self._kl(kept, [its[0] for its in drawn_PN])
-    texts_PN = [[self._text(where, ids) for ids in its] for its in drawn_PN]
+    text = asking.texter(where, self._tokenizer)
+    texts_PN = [[text(ids) for ids in its] for its in drawn_PN]
     said: dict[str, Any] = {}
     scores: dict[str, np.ndarray] = {}
     if judging:
@@ -165,10 +166,8 @@ class Drawing:
     self, examples: list[Example], completions: list[Ids]
   ) -> dict[str, float]:
     """KL from the reference, by one answer to each question."""
-    prompts, rows = (
-      [e.prompt_ids for e in examples],
-      self._experiment.batch_size,
-    )
+    prompts = [e.prompt_ids for e in examples]
+    rows = self._experiment.batch_size
     forward = weights.forward(self._model)
 
     @jax.jit
@@ -189,10 +188,6 @@ class Drawing:
       found = jax.device_get(ratio(self._roles, batch))
       ratios += found[: len(prompts[here])].tolist()
     return divergence.summary(ratios)
-
-  def _text(self, where: DataSettings, ids: Ids) -> str:
-    stop = asking.stop_ids(where, self._tokenizer)
-    return self._tokenizer.decode([i for i in ids if i not in stop])
 
 
 def _scores(

@@ -38,6 +38,14 @@ def stop_ids(where: DataSettings, tokenizer: Tokenizer) -> tuple[int, ...]:
   return tuple(dict.fromkeys((*known, last)))
 
 
+def texter(
+  where: DataSettings, tokenizer: Tokenizer
+) -> Callable[[Sequence[int]], str]:
+  """Ids of an answer -> its text, without what ends it."""
+  stop = stop_ids(where, tokenizer)
+  return lambda ids: tokenizer.decode([i for i in ids if i not in stop])
+
+
 def width(size: int) -> int:
   """To how many tokens so many are padded: a power of two, at least 8.
 

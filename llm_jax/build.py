@@ -26,12 +26,12 @@ from llm_jax.contracts import (
   Batch,
   Evaluator,
   Hook,
-  Roles,
   Source,
   Tokenizer,
 )
 from llm_jax.data.arrays import Arrays, Loaded
 from llm_jax.data.instructions import Instructed
+from llm_jax.data.preferences import Preferences
 from llm_jax.data.preferred import Preferred
 from llm_jax.data.text import Tokenised
 from llm_jax.experiment import DataSettings, Experiment
@@ -141,23 +141,7 @@ def run(experiment: Experiment, folder: pathlib.Path, mesh: Mesh) -> Run:
     made, asks = dataclasses.replace(made, tokens=carried), False
   plan = weights.plan(experiment, the_model, mesh, encode, reference=asks)
   store = Store(folder / "checkpoints", experiment.checkpoints, progress.say)
-  source: Source = _Placed(
-    made.tokens.train(experiment.batch_size, experiment.seed, share),
-    mesh,
-    made.tokens.identity,
-  )
-  if experiment.draws:
-    assert isinstance(made.tokens, Instructed | Preferred)
-    source = reinforcing.source(
-      experiment, made.tokens, made.tokenizer, the_model, mesh, folder
-    )
-  elif experiment.self_play.max_new_tokens:
-    source = self_play.Opponent(
-      source,
-      experiment.self_play,
-      the_model,
-      asking.stop_ids(experiment.data, made.tokenizer),
-    )
+  source = _source(experiment, made, the_model, mesh, folder, share)
   found = weights.resume(experiment, plan, mesh, store)
   if found is not None:
     done, state, position = found
@@ -211,6 +195,56 @@ def run(experiment: Experiment, folder: pathlib.Path, mesh: Mesh) -> Run:
   return Run(state, plan.step, source, hooks, save, store, metrics, normalise)
 
 
+def _source(
+  experiment: Experiment,
+  made: Data,
+  the_model: Model,
+  mesh: Mesh,
+  folder: pathlib.Path,
+  share: tuple[int, int],
+) -> Source:
+  """Batches on the mesh: of data, or of what a model says to its prompts."""
+  found = made.tokens
+  if experiment.draws:
+    assert isinstance(found, Instructed | Preferred)
+    return reinforcing.source(
+      experiment, found, made.tokenizer, the_model, mesh, folder
+    )
+  plays = experiment.self_play.max_new_tokens
+  if plays:  # what is drawn needs the whole row
+    assert isinstance(found, Preferred)
+    assert isinstance(experiment.data, Preferences)
+    found = found.read_as(dataclasses.replace(experiment.data, widths=1))
+  batches = found.train(experiment.batch_size, experiment.seed, share)
+  source = _Placed(batches, mesh, found.identity)
+  if not plays:
+    return source
+  stop = asking.stop_ids(experiment.data, made.tokenizer)
+  return self_play.Opponent(source, experiment.self_play, the_model, stop)
+
+
+def _validator(
+  experiment: Experiment,
+  made: Data,
+  the_model: Model,
+  mesh: Mesh,
+  share: tuple[int, int],
+  source: Source,
+) -> Evaluator:
+  """What is measured of held-out data; ValueError where there is none."""
+  if isinstance(source, OnPolicy):
+    assert isinstance(made.tokens, Instructed | Preferred)
+    return reinforcing.validator(experiment, made.tokens, source)
+  if isinstance(made.tokens, Preferred):
+    tell = measuring.teller(experiment.objective, the_model, mesh)
+    evaluate = lambda roles, batches: tell(roles, batches)[0]
+  else:
+    evaluate = measuring.evaluator(the_model, made.tokenizer, mesh)
+  batches = made.tokens.held_out("validation", experiment.batch_size, share)
+  count = min(len(batches), experiment.validation.batches or len(batches))
+  return lambda roles: evaluate(roles, (batches[i] for i in range(count)))
+
+
 def _hooks(
   experiment: Experiment,
   folder: pathlib.Path,
@@ -221,26 +255,13 @@ def _hooks(
   share: tuple[int, int],
   source: Source,
 ) -> list[Hook]:
-  if isinstance(made.tokens, Preferred):
-    tell = measuring.teller(experiment.objective, the_model, mesh)
-    evaluate = lambda roles, batches: tell(roles, batches)[0]
-  else:
-    evaluate = measuring.evaluator(the_model, made.tokenizer, mesh)
   validation, samples = experiment.validation, experiment.samples
+  validate: Evaluator = lambda roles: {}
   if validation.every:  # an empty split is told now, not at the first time
     try:
-      batches = made.tokens.held_out("validation", experiment.batch_size, share)
+      validate = _validator(experiment, made, the_model, mesh, share, source)
     except ValueError as e:
       raise ValueError(f"{e}; or --validation.every=0") from e
-
-  def likelihood(roles: Roles) -> dict[str, float]:
-    count = min(len(batches), validation.batches or len(batches))
-    return evaluate(roles, (batches[i] for i in range(count)))
-
-  validate: Evaluator = likelihood
-  if isinstance(source, OnPolicy):
-    assert isinstance(made.tokens, Instructed | Preferred)
-    validate = reinforcing.validator(experiment, made.tokens, source)
   generate = asking.generator([experiment], the_model, made.tokenizer)
 
   def sample(variables: Any) -> list[dict[str, str]]:

@@ -18,6 +18,11 @@ def settings(experiment: Experiment) -> None:
   _reads(experiment)
   _refreshes(experiment)
   _plays(experiment)
+  if experiment.value_from and not experiment.objective.needs_critic:
+    name = type(experiment.objective).__name__
+    raise ValueError(
+      f"--value_from={experiment.value_from}: {name} has no critic of its own"
+    )
   shape, samples = experiment.model, experiment.samples
   longest = shape.max_length
   if experiment.data.length > longest:
@@ -53,10 +58,6 @@ def _reads(experiment: Experiment) -> None:
   objective, data = experiment.objective, experiment.data
   name = type(objective).__name__
   rows, together = "text", 1
-  if experiment.value_from is not None and not objective.needs_critic:
-    raise ValueError(
-      f"--value_from={experiment.value_from}: {name} has no critic of its own"
-    )
   if experiment.draws:
     _draws(experiment)
     return

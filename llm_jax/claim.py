@@ -9,9 +9,8 @@ import re
 import shutil
 
 import jax
-import numpy as np
 
-from llm_jax import config
+from llm_jax import config, host
 from llm_jax.experiment import Experiment, MAY_CHANGE
 from llm_jax.reporting import environment, files
 
@@ -61,7 +60,7 @@ def claim(
       trained in, or cannot be written.
   """
   if jax.process_index():  # the first process makes the folder
-    if not _agreed(False):
+    if not host.agreed(False):
       raise ValueError(f"--workdir={folder}: the first process cannot have it")
     if (found := _about(folder)) is not None:
       _check_same(folder, found, (name, experiment))
@@ -71,19 +70,10 @@ def claim(
     try:
       mine.enter_context(_claim(folder, name, experiment, held))
     except BaseException:
-      _agreed(False)
+      host.agreed(False)
       raise
-    _agreed(True)
+    host.agreed(True)
     yield
-
-
-def _agreed(said: bool) -> bool:
-  """What the first process says, on all of them; each waits for it."""
-  if jax.process_count() == 1:
-    return said
-  from jax.experimental import multihost_utils  # noqa: PLC0415
-
-  return bool(multihost_utils.broadcast_one_to_all(np.array(said)))
 
 
 @contextlib.contextmanager

@@ -207,6 +207,7 @@ MAY_CHANGE = (
   "label",
   "rewards.",
   "data.cache",
+  "data.widths",
   "model.remat",
   "model.unroll",
   "model.head_chunk",

@@ -1,9 +1,11 @@
-"""How this process uses its own machine; set before the first computation."""
+"""What is this process's own: its machine's memory, its folder, its fellows."""
 
 import ctypes
 import os
 import pathlib
 import sys
+
+import numpy as np
 
 # glibc's mallopt parameters, malloc.h.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
@@ -15,6 +17,8 @@ _LARGEST = 256 * _MIB
 
 def keep_memory() -> None:
   """Keeps freed memory for the next step instead of giving it back.
+
+  To be called before the first computation.
 
   XLA on a CPU allocates a step's temporaries anew each time. By default large
   ones are mapped and unmapped by the kernel, which clears every page of them
@@ -44,3 +48,14 @@ def cache_folder() -> pathlib.Path:
   """Where prepared data and compiled programs are kept between runs."""
   base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
   return pathlib.Path(base).expanduser() / "llm_jax"
+
+
+def agreed(said: bool) -> bool:
+  """What the first process says, on all of them; each waits for it."""
+  import jax  # noqa: PLC0415  (slow, and some verbs need none)
+
+  if jax.process_count() == 1:
+    return said
+  from jax.experimental import multihost_utils  # noqa: PLC0415
+
+  return bool(multihost_utils.broadcast_one_to_all(np.array(said)))

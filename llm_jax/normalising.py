@@ -9,7 +9,7 @@ import jax
 from jax.sharding import Mesh
 import numpy as np
 
-from llm_jax import measuring
+from llm_jax import host, measuring
 from llm_jax.checkpoints.store import Store
 from llm_jax.data.preferred import Preferred
 from llm_jax.evaluation import objective as by_objective
@@ -100,7 +100,7 @@ def measure(
   assert isinstance(tokens, Preferred)  # no other data have such rewards
   step, first = int(state.step), jax.process_index() == 0
   # Others may not see yet what the first process has written.
-  if _first(first and read(experiment, folder, step) is not None):
+  if host.agreed(first and read(experiment, folder, step) is not None):
     return
   split, rewards = _rewards(
     experiment, tokens, model, mesh, share, state.averaged
@@ -120,15 +120,6 @@ def measure(
     f"rewards of {len(rewards)} reference completions ({split}): mean"
     f" {found['mean']:.4g}, deviation {found['deviation']:.4g}"
   )
-
-
-def _first(said: bool) -> bool:
-  """What the first process says, on all of them."""
-  if jax.process_count() == 1:
-    return said
-  from jax.experimental import multihost_utils  # noqa: PLC0415
-
-  return bool(multihost_utils.broadcast_one_to_all(np.array(said)))
 
 
 def _has_any(experiment: Experiment) -> bool:

@@ -8,19 +8,18 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from llm_jax import asking, judging, keys
-from llm_jax.checkpoints.store import Store
+from llm_jax import asking, judging, keys, weights
 from llm_jax.contracts import Batch, Evaluator, Question, Tokenizer, Verdict
 from llm_jax.data.instructions import Instructed
 from llm_jax.data.preferred import Preferred
 from llm_jax.experiment import Experiment
 from llm_jax.generation import rollouts
 from llm_jax.model import Model
+from llm_jax.models import cache
 from llm_jax.objectives.policy import Policy
 from llm_jax.on_policy import Functions, OnPolicy, Prompt, Reward
 from llm_jax.reporting.progress import say
 from llm_jax.tokenizers import store as tokenizers
-from llm_jax.weights import forward
 
 _TOLD = ("score", "kl", "length", "ended")
 
@@ -50,9 +49,7 @@ def source(
   assert isinstance(objective, Policy)
   judge, about = judging.make(experiment, folder, None, mesh)
   stop = asking.stop_ids(experiment.data, tokenizer)
-
-  def text(ids: Sequence[int]) -> str:
-    return tokenizer.decode([i for i in ids if i not in stop])
+  text = asking.texter(experiment.data, tokenizer)
 
   def score(questions: Sequence[Question]) -> list[Verdict]:
     return list(judge(questions))
@@ -108,13 +105,12 @@ def check_critic(experiment: Experiment, tokenizer: Tokenizer) -> None:
   """ValueError where the model that a critic begins as reads other tokens."""
   if experiment.value_from is None:
     return
-  given = f"--value_from={experiment.value_from}"
-  folder = pathlib.Path(experiment.value_from).expanduser()
-  if not Store(folder / "checkpoints").steps():
-    raise ValueError(f"{given}: holds no trained run")
+  folder = weights.origin(experiment.value_from, "value_from")
   theirs = tokenizers.load(folder / "tokenizer").fingerprint
   if theirs != tokenizer.fingerprint:
-    raise ValueError(f"{given}: its tokenizer is not that of the policy")
+    raise ValueError(
+      f"--value_from={folder}: its tokenizer is not that of the policy"
+    )
 
 
 def prompts(
@@ -146,7 +142,8 @@ def functions(
 ) -> Functions:
   """How the policy draws, and what all roles say of what was drawn."""
   settings, objective = experiment.rollouts, experiment.objective
-  score_of = forward(model, experiment.scored_at)
+  score_of = weights.forward(model, experiment.scored_at)
+  completions = getattr(objective, "completions", 1)
 
   def draw(roles: Any, batch: Batch, key: jax.Array) -> Batch:
     rows, width = batch["prompt_BP"].shape
@@ -156,11 +153,13 @@ def functions(
       roles["policy"],
       batch["prompt_BP"],
       batch["length_B"],
-      model.open_cache(roles["policy"], rows, slots),
+      model.open_cache(roles["policy"], rows // completions, slots),
       key,
       limit=settings.max_new_tokens,
       sampler=settings.sampler,
       stop_ids=stop_ids,
+      completions=completions,
+      repeat=cache.repeated,
     )
 
   def score(roles: Any, batch: Batch) -> Batch:

@@ -203,16 +203,11 @@ def _with_critic(
   """The state whose critic begins as the reward model that is named."""
   if experiment.value_from is None or "value" not in state.trainable:
     return state
-  given = f"--value_from={experiment.value_from}"
-  try:
-    folder = origin(experiment.value_from)
-    params = base_of(folder, plan, mesh)
-  except ValueError as e:
-    said = str(e).split(": ", 1)[-1]
-    raise ValueError(f"{given}: {said}") from e
-  _check_meaning(experiment, folder, "value_from")
+  params = _named(experiment, "value_from", plan, mesh)
   if OUTPUT_HEAD not in params:
-    raise ValueError(f"{given}: is no reward model")
+    raise ValueError(
+      f"--value_from={experiment.value_from}: is no reward model"
+    )
   put = lambda part, its: {**part, "value": {"params": its}}
   average = state.average
   if average is not None:  # a donated state may not hold one array twice
@@ -272,15 +267,12 @@ def _base(experiment: Experiment, plan: Plan, mesh: Mesh) -> Any:
   """Params of the run to begin with; None where the base is new."""
   if not experiment.init_from:
     return None
-  folder = origin(experiment.init_from)
-  _check_meaning(experiment, folder, "init_from")
-  return base_of(folder, plan, mesh)
+  return _named(experiment, "init_from", plan, mesh)
 
 
-def _check_meaning(
-  experiment: Experiment, folder: pathlib.Path, flag: str
-) -> None:
-  """ValueError where a run's weights mean something else."""
+def _named(experiment: Experiment, flag: str, plan: Plan, mesh: Mesh) -> Any:
+  """Params of the run that a flag names; ValueError where they do not fit."""
+  folder = origin(getattr(experiment, flag), flag)
   there, here = claim.settings(folder).model, experiment.model
   for name in _MEANING:
     if (old := getattr(there, name)) != (new := getattr(here, name)):
@@ -288,6 +280,7 @@ def _check_meaning(
         f"--model.{name}={new}: the weights of --{flag}={folder} were"
         f" trained with {old}"
       )
+  return base_of(folder, plan, mesh, flag)
 
 
 def base_params(
@@ -310,10 +303,13 @@ def base_params(
   return jax.jit(make, out_shardings=placement)(jax.random.key(experiment.seed))
 
 
-def base_of(folder: pathlib.Path, like: Plan, mesh: Mesh) -> Any:
+def base_of(
+  folder: pathlib.Path, like: Plan, mesh: Mesh, flag: str = "init_from"
+) -> Any:
   """A run's weights as params of another's base; adapters are merged.
 
-  An output head is taken along where the other has one, too.
+  An output head is taken along where the other has one, too. The flag is the
+  one that names the run, for what errors say.
   """
   trained = claim.settings(folder)
   shape = trained.model
@@ -322,18 +318,18 @@ def base_of(folder: pathlib.Path, like: Plan, mesh: Mesh) -> Any:
     shape = dataclasses.replace(shape, vocab_size=table.shape[0])
   model = model_lib.of_shape(shape)
   its = plan(trained, model, mesh)
-  _check_shapes(folder, its.base, like.base)
+  _check_shapes(f"--{flag}={folder}", its.base, like.base)
   _, roles = load(trained, its, mesh, folder)
   policy = roles["policy"]
   is_plain = set(policy) == {"params"} and trained.frozen == "same"
   try:
     params = policy["params"] if is_plain else merged(its, policy)
   except ValueError as e:
-    raise ValueError(f"--init_from={folder}: {e}") from e
+    raise ValueError(f"--{flag}={folder}: {e}") from e
   return {name: x for name, x in params.items() if name in like.base}
 
 
-def _check_shapes(folder: pathlib.Path, there: Any, here: Any) -> None:
+def _check_shapes(given: str, there: Any, here: Any) -> None:
   """ValueError where two bases are not of one shape; names the first."""
   shapes = [
     {p: list(x.shape) for p, x in trees.paths(t)} for t in (there, here)
@@ -344,7 +340,7 @@ def _check_shapes(folder: pathlib.Path, there: Any, here: Any) -> None:
     old, new = (s.get(path, "nothing") for s in shapes)
     if old != new:
       raise ValueError(
-        f"--init_from={folder}: {path} is {old} there and {new} here; --model"
+        f"{given}: {path} is {old} there and {new} here; --model"
         " must have the shape of that run"
       )
 
@@ -404,9 +400,9 @@ def frozen_on(
   return frozen
 
 
-def origin(init_from: str) -> pathlib.Path:
-  """The run to start from; ValueError where there is none."""
-  folder = pathlib.Path(init_from).expanduser()
+def origin(run: str, flag: str = "init_from") -> pathlib.Path:
+  """The run that a flag names; ValueError where there is none."""
+  folder = pathlib.Path(run).expanduser()
   if not Store(folder / "checkpoints").steps():
-    raise ValueError(f"--init_from={init_from}: holds no trained run")
+    raise ValueError(f"--{flag}={run}: holds no trained run")
   return folder

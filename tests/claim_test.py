@@ -10,7 +10,7 @@ import shutil
 import jax
 import pytest
 
-from llm_jax import claim, config
+from llm_jax import claim, config, host
 from tests import command
 from tests.command import refused
 
@@ -135,7 +135,7 @@ def test_others_wait_for_what_the_first_process_says(
   agreed, tmp_path, monkeypatch
 ):
   monkeypatch.setattr(jax, "process_index", lambda: 1)
-  monkeypatch.setattr(claim, "_agreed", lambda said: agreed)
+  monkeypatch.setattr(host, "agreed", lambda said: agreed)
   folder = tmp_path / "run"
   with contextlib.ExitStack() as held:
     if not agreed:
@@ -149,7 +149,7 @@ def test_the_first_process_tells_whether_it_has_the_folder(
   tmp_path, monkeypatch
 ):
   told = []
-  monkeypatch.setattr(claim, "_agreed", told.append)
+  monkeypatch.setattr(host, "agreed", told.append)
   (tmp_path / "full").mkdir()
   (tmp_path / "full/file").touch()
   with contextlib.ExitStack() as held:

@@ -1,10 +1,14 @@
 """Rows -> batches, with a position that is one number.
 
+Rows that end in padding are cut to the longest of their global batch, at one
+of a few widths, so that few programs are compiled; nothing that counts is
+lost, and each process finds the same width, whichever rows are its own.
+
 Dimension key: B rows of this process; T positions.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,6 +19,20 @@ _ENDLESS = 2**40  # samples, of a source that repeats for ever
 _AHEAD = 8  # batches made before they are asked for
 _THREADS = 2
 _COUNTED = ("mask_BT", "prompt_BT")  # which targets count
+
+
+class _Place(NamedTuple):
+  """A row that is not made yet."""
+
+  rows: Rows
+  epoch: int
+  at: int
+
+  def row(self) -> Row:
+    return self.rows.row(self.epoch, self.at)
+
+  def width(self) -> int:
+    return self.rows.width(self.epoch, self.at)
 
 
 class Offline:
@@ -30,6 +48,7 @@ class Offline:
     batch_size: B of the global batch.
     block: (index, count): which of `count` equal blocks is this process's.
     together: how many rows a sample is, if `rows` gives several at once.
+    widths: how many a batch may have, up to all T.
   """
 
   def __init__(
@@ -39,6 +58,7 @@ class Offline:
     batch_size: int,
     block: tuple[int, int] = (0, 1),
     together: int = 1,
+    widths: int = 1,
   ):
     of_block(0, batch_size, block, together)  # or say what is wrong
 
@@ -54,9 +74,8 @@ class Offline:
       def __len__(self) -> int:
         return _ENDLESS
 
-      def __getitem__(self, index: Any) -> Row:
-        epoch, at = divmod(int(index), len(self._rows))
-        return self._rows.row(epoch, at)
+      def __getitem__(self, index: Any) -> _Place:
+        return _Place(self._rows, *divmod(int(index), len(self._rows)))
 
     class Blocks(grain.MapDataset):
       """This process's block of each global batch, from batch `first`."""
@@ -70,8 +89,13 @@ class Offline:
 
       def __getitem__(self, index: Any) -> Batch:
         at = int(index) + self._first
-        samples = of_block(at, batch_size, block, together)
-        return stack([self._parent[i] for i in samples], together)
+        whole = of_block(at, batch_size, (0, 1), together)
+        mine = of_block(at, batch_size, block, together)
+        places = {i: self._parent[i] for i in (whole if widths > 1 else mine)}
+        made = stack([places[i].row() for i in mine], together)
+        if widths == 1:
+          return made
+        return narrow(made, max(p.width() for p in places.values()), widths)
 
     parts = [Endless(r) for r in rows]
     samples = (
@@ -113,10 +137,11 @@ class Finite:
     batch_size: int,
     block: tuple[int, int] = (0, 1),
     together: int = 1,
+    widths: int = 1,
   ):
     of_block(0, batch_size, block, together)  # or say what is wrong
     self._rows, self._batch_size, self._block = rows, batch_size, block
-    self._together = together
+    self._together, self._widths = together, widths
 
   def __len__(self) -> int:
     return -(-len(self._rows) * self._together // self._batch_size)
@@ -135,7 +160,13 @@ class Finite:
         none = {k: np.zeros_like(row[k]) for k in _COUNTED if k in row}
         row = row | none
       rows.append(row)
-    return stack(rows, together)
+    made = stack(rows, together)
+    if self._widths == 1:
+      return made
+    whole = of_block(index, self._batch_size, (0, 1), together)
+    last = len(self._rows) - 1
+    used = max(self._rows.width(0, min(i, last)) for i in whole)
+    return narrow(made, used, self._widths)
 
 
 def of_block(
@@ -157,3 +188,21 @@ def stack(rows: Sequence[Row], together: int = 1) -> Batch:
   """Rows of T, or of G T, -> arrays of B T."""
   put = np.stack if together == 1 else np.concatenate
   return {name: put([row[name] for row in rows]) for name in rows[0]}
+
+
+def narrow(batch: Batch, used: int, widths: int) -> Batch:
+  """Arrays of T positions -> their first ones, `used` at least.
+
+  Args:
+    batch: of which no row has anything behind `used`.
+    used: positions that are kept.
+    widths: n; the result has a width of ceil(T / n) k, or T.
+  """
+
+  def one(name: str, x: np.ndarray) -> np.ndarray:
+    if not name.endswith("T"):
+      return x
+    step = -(-x.shape[-1] // widths)
+    return x[..., : -(-used // step) * step]
+
+  return {name: one(name, x) for name, x in batch.items()}

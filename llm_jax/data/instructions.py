@@ -111,7 +111,7 @@ class Instructed(questions.Asked):
       np.concatenate([p.is_first for p in fitted]),
     )
     rows = packing.BestFit(found, s.length, None, pieces, s.packing == "one")
-    return batches.Finite(rows, batch_size, block)
+    return batches.Finite(rows, batch_size, block, widths=s.widths)
 
   def tokens(self, split: str) -> tokens.Tokens:
     """The token ids of a split of all sources, long conversations whole."""

@@ -32,6 +32,13 @@ class Rows(Protocol):
     """Arrays of length T."""
     ...
 
+  def width(self, epoch: int, index: int) -> int:
+    """Positions of the row up to the last that is not padding; T at most.
+
+    Rows that are meant to be full may say T.
+    """
+    ...
+
 
 class Cut:
   """Concatenate and cut: documents in a row see the ones before them.
@@ -71,6 +78,10 @@ class Cut:
       "target_BT": ids[1:],
       "mask_BT": np.ones(self._length, bool),
     }
+
+  def width(self, epoch: int, index: int) -> int:
+    del epoch, index
+    return self._length
 
   def _make_plan(self, epoch: int) -> tuple:
     r = np.random.default_rng((*self._seed, epoch))
@@ -152,6 +163,7 @@ class BestFit:
     self._seed = None if seed is None else tuple(seed)
     if pieces is None:
       pieces = cut_up(tokens, length)
+    self._alone = alone
     self._start, self._size, self._is_first = pieces
     if not len(self._size):
       raise ValueError("the split holds no documents")
@@ -202,6 +214,11 @@ class BestFit:
       out["position_BT"][here] = np.arange(n)
       at += n
     return out
+
+  def width(self, epoch: int, index: int) -> int:
+    if not self._alone:
+      return self._length
+    return int(self._size[self._pieces[self._order(epoch)[index]]])
 
   def _make_order(self, epoch: int) -> np.ndarray:
     if self._seed is None:
@@ -303,3 +320,7 @@ class InOrder:
       "target_BT": target,
       "mask_BT": np.arange(T) < n,
     }
+
+  def width(self, epoch: int, index: int) -> int:
+    del epoch, index
+    return self._length

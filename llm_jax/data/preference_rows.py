@@ -91,6 +91,18 @@ class CompletionRows:
     out |= {name: np.stack([r[name] for r in rows]) for name in rows[0]}
     return out if G > 1 else {name: x[0] for name, x in out.items()}
 
+  def width(self, epoch: int, index: int) -> int:
+    """The longest of the G rows; T where they are packed."""
+    if self._unit_RS is not None:
+      return self._length
+    r, t = int(self._order(epoch)[index]), self._tokens
+    prompt_G = self._units.prompt_UG[r]
+    completion_G = self._units.completion_UG[r][prompt_G >= 0]
+    prompt_G = prompt_G[prompt_G >= 0]
+    size_G = t.offsets[completion_G + 1] - t.offsets[completion_G]
+    size_G += self._begin[prompt_G] - self._begin[completion_G]
+    return min(int(size_G.max()), self._length)
+
   def _one(self, prompts: np.ndarray, completions: np.ndarray) -> Row:
     """A row of completions, each behind its prompt."""
     T, at = self._length, 0

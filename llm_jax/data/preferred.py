@@ -62,7 +62,9 @@ class Preferred(Asked):
       self._settings.length,
       preference_units.join(units),
     )
-    return batches.Finite(rows, batch_size, block, self.rows_together)
+    return batches.Finite(
+      rows, batch_size, block, self.rows_together, self._settings.widths
+    )
 
   def tokens(self, split: str) -> tokens.Tokens:
     """All completions of a split with their prompts, long ones whole."""

@@ -41,6 +41,12 @@ class Questions(mixture.Mixture):
     " .jinja file",
   )
   length: int = field(256, "T, tokens in a row", low=1)
+  widths: int = field(
+    4,
+    "rows that are not packed are cut to the longest of their batch, at one of"
+    " this many widths, each compiled once; 1 = always all of --data.length",
+    low=1,
+  )
 
 
 class Corpus(abc.ABC):
@@ -149,7 +155,14 @@ class Asked(abc.ABC):
     # A row of short ones holds more of them.
     each = zip(self.shares(), rows, self._counts("train"), strict=True)
     weights = [share * len(r) / count for share, r, count in each]
-    return batches.Offline(rows, weights, batch_size, block, self.rows_together)
+    return batches.Offline(
+      rows,
+      weights,
+      batch_size,
+      block,
+      self.rows_together,
+      self._settings.widths,
+    )
 
   def shares(self) -> list[float]:
     """Share of training examples from each source; they sum to 1."""

@@ -144,6 +144,7 @@ def made(home, rows, **changes):
     sources=(PreferenceFiles(paths=(str(path),), classes=classes),),
     rows="classes",
     length=24,
+    widths=1,
     validation=0.2,
     cache=str(home / "cache"),
   )
