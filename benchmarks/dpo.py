@@ -7,10 +7,10 @@
 PATH is an interpreter that has trl and peft; without it only llm_jax is timed.
 Both sides train the same Llama shape from scratch, on the same ids and, but
 where llm_jax packs them, in the same batches; they take turns on the same
-cores. One pair in two rows, llm_jax pads all to 512, TRL to the longest of each
-batch. Counted are pairs, and tokens of prompts and completions; no padding. The
-reference is asked at each step, or once before the steps that are timed, or it
-is the base beneath LoRA.
+cores. One pair in two rows, TRL pads to the longest of each batch and llm_jax
+to the next of four widths up to 512. Counted are pairs, and tokens of prompts
+and completions; no padding. The reference is asked at each step, or once before
+the steps that are timed, or it is the base beneath LoRA.
 """
 
 from collections.abc import Sequence
