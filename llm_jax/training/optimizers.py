@@ -3,7 +3,7 @@
 import abc
 import dataclasses
 import operator
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -64,11 +64,41 @@ class AdamW(Optimizer):
 
   b1: float = field(0.9, "decay of the mean of gradients", low=0, high=1)
   b2: float = field(0.95, "decay of the mean of squares", low=0, high=1)
-  eps: float = field(1e-8, "added to the root, after bias correction", low=0)
+  eps: float = field(1e-8, "added to the root of the mean of squares", low=0)
+  eps_to: Literal["corrected", "raw"] = field(
+    "corrected",
+    "which root: after bias correction; or before it, as TensorFlow's Adam, so"
+    " that first steps are smaller",
+  )
 
   def _scale(self, rate: optax.Schedule, suffixes: Any) -> list:
-    adam = optax.scale_by_adam(self.b1, self.b2, self.eps)
+    make = _raw_adam if self.eps_to == "raw" else optax.scale_by_adam
+    adam = make(self.b1, self.b2, self.eps)
     return [adam, *self._decayed(rate, suffixes)]
+
+
+def _raw_adam(b1: float, b2: float, eps: float) -> optax.GradientTransformation:
+  """Adam with its epsilon outside of the correction.
+
+    sqrt(1 - b2^t) / (1 - b1^t) m / (sqrt(v) + eps)
+
+  Kingma and Ba, arXiv:1412.6980, end of section 2 ("epsilon hat"). Its state is
+  that of the other form.
+  """
+  adam = optax.scale_by_adam(b1, b2)
+
+  def update(grads: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+    _, state = adam.update(grads, state, params)
+    t = state.count
+    one = lambda m, v: (
+      jnp.sqrt(1 - b2 ** t.astype(v.dtype))
+      / (1 - b1 ** t.astype(m.dtype))
+      * m
+      / (jnp.sqrt(v) + eps)
+    )
+    return jax.tree.map(one, state.mu, state.nu), state
+
+  return optax.GradientTransformation(adam.init, update)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -29,9 +29,20 @@ class Schedule:
   decay: float = field(
     0.2, "share of all steps that wsd decays for", low=0, high=1
   )
+  every: int = field(
+    1,
+    "steps that share a rate, that of their first; PPO: those of an update",
+    low=1,
+  )
 
   def make(self, peak: float, steps: int) -> optax.Schedule:
     """Step (from 0) -> learning rate, over a run of `steps`."""
+    smooth = self._smooth(peak, steps)
+    if self.every == 1:
+      return smooth
+    return lambda step: smooth(step - step % self.every)
+
+  def _smooth(self, peak: float, steps: int) -> optax.Schedule:
     # The first step is taken at peak / warmup, not at 0.
     warm = optax.linear_schedule(
       peak / max(self.warmup, 1), peak, max(self.warmup - 1, 1)

@@ -94,6 +94,49 @@ def test_another_adamw_is_caught(mutant):
     chex.assert_trees_all_close(adamw(mutant), adamw(), rtol=1e-4, atol=1e-4)
 
 
+RAW = dataclasses.replace(ADAMW, eps_to="raw")
+
+
+def tensorflows(grads, p, b1=0.8, b2=0.9, eps=0.1, decay=0.3):
+  """One number by TensorFlow's Adam: lr_t m / (sqrt(v) + eps)."""
+  m = v = 0.0
+  for t, (g, rate) in enumerate(zip(grads, RATES, strict=True), 1):
+    m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g * g
+    rate = float(np.float32(rate))  # a schedule's are float32
+    lr = rate * np.sqrt(1 - b2**t) / (1 - b1**t)
+    p = p - lr * m / (np.sqrt(v) + eps) - rate * decay * p
+  return p
+
+
+def test_a_raw_epsilon_is_tensorflows():
+  """Detail 22 of PPO: it is not the other's."""
+  got = ours(RAW)
+  grads = [clipped(g, 1.5, "") for g in GRADS]
+  hand = [
+    tensorflows([g["table"][i, j] for g in grads], PARAMS["table"][i, j])
+    for i, j in np.ndindex(PARAMS["table"].shape)
+  ]
+  np.testing.assert_allclose(got["table"].ravel(), hand, rtol=1e-12)
+  want = adamw("eps before the correction")
+  chex.assert_trees_all_close(got, want, rtol=1e-7, atol=1e-8)
+  # The mutant: the setting is not read.
+  with pytest.raises(AssertionError):
+    chex.assert_trees_all_close(ours(ADAMW), want, rtol=1e-4, atol=1e-4)
+  # Without an epsilon they are one.
+  none = [
+    ours(dataclasses.replace(ADAMW, eps=0.0, eps_to=at))
+    for at in ("corrected", "raw")
+  ]
+  chex.assert_trees_all_close(*none, rtol=1e-9)
+
+
+def test_either_epsilon_has_the_same_state():
+  """So a run need not know of it to be read."""
+  like = jax.tree.map(jnp.asarray, PARAMS)
+  one, other = (o.make(100, SUFFIXES).init(like) for o in (ADAMW, RAW))
+  assert jax.tree.structure(one) == jax.tree.structure(other)
+
+
 def lion(b1, b2, decay=0.3):
   p, m = dict(PARAMS), {k: 0.0 * x for k, x in PARAMS.items()}
   for g, rate in zip(GRADS, RATES, strict=True):

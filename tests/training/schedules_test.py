@@ -37,6 +37,19 @@ def test_the_classic_mistakes_are_not_these():
   assert abs(late(60) - rate(60)) > 0.1
 
 
+@pytest.mark.parametrize("kind", ["cosine", "linear", "wsd"])
+def test_a_rate_may_stay_for_an_update(kind):
+  """Steps 0 to 3 share the rate of step 0; the mutant is a smooth one."""
+  schedule = Schedule(kind, warmup=0, floor=0.0, decay=0.9)
+  smooth = np.array([float(schedule.make(1.0, 12)(i)) for i in range(12)])
+  stairs = Schedule(kind, warmup=0, floor=0.0, decay=0.9, every=4)
+  found = np.array([float(stairs.make(1.0, 12)(i)) for i in range(12)])
+  np.testing.assert_array_equal(found, np.repeat(smooth[::4], 4))
+  assert (smooth != found).sum() >= 6
+  if kind == "linear":  # lr (1 - update / updates)
+    np.testing.assert_allclose(found[::4], [1, 2 / 3, 1 / 3], rtol=1e-6)
+
+
 CASES = itertools.product(
   ["cosine", "linear", "wsd", "constant"],
   [0, 1, 2, 7],  # warm-up
