@@ -1,6 +1,7 @@
 """A model in a loop: prefill, then a token at a time, all compiled.
 
-Dimension key: B sequences; P prompt positions; T new tokens; V vocabulary.
+Dimension key: B sequences; Q prompts; P prompt positions; T new tokens; V
+vocabulary.
 """
 
 from collections.abc import Callable
@@ -10,10 +11,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from llm_jax import axes
 from llm_jax.ops import sampling
 
 Decode = Callable[..., tuple[jax.Array, Any]]
 """(variables, tokens_BT, position_BT, segment_BT, cache) -> logits, cache."""
+Repeat = Callable[[Any, int], Any]
+"""(cache, n) -> a cache with each row n times, one after the other."""
 
 
 @jax.tree_util.register_dataclass
@@ -147,19 +151,54 @@ def extend(
 def rollout(
   decode: Decode,
   variables: Any,
-  prompt_BP: jax.Array,
-  length_B: jax.Array,
+  prompt_QP: jax.Array,
+  length_Q: jax.Array,
   cache: Any,
   key: jax.Array,
   *,
   limit: int,
   sampler: sampling.Sampler,
   stop_ids: tuple[int, ...],
+  completions: int = 1,
+  repeat: Repeat | None = None,
 ) -> Rollout:
-  """Prefill and extend in one: prompts -> up to `limit` new tokens a row."""
-  rows = jnp.arange(prompt_BP.shape[0])
+  """Prefill and extend in one: prompts -> up to `limit` new tokens a row.
+
+  Args:
+    decode: the model.
+    variables: its weights.
+    prompt_QP: see `prefill`.
+    length_Q: likewise.
+    cache: likewise, a row for each prompt.
+    key: row b of B = Q `completions` draws with fold_in(key, b).
+    limit: most new tokens of a row.
+    sampler: how they are drawn.
+    stop_ids: that end a row.
+    completions: rows of each prompt, one after the other; it is read once.
+    repeat: of the cache, where there are several.
+  """
+  rows = jnp.arange(len(prompt_QP) * completions)
   keys_B = jax.vmap(jax.random.fold_in, (None, 0))(key, rows)
-  progress = prefill(decode, variables, prompt_BP, length_B, cache, keys_B)
+  keys_Q = keys_B[::completions]
+  progress = prefill(decode, variables, prompt_QP, length_Q, cache, keys_Q)
+  if completions > 1:
+    assert repeat is not None
+    logits_BV, position_B, done_B = (
+      axes.constrain(jnp.repeat(x, completions, 0), suffix)
+      for x, suffix in (
+        (progress.logits_BV, "BV"),
+        (progress.position_B, "B"),
+        (progress.done_B, "B"),
+      )
+    )
+    progress = Progress(
+      logits_BV,
+      repeat(progress.cache, completions),
+      position_B,
+      done_B,
+      progress.count,
+      keys_B,
+    )
   return extend(
     decode,
     variables,

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from llm_jax import axes
 from llm_jax.config import field
 from llm_jax.contracts import Batch
 from llm_jax.generation import decode as decode_lib
@@ -23,6 +24,13 @@ class Rollouts:
   epochs: int = field(4, "how often an update reads each of them", low=1)
   max_new_tokens: int = field(64, "tokens of a completion, at most", low=1)
   max_prompt: int = field(128, "tokens of a prompt; longer are left out", low=1)
+  drawings: int = field(
+    1,
+    "times that an update may draw: prompts whose completions all score the"
+    " same give way to others until the batch is full (DAPO's dynamic sampling,"
+    " arXiv:2503.14476, section 3.2); 1 = it takes what comes",
+    low=1,
+  )
   sampler: Sampler = Sampler(temperature=0.7)
 
   def __post_init__(self) -> None:
@@ -44,19 +52,24 @@ def draw(
   limit: int,
   sampler: Sampler,
   stop_ids: tuple[int, ...],
+  completions: int = 1,
+  repeat: decode_lib.Repeat | None = None,
 ) -> Batch:
   """A batch of drawn completions; pure, to be compiled.
 
   Args:
     decode: the model, see `decode.Decode`.
     variables: its weights.
-    prompt_BP: ids, aligned on the right; only the last `length_B` count.
+    prompt_BP: ids, aligned on the right; only the last `length_B` count. Each
+      prompt as often as it is completed, one after the other.
     length_B: i32, at least 1.
-    cache: empty, with room for P + N tokens.
+    cache: empty, with a row for each prompt and room for P + N tokens.
     key: of this drawing; each row has a key of its own from it.
     limit: N, most tokens of a completion.
     sampler: how a token is drawn.
     stop_ids: that end a completion, and belong to it.
+    completions: how often each prompt is completed; it is read once.
+    repeat: of the cache, where that is more than once.
 
   Returns:
     `tokens_BT`, `target_BT`, `position_BT` and `segment_BT` as every forward
@@ -68,13 +81,15 @@ def draw(
   out = decode_lib.rollout(
     decode,
     variables,
-    prompt_BP,
-    length_B,
+    axes.constrain(prompt_BP[::completions], "BT"),
+    axes.constrain(length_B[::completions], "B"),
     cache,
     key,
     limit=limit,
     sampler=sampler,
     stop_ids=stop_ids,
+    completions=completions,
+    repeat=repeat,
   )
   row_BS = jnp.concatenate([prompt_BP, out.tokens_BT], 1)
   begin_B1 = P - length_B[:, None]

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from llm_jax import axes
 from llm_jax.models.config import TransformerConfig
 
 
@@ -90,6 +91,20 @@ def with_row(cache: Cache) -> Cache:
     OF_ROWS,
     cache,
     is_leaf=lambda x: x is None,
+  )
+
+
+def repeated(cache: Cache, times: int) -> Cache:
+  """Each row `times` times, one after the other."""
+  suffixes: Any = Cache("LBSKH", "LBSKH", "BS", "BS", None)  # type: ignore[arg-type]
+
+  def repeat(dim: int | None, suffix: str, x: jax.Array) -> jax.Array:
+    if dim is None:
+      return x
+    return axes.constrain(jnp.repeat(x, times, dim), suffix)
+
+  return jax.tree.map(
+    repeat, OF_ROWS, suffixes, cache, is_leaf=lambda x: x is None
   )
 
 

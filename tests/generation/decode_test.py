@@ -168,3 +168,59 @@ def test_the_loop_ends_once_every_row_has_stopped():
     assert progress.done_B.all() and out.length_B.tolist() == [1, 1, 1]
     after, nothing = extend(progress, LIMIT, stops=tuple(range(16)))
     assert int(after.count) == 1 and not nothing.mask_BT.any()
+
+
+COPIES = 4
+
+
+@functools.cache
+def _completed(copies):
+  """Compiled: rows of prompts, their caches taken in an order."""
+  model, _, decode = furniture()
+
+  def run(variables, prompt, length, key, order):
+    def repeat(cache, times):
+      return jax.tree.map(
+        lambda dim, x: x if dim is None else x.take(order, dim),
+        cache_lib.OF_ROWS,
+        cache_lib.repeated(cache, times),
+        is_leaf=lambda x: x is None,
+      )
+
+    return decode_lib.rollout(
+      decode,
+      variables,
+      prompt,
+      length,
+      cache_lib.empty(model.config, len(prompt), P + LIMIT),
+      key,
+      limit=LIMIT,
+      sampler=SAMPLER,
+      stop_ids=STOPS,
+      completions=copies,
+      repeat=repeat,
+    )
+
+  return jax.jit(run)
+
+
+def test_a_prompt_read_once_is_completed_as_if_read_for_each():
+  with jax.enable_x64(True):
+    variables, key = furniture()[1], jax.random.key(SEED)
+    as_it_is = np.arange(3 * COPIES)
+    ask = lambda copies, rows, order: _completed(copies)(
+      variables, PROMPTS[rows], LENGTHS[rows], key, order
+    )
+    once = ask(COPIES, np.arange(3), as_it_is)
+    each = ask(1, np.repeat(np.arange(3), COPIES), as_it_is)
+    np.testing.assert_array_equal(once.tokens_BT, each.tokens_BT)
+    np.testing.assert_array_equal(once.length_B, each.length_B)
+    np.testing.assert_allclose(
+      once.sampled_logp_BT, each.sampled_logp_BT, rtol=0, atol=1e-12
+    )
+    # Completions of a prompt are not one and the same.
+    assert len(np.unique(once.tokens_BT[:COPIES], axis=0)) > 1
+    # The mutant: caches one after the other, not beside their prompts.
+    beside = as_it_is.reshape(3, COPIES).T.reshape(-1)
+    mixed = ask(COPIES, np.arange(3), beside)
+    assert (mixed.tokens_BT != each.tokens_BT).any()
