@@ -105,6 +105,17 @@ def _draws(experiment: Experiment) -> None:
       raise ValueError(
         f"--rollouts.batch={drawn.batch}: not divisible by --{flag}={size}"
       )
+  if drawn.drawings > 1 and group == 1:
+    raise ValueError(
+      f"--rollouts.drawings={drawn.drawings}: {name} draws one completion of a"
+      " prompt, and none beside it that could score the same"
+    )
+  overlong = experiment.shaping.overlong
+  if overlong > drawn.max_new_tokens:
+    raise ValueError(
+      f"--shaping.overlong={overlong}: more than"
+      f" --rollouts.max_new_tokens={drawn.max_new_tokens}"
+    )
   places = experiment.peft.places
   longest = drawn.max_prompt + drawn.max_new_tokens + places
   if longest > experiment.model.max_length:

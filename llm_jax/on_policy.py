@@ -18,11 +18,12 @@ import jax
 from jax.sharding import Mesh
 import numpy as np
 
-from llm_jax import axes, config, keys
+from llm_jax import axes, config, keys, redrawing
 from llm_jax.contracts import Batch, Question, Verdict
 from llm_jax.generation.rollouts import Rollouts
 from llm_jax.objectives.policy import Policy
 from llm_jax.objectives.shaping import Shaping
+from llm_jax.reporting.progress import say
 from llm_jax.sharding import mesh as mesh_lib
 
 # Of completions as they were drawn; reported with each step that reads them.
@@ -30,7 +31,7 @@ _TOLD = tuple(
   f"{name}_B"
   for name in (
     *("score", "rlhf_reward", "kl", "beta"),
-    *("length", "ended", "mismatch"),
+    *("length", "ended", "mismatch", "flat", "drawings"),
   )
 )
 
@@ -101,6 +102,8 @@ class OnPolicy:
     self._credit = jax.jit(objective.credit)
     self._key = jax.random.key(seed)
     self._updates = self._served = 0  # updates begun, minibatches of the last
+    self._asked_for = 0  # prompts so far, over all passes
+    self._lacked = False  # whether it was said that too few groups differ
     self._beta = shaping.beta
     self._rows: dict[str, np.ndarray] = {}
     self._order = functools.lru_cache(2)(self._order_of)
@@ -132,6 +135,7 @@ class OnPolicy:
       "judge": self._judge,
       "updates": self._updates,
       "served": self._served,
+      "asked": self._asked_for,
       "beta": self._beta,
       "rows": {} if over else self._rows,
     }
@@ -152,6 +156,8 @@ class OnPolicy:
         " cannot go on; bring it back, or start another with --init_from"
       )
     self._updates, self._served = saved["updates"], saved["served"]
+    per_drawing = self._settings.batch // self._group
+    self._asked_for = saved.get("asked", self._updates * per_drawing)
     self._beta = saved["beta"]
     self._rows = saved["rows"] or {}
 
@@ -171,10 +177,14 @@ class OnPolicy:
     host = jax.device_get(_everywhere(batch))
     mask_BT, old_BT = host["mask_BT"], host["old_logp_BT"]
     wide = old_BT.dtype
-    scores_B, parts = self._scores(asked, host)
+    judged_B, parts = self._scores(asked, host)
+    limit = self._settings.max_new_tokens
+    lost_B = self._shaping.too_long(mask_BT.sum(1), limit)
+    scores_B = self._shaping.scores(judged_B, host["ended_B"]) - lost_B
     unlike_BT = np.abs(old_BT - host["sampled_logp_BT"])
     of_rows = {
       **{f"part_{name}_B": x_B.astype(wide) for name, x_B in parts.items()},
+      "judged_B": judged_B.astype(wide),
       "score_B": scores_B.astype(wide),
       "beta_B": np.full(len(scores_B), self._beta, wide),
       "length_B": mask_BT.sum(1).astype(wide),
@@ -187,12 +197,12 @@ class OnPolicy:
     return {**host, **of_rows}
 
   def _drawn(self, roles: Any) -> dict[str, np.ndarray]:
-    key = keys.stream(self._key, "rollouts", self._updates)
-    rows = self.draw(roles, self._asked(), key)
+    rows, asked_for = self._to_learn_from(roles)
     credited = jax.device_get(dict(self._credit(rows)))
     if "kl_B" in rows:
       moved, count = float(rows["kl_B"].mean()), len(rows["kl_B"])
       self._beta = self._shaping.next_beta(self._beta, moved, count)
+    self._asked_for = asked_for
     told = {
       f"told_{name}": x
       for name, x in credited.items()
@@ -200,10 +210,38 @@ class OnPolicy:
     }
     return credited | told
 
-  def _asked(self) -> list[Prompt]:
-    """Prompts of this update, each as often as it has completions."""
-    count, n = self._settings.batch // self._group, len(self._prompts)
-    begin = self._updates * count
+  def _to_learn_from(self, roles: Any) -> tuple[dict[str, np.ndarray], int]:
+    """Completions of an update, and where the prompts of the next begin."""
+    most, group = self._settings.drawings, self._group
+    key = keys.stream(self._key, "rollouts", self._updates)
+    per_drawing = self._settings.batch // group
+
+    def draw(number: int) -> dict[str, np.ndarray]:
+      asked = self._asked(self._asked_for + number * per_drawing, per_drawing)
+      again = jax.random.fold_in(key, number) if number else key
+      return self.draw(roles, asked, again)
+
+    rows, drawings, flat = redrawing.gathered(draw, most, group)
+    told = {"drawings": float(drawings)} if most > 1 else {}
+    if group > 1:
+      told["flat"] = flat
+    rows |= {
+      f"{name}_B": np.full_like(rows["score_B"], x) for name, x in told.items()
+    }
+    differ = int(redrawing.differing(rows["judged_B"], group).sum())
+    if most > 1 and differ < per_drawing and not self._lacked:
+      self._lacked = True
+      say(
+        f"--rollouts.drawings={most}: of {drawings * per_drawing} prompts only"
+        f" {differ} have completions that do not all score the same,"
+        f" {per_drawing} are wanted; others fill the batch and teach nothing"
+        " (said once; the metric drawings tells of each update)"
+      )
+    return rows, self._asked_for + drawings * per_drawing
+
+  def _asked(self, begin: int, count: int) -> list[Prompt]:
+    """Some prompts in their order, each as often as it has completions."""
+    n = len(self._prompts)
     out = []
     for i in range(begin, begin + count):
       epoch, place = divmod(i, n)
@@ -248,8 +286,9 @@ class OnPolicy:
     for verdict in found:
       for name, scores in verdict.parts:
         parts.setdefault(name, []).extend(scores)
-    shaped = self._shaping.scores(np.array(flat, np.float64), drawn["ended_B"])
-    return shaped, {name: np.array(x) for name, x in parts.items()}
+    return np.array(flat, np.float64), {
+      name: np.array(x) for name, x in parts.items()
+    }
 
 
 @jax.jit

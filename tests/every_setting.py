@@ -156,7 +156,7 @@ def try_every_drawing():
     command.EXPERIMENT,
     model=dataclasses.replace(small.CONFIG, outputs=1),
     rollouts=Rollouts(batch=8, max_new_tokens=3),
-    shaping=Shaping(missing_eos="subtract", clip=1.0, target=1.0),
+    shaping=Shaping(missing_eos="subtract", clip=1.0, target=1.0, overlong=1),
   )
   asked = (Conversation((Message("user", "a"), Message("assistant", "b"))),)
   tokens = mock.Mock()

@@ -288,3 +288,7 @@ def test_settings_that_cannot_be_are_told(run, tmp_path):
   grouped = dataclasses.replace(experiment, objective=group.grpo(3))
   said = refused(grouped, tmp_path / "run")
   assert "not divisible by --objective.completions=3" in said
+  said = refused(experiment, tmp_path / "run", "--rollouts.drawings=2")
+  assert "--rollouts.drawings=2: PPO draws one completion of a prompt" in said
+  said = refused(experiment, tmp_path / "run", "--shaping.overlong=9")
+  assert "--shaping.overlong=9: more than --rollouts.max_new_tokens=8" in said

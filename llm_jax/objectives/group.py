@@ -86,8 +86,9 @@ def dr_grpo(completions: int = 8) -> Group:
 def dapo(completions: int = 16) -> Group:
   """Each token counts the same, and may rise further. arXiv:2503.14476, eq. 8.
 
-  Its dynamic sampling and its penalty for long completions are settings of
-  how completions are drawn.
+  Its dynamic sampling is `--rollouts.drawings` (10, say), its penalty for long
+  completions `--shaping.overlong` (a fifth of the limit, say, with
+  `--shaping.missing_eos=keep`).
   """
   return Group(completions=completions, clip_high=0.28)
 

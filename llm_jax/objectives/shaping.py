@@ -22,6 +22,15 @@ class Shaping:
     " minus `penalty` in its place, or less `penalty`",
   )
   penalty: float = field(1.0, "of a completion without an end", low=0)
+  overlong: int = field(
+    0,
+    "last tokens before the limit, over which a completion loses more and more"
+    " of `overlong_penalty` (DAPO, arXiv:2503.14476, eq. 13); 0 = none",
+    low=0,
+  )
+  overlong_penalty: float = field(
+    1.0, "what a completion has lost at the limit", low=0
+  )
   clip: float | None = field(
     None, "scores are cut to this, up and down; none = never", low=0
   )
@@ -50,6 +59,20 @@ class Shaping:
     if self.missing_eos == "subtract":
       return np.where(ended_B, found_B, found_B - self.penalty)
     return found_B
+
+  def too_long(self, length_B: np.ndarray, limit: int) -> np.ndarray:
+    """What completions lose for their lengths, [B].
+
+      penalty * clip((|y| - (limit - overlong)) / overlong, 0, 1)
+
+    Args:
+      length_B: in tokens, that of the end included.
+      limit: most tokens of a completion.
+    """
+    if not self.overlong:
+      return np.zeros(len(length_B))
+    beyond_B = length_B - (limit - self.overlong)
+    return self.overlong_penalty * np.clip(beyond_B / self.overlong, 0, 1)
 
   def next_beta(self, beta: float, moved: float, completions: int) -> float:
     """The weight after an update whose mean KL of a completion was `moved`."""
