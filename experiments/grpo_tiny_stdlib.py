@@ -28,7 +28,9 @@ EXPERIMENT = dataclasses.replace(
   ppo_tiny_stdlib.EXPERIMENT,
   model=presets.tiny(),
   objective=group.grpo(8),
-  data=Instructions(sources=(StdlibTasks(("signature",)),), length=128),
+  data=Instructions(
+    sources=(StdlibTasks(("signature",)),), length=128, too_long="drop"
+  ),
   judge=Python(around="def f{}: pass"),
   rollouts=Rollouts(
     batch=64, max_prompt=96, max_new_tokens=32, sampler=Sampler()
