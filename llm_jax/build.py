@@ -35,6 +35,7 @@ from llm_jax.data.preferences import Preferences
 from llm_jax.data.preferred import Preferred
 from llm_jax.data.text import Tokenised
 from llm_jax.experiment import DataSettings, Experiment
+from llm_jax.mixing import Mixing
 from llm_jax.model import Model
 from llm_jax.models import sizing
 from llm_jax.on_policy import OnPolicy
@@ -118,6 +119,13 @@ def check_batch(experiment: Experiment, mesh: Mesh) -> tuple[int, int]:
       f" --microbatches={experiment.microbatches} x data"
       f" {mesh.shape['data']} x fsdp {mesh.shape['fsdp']}{rows}"
     )
+  for i, its in experiment.beside.items():
+    if its.batch_size % cuts:
+      raise ValueError(
+        f"--ptx.{i}.batch_size={its.batch_size}: not divisible by"
+        f" --microbatches={experiment.microbatches} x data"
+        f" {mesh.shape['data']} x fsdp {mesh.shape['fsdp']}"
+      )
   return share
 
 
@@ -141,7 +149,8 @@ def run(experiment: Experiment, folder: pathlib.Path, mesh: Mesh) -> Run:
     made, asks = dataclasses.replace(made, tokens=carried), False
   plan = weights.plan(experiment, the_model, mesh, encode, reference=asks)
   store = Store(folder / "checkpoints", experiment.checkpoints, progress.say)
-  source = _source(experiment, made, the_model, mesh, folder, share)
+  main = _source(experiment, made, the_model, mesh, folder, share)
+  source = _with_others(experiment, made.tokenizer, mesh, main)
   found = weights.resume(experiment, plan, mesh, store)
   if found is not None:
     done, state, position = found
@@ -166,7 +175,7 @@ def run(experiment: Experiment, folder: pathlib.Path, mesh: Mesh) -> Run:
   )
   try:
     hooks = _hooks(
-      experiment, folder, mesh, made, the_model, metrics, share, source
+      experiment, folder, mesh, made, the_model, metrics, share, main
     )
     validate = next(h for h in hooks if isinstance(h, reporting.Validate))
     save = Save(
@@ -221,6 +230,19 @@ def _source(
     return source
   stop = asking.stop_ids(experiment.data, made.tokenizer)
   return self_play.Opponent(source, experiment.self_play, the_model, stop)
+
+
+def _with_others(
+  experiment: Experiment, tokenizer: Tokenizer, mesh: Mesh, source: Source
+) -> Source:
+  """The same, whose batches carry what is modelled beside them."""
+  others = []
+  for i, its in experiment.beside.items():
+    size = its.batch_size or experiment.batch_size
+    found = tokens(its.data, tokenizer)
+    batches = found.train(size, experiment.seed, mesh_lib.share(mesh, size))
+    others.append(_Placed(batches, mesh, found.identity, f"ptx.{i}.data"))
+  return Mixing(source, others) if others else source
 
 
 def _validator(
@@ -292,8 +314,11 @@ def _hooks(
 class _Placed:
   """A source whose batches are put on the mesh, and whose text is one text."""
 
-  def __init__(self, source: Source, mesh: Mesh, identity: str):
-    self._source, self._mesh, self._identity = source, mesh, identity
+  def __init__(
+    self, source: Source, mesh: Mesh, identity: str, flag: str = "data"
+  ):
+    self._source, self._mesh = source, mesh
+    self._identity, self._flag = identity, flag
 
   def next(self, state: Any) -> Batch:
     return mesh_lib.place(self._source.next(state), self._mesh)
@@ -304,7 +329,7 @@ class _Placed:
   def set_state(self, saved: dict[str, Any]) -> None:
     if saved.get("text", self._identity) != self._identity:
       raise ValueError(
-        "--data: the text is not the one that this run began with, so it"
-        " cannot go on; bring it back, or start another run with --init_from"
+        f"--{self._flag}: the text is not the one that this run began with, so"
+        " it cannot go on; bring it back, or start another run with --init_from"
       )
     self._source.set_state(saved)

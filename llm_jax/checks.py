@@ -18,6 +18,7 @@ def settings(experiment: Experiment) -> None:
   _reads(experiment)
   _refreshes(experiment)
   _plays(experiment)
+  _carries(experiment)
   if experiment.value_from and not experiment.objective.needs_critic:
     name = type(experiment.objective).__name__
     raise ValueError(
@@ -179,6 +180,23 @@ def _plays(experiment: Experiment) -> None:
       f"{given}: cannot be with --reference=once, as what is drawn is new at"
       " each step"
     )
+
+
+def _carries(experiment: Experiment) -> None:
+  """ValueError where what is modelled beside what is drawn cannot be."""
+  longest = experiment.model.max_length - experiment.peft.places
+  for i, its in experiment.beside.items():
+    if not experiment.draws:
+      name = type(experiment.objective).__name__
+      raise ValueError(
+        f"--ptx.{i}.weight={its.weight}: {name} draws nothing that it could"
+        " stand beside; 0 = it is not read"
+      )
+    if its.data.length > longest:
+      raise ValueError(
+        f"--ptx.{i}.data.length={its.data.length}: longer than"
+        f" --model.max_length={experiment.model.max_length} has room for"
+      )
 
 
 def prompts(

@@ -109,6 +109,19 @@ class SelfPlay:
 
 
 @dataclasses.dataclass(frozen=True)
+class Ptx:
+  """Text that is modelled beside what is drawn (PPO-ptx, arXiv:2203.02155)."""
+
+  data: Text | Instructions | Arrays = Text()
+  weight: float = field(
+    1.0, "gamma, weight of its mean loss a token; 0 = it is not read", low=0
+  )
+  batch_size: int = field(
+    0, "its rows in a step; 0 = as many as --batch_size", low=0
+  )
+
+
+@dataclasses.dataclass(frozen=True)
 class Experiment:
   """From this, `build` makes everything else."""
 
@@ -122,6 +135,7 @@ class Experiment:
   self_play: SelfPlay = SelfPlay()
   rollouts: Rollouts = Rollouts()
   shaping: Shaping = Shaping()
+  ptx: tuple[Ptx, ...] = ()
   mesh: MeshShape = MeshShape()
   checkpoints: Checkpoints = Checkpoints()
   log: Log = Log()
@@ -169,6 +183,11 @@ class Experiment:
   def draws(self) -> bool:
     """Whether the policy learns from what it draws itself."""
     return "rollouts" in self.objective.reads
+
+  @property
+  def beside(self) -> dict[int, Ptx]:
+    """What is modelled beside what is drawn, and weighs anything."""
+    return {i: its for i, its in enumerate(self.ptx) if its.weight}
 
   @property
   def scored_at(self) -> float:

@@ -18,9 +18,10 @@ from jax.sharding import Mesh
 from llm_jax import axes, claim, keys, trees
 from llm_jax import model as model_lib
 from llm_jax.checkpoints.store import Store
-from llm_jax.contracts import Batch, Forward
+from llm_jax.contracts import Batch, Forward, Objective
 from llm_jax.experiment import Experiment
 from llm_jax.model import Model
+from llm_jax.objectives.mixed import Mixed
 from llm_jax.objectives.packed import Packed
 from llm_jax.ops.checksum import checksum
 from llm_jax.peft import hold, merge
@@ -151,7 +152,7 @@ def plan(
   )
   step = functools.partial(
     step_lib.train_step,
-    objective=Packed(experiment.objective),
+    objective=Packed(_whole_objective(experiment)),
     forward=forward(model, experiment.scored_at),
     optimizer=optimizer,
     microbatches=experiment.microbatches,
@@ -175,6 +176,13 @@ def plan(
     step=jax.jit(step, donate_argnums=0, out_shardings=(placement, None)),
     learning_rate=experiment.optimizer.learning_rate(experiment.steps),
   )
+
+
+def _whole_objective(experiment: Experiment) -> Objective:
+  """The objective, with what is modelled beside it."""
+  weights = tuple(its.weight for its in experiment.beside.values())
+  objective = experiment.objective
+  return Mixed(objective, weights) if weights else objective
 
 
 def _moving(

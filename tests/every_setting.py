@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from llm_jax import judging, normalising, on_policy, reinforcing, weights
+from llm_jax import build, judging, normalising, on_policy, reinforcing, weights
 from llm_jax import model as model_lib
 from llm_jax.contracts import Question, Verdict
 from llm_jax.data.arrays import Arrays
@@ -25,7 +25,7 @@ from llm_jax.data.stdlib_preferences import StdlibPreferences
 from llm_jax.data.stdlib_tasks import StdlibTasks
 from llm_jax.data.text import Text
 from llm_jax.data.tfds_source import TFDS
-from llm_jax.experiment import Evaluation
+from llm_jax.experiment import Evaluation, Ptx
 from llm_jax.generation.rollouts import Rollouts
 from llm_jax.judges.endpoint import ByEndpoint, Endpoint
 from llm_jax.judges.function import ByFunction, Function
@@ -197,6 +197,9 @@ def try_every_drawing():
     jax.eval_shape(
       lambda b, o=objective, f=forward: o.loss(f, roles, b, None), weighed
     )
+
+  beside = dataclasses.replace(experiment, ptx=(Ptx(),))
+  assert build.check_batch(beside, mesh_lib.make(mesh_lib.MeshShape(1, 1, 1)))
 
   there = dataclasses.replace(experiment, value_from="nowhere")
   state = SimpleNamespace(trainable={"value": None})
