@@ -1,8 +1,14 @@
 """The smallest runs that learn from what they draw."""
 
+import contextlib
 import dataclasses
 import pathlib
+from unittest import mock
 
+import jax
+import numpy as np
+
+from llm_jax import asking, build, trees, weights
 from llm_jax.checkpoints.store import Checkpoints
 from llm_jax.data.instructions import Instructions
 from llm_jax.experiment import Validation
@@ -48,3 +54,44 @@ def experiment(home: pathlib.Path, **changes):
     samples=dataclasses.replace(command.EXPERIMENT.samples, every=0),
   )
   return dataclasses.replace(its, **changes)
+
+
+# As many as let completions of eight bytes come to an end and not.
+STOPS = tuple(range(0, 256, 8))
+
+
+@contextlib.contextmanager
+def begun(home: pathlib.Path, its):
+  """A run before its first step, as `build.Run`, in float64.
+
+  Its weights are the same on every mesh; every eighth byte is a stop id.
+  """
+  its = dataclasses.replace(
+    its,
+    model=dataclasses.replace(its.model, dtype="float64"),
+    log=dataclasses.replace(its.log, tensorboard=False),
+    validation=dataclasses.replace(its.validation, every=0),
+  )
+  mesh = mesh_lib.make(its.mesh)
+  with (
+    jax.enable_x64(True),
+    jax.set_mesh(mesh),
+    mock.patch.object(weights, "_base", _base),
+    mock.patch.object(asking, "stop_ids", lambda *_: STOPS),
+  ):
+    run = build.run(its, home / "run", mesh)
+    try:
+      yield its, run
+    finally:
+      run.metrics.close(None, None, None)
+
+
+def _base(experiment, plan, mesh):
+  """Drawn by numpy, wide; in the place of `init_from`."""
+  r = np.random.default_rng(0)
+
+  def draw(path, x):
+    around = 1.0 if trees.path_string(path).endswith("scale") else 0.0
+    return jax.device_put(around + 0.3 * r.normal(size=x.shape), x.sharding)
+
+  return jax.tree_util.tree_map_with_path(draw, plan.base)

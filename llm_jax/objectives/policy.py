@@ -92,8 +92,12 @@ class Policy(Objective):
   def loss(
     self, forward: Forward, roles: Roles, batch: Batch, key: jax.Array | None
   ) -> tuple[jax.Array, Metrics]:
-    """The sum over tokens of weight times loss, and what is reported."""
-    scores = forward["policy"](roles["policy"], batch, key=key, entropy=True)
+    """The sum over tokens of weight times loss, and what is reported.
+
+    Without dropout: a ratio is of two policies, not of two of their halves.
+    """
+    del key
+    scores = forward["policy"](roles["policy"], batch, entropy=True)
     return self.of_scores(scores, batch)
 
   def of_scores(

@@ -102,12 +102,13 @@ class PPO(Policy):
   def loss(
     self, forward: Forward, roles: Roles, batch: Batch, key: jax.Array | None
   ) -> tuple[jax.Array, Metrics]:
-    """The policy's loss and the critic's."""
-    scores = forward["policy"](roles["policy"], batch, key=key, entropy=True)
+    """The policy's loss and the critic's, without dropout."""
+    del key
+    scores = forward["policy"](roles["policy"], batch, entropy=True)
     loss, metrics = self.of_scores(scores, batch)
     critic = scores
     if self.needs_critic:
-      critic = forward["value"](roles["value"], batch, key=key)
+      critic = forward["value"](roles["value"], batch)
     if critic.output_BTO is None:
       raise ValueError("--model.outputs=0: PPO's critic needs 1")
     error, more = self.of_values(critic.output_BTO[..., 0], batch)
