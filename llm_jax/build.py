@@ -302,6 +302,7 @@ def _hooks(
   until = experiment.steps
   return [
     training.Finite(experiment.skip_nonfinite),
+    *([source] if isinstance(source, OnPolicy) else []),
     metrics,
     reporting.Validate(metrics, validate, validation.every, until),
     reporting.Sample(metrics, folder, sample, samples.every, until),

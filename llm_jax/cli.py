@@ -14,7 +14,7 @@ from absl import flags
 from llm_jax import config, host
 from llm_jax.experiment import Experiment
 from llm_jax.judges.reward import RewardModel
-from llm_jax.training.hooks import NonFiniteError
+from llm_jax.training.hooks import DivergedError, NonFiniteError
 
 VERBS = {
   "train": "runs, or resumes what --workdir holds",
@@ -87,7 +87,7 @@ def main(experiment: Experiment, argv: list[str], name: str) -> int:
     line = f"{e.name} is not installed; {WITHOUT[e.name]} does without"
     print(f"error: {line}", file=sys.stderr)
     return 2
-  except NonFiniteError as e:
+  except (DivergedError, NonFiniteError) as e:
     print(f"stopped: {e}", file=sys.stderr)
     return 1
   except KeyboardInterrupt:

@@ -207,6 +207,14 @@ class Hook:
   def act(self, step: int, state: Any) -> None:
     """Gets the state after that step, once its numbers have been read."""
 
+  @property
+  def waits(self) -> bool:
+    """Whether a batch is asked for once all numbers have been read."""
+    return False
+
+  def rescue(self, step: int, state: Any, error: Exception) -> None:
+    """The source failed: gets the last state, whose numbers have been read."""
+
   def close(self, *exception: object) -> None:
     """The run is over, because of an exception or without."""
 

@@ -225,6 +225,8 @@ MAY_CHANGE = (
   "judge",
   "label",
   "rewards.",
+  "shaping.most_kl",
+  "shaping.patience",
   "data.cache",
   "data.widths",
   "model.remat",

@@ -19,18 +19,20 @@ from jax.sharding import Mesh
 import numpy as np
 
 from llm_jax import axes, config, keys, redrawing
-from llm_jax.contracts import Batch, Question, Verdict
+from llm_jax.contracts import Batch, Hook, Question, Verdict
 from llm_jax.generation.rollouts import Rollouts
 from llm_jax.objectives.policy import Policy
 from llm_jax.objectives.shaping import Shaping
+from llm_jax.ops.moments import Moments
 from llm_jax.reporting.progress import say
 from llm_jax.sharding import mesh as mesh_lib
+from llm_jax.training.hooks import DivergedError
 
 # Of completions as they were drawn; reported with each step that reads them.
 _TOLD = tuple(
   f"{name}_B"
   for name in (
-    *("score", "rlhf_reward", "kl", "beta"),
+    *("judged", "score", "rlhf_reward", "kl", "beta"),
     *("length", "ended", "mismatch", "flat", "drawings"),
   )
 )
@@ -58,8 +60,8 @@ class Reward(NamedTuple):
   score: Callable[[Sequence[Question]], Sequence[Verdict]]
 
 
-class OnPolicy:
-  """A source of minibatches, see `contracts.Source`.
+class OnPolicy(Hook):
+  """A source of minibatches, see `contracts.Source`, that hears of steps.
 
   Args:
     settings: what is drawn; a batch is whole minibatches, and whole groups.
@@ -105,6 +107,8 @@ class OnPolicy:
     self._asked_for = 0  # prompts so far, over all passes
     self._lacked = False  # whether it was said that too few groups differ
     self._beta = shaping.beta
+    self._moments = Moments()  # of what the judge said
+    self._away = 0  # updates in a row that are too far from the reference
     self._rows: dict[str, np.ndarray] = {}
     self._order = functools.lru_cache(2)(self._order_of)
 
@@ -125,7 +129,26 @@ class OnPolicy:
     order = r.permutation(self._settings.batch)
     here = order[place * self._size : (place + 1) * self._size]
     rows = {name: x[here] for name, x in self._rows.items()}
+    rows |= {
+      f"told_{name}_B": np.full(len(here), x, np.float32)
+      for name, x in self._where(epoch).items()
+    }
     return mesh_lib.place_whole(rows, self._mesh)
+
+  def _where(self, epoch: int) -> dict[str, float]:
+    """Which update this is, what it has drawn, and how often that was read."""
+    drawn = self._asked_for * self._group
+    return {"update": self._updates, "drawn": drawn, "epoch": epoch}
+
+  @property
+  def waits(self) -> bool:
+    return self._settings.target_kl is not None
+
+  def read(self, step: int, numbers: dict[str, float]) -> None:
+    """Ends an update of which a step was too far from what was drawn."""
+    limit = self._settings.target_kl
+    if limit is not None and numbers["kl_old"] > limit:
+      self._served = self.per_update
 
   def get_state(self) -> dict[str, Any]:
     """All of it; arrays only in the middle of an update."""
@@ -137,6 +160,8 @@ class OnPolicy:
       "served": self._served,
       "asked": self._asked_for,
       "beta": self._beta,
+      "moments": list(self._moments),
+      "away": self._away,
       "rows": {} if over else self._rows,
     }
 
@@ -159,10 +184,16 @@ class OnPolicy:
     per_drawing = self._settings.batch // self._group
     self._asked_for = saved.get("asked", self._updates * per_drawing)
     self._beta = saved["beta"]
+    self._moments = Moments(*saved.get("moments", ()))
+    self._away = saved.get("away", 0)
     self._rows = saved["rows"] or {}
 
   def draw(
-    self, roles: Any, asked: Sequence[Prompt], key: jax.Array
+    self,
+    roles: Any,
+    asked: Sequence[Prompt],
+    key: jax.Array,
+    moments: Moments | None = None,
   ) -> dict[str, np.ndarray]:
     """Completions of prompts with their scores, on the host.
 
@@ -170,6 +201,8 @@ class OnPolicy:
       roles: by whom they are drawn, and looked at.
       asked: `rollouts.batch` of them, a prompt as often as it is completed.
       key: of this drawing.
+      moments: of what the judge said before, that scores are scaled by; None =
+        they are not scaled.
     """
     prompts = mesh_lib.place_whole(self._aligned(asked), self._mesh)
     batch = self._functions.draw(roles, prompts, key)
@@ -180,7 +213,11 @@ class OnPolicy:
     judged_B, parts = self._scores(asked, host)
     limit = self._settings.max_new_tokens
     lost_B = self._shaping.too_long(mask_BT.sum(1), limit)
-    scores_B = self._shaping.scores(judged_B, host["ended_B"]) - lost_B
+    scale = Moments()
+    if moments is not None:
+      scale = self._shaping.seen(moments, judged_B)
+    earned_B = self._shaping.scores(judged_B, host["ended_B"], scale)
+    scores_B = earned_B - lost_B
     unlike_BT = np.abs(old_BT - host["sampled_logp_BT"])
     of_rows = {
       **{f"part_{name}_B": x_B.astype(wide) for name, x_B in parts.items()},
@@ -198,7 +235,12 @@ class OnPolicy:
 
   def _drawn(self, roles: Any) -> dict[str, np.ndarray]:
     rows, asked_for = self._to_learn_from(roles)
+    away = self._away + 1 if self._is_away(rows) else 0
+    if away >= self._shaping.patience:
+      raise DivergedError(self._advice(rows, away))
     credited = jax.device_get(dict(self._credit(rows)))
+    self._away = away
+    self._moments = self._shaping.seen(self._moments, rows["judged_B"])
     if "kl_B" in rows:
       moved, count = float(rows["kl_B"].mean()), len(rows["kl_B"])
       self._beta = self._shaping.next_beta(self._beta, moved, count)
@@ -210,6 +252,21 @@ class OnPolicy:
     }
     return credited | told
 
+  def _is_away(self, rows: Mapping[str, np.ndarray]) -> bool:
+    """Whether the policy is too far from the reference."""
+    most = self._shaping.most_kl
+    return most is not None and "kl_B" in rows and _per_token(rows) > most
+
+  def _advice(self, rows: Mapping[str, np.ndarray], away: int) -> str:
+    return (
+      f"update {self._updates + 1}: the policy is {_per_token(rows):.3g} nats a"
+      f" token from the reference, and was more than"
+      f" --shaping.most_kl={self._shaping.most_kl} in {away} updates in a row;"
+      " nothing is lost. A lower --optimizer.peak, a higher --shaping.beta (or"
+      " --objective.kl) or a --rollouts.target_kl may help in a new run; with a"
+      " higher --shaping.most_kl this one goes on"
+    )
+
   def _to_learn_from(self, roles: Any) -> tuple[dict[str, np.ndarray], int]:
     """Completions of an update, and where the prompts of the next begin."""
     most, group = self._settings.drawings, self._group
@@ -219,7 +276,7 @@ class OnPolicy:
     def draw(number: int) -> dict[str, np.ndarray]:
       asked = self._asked(self._asked_for + number * per_drawing, per_drawing)
       again = jax.random.fold_in(key, number) if number else key
-      return self.draw(roles, asked, again)
+      return self.draw(roles, asked, again, self._moments)
 
     rows, drawings, flat = redrawing.gathered(draw, most, group)
     told = {"drawings": float(drawings)} if most > 1 else {}
@@ -289,6 +346,11 @@ class OnPolicy:
     return np.array(flat, np.float64), {
       name: np.array(x) for name, x in parts.items()
     }
+
+
+def _per_token(rows: Mapping[str, np.ndarray]) -> float:
+  """KL of a token, nats."""
+  return float(rows["kl_B"].sum() / max(rows["length_B"].sum(), 1))
 
 
 @jax.jit

@@ -1,9 +1,12 @@
 """When a run is written down."""
 
+import jax
+
 from llm_jax import weights
 from llm_jax.checkpoints.store import Store
 from llm_jax.contracts import Hook, Source
 from llm_jax.reporting import hooks as reporting
+from llm_jax.training.hooks import DivergedError
 from llm_jax.training.state import TrainState
 
 
@@ -30,6 +33,11 @@ class Save(Hook):
   def due(self, step: int) -> bool:
     regular = self._every and step % self._every == 0
     return bool(regular) or step == self._until
+
+  def rescue(self, step: int, state: TrainState, error: Exception) -> None:
+    # Several processes save together, or not at all.
+    if step and (jax.process_count() == 1 or isinstance(error, DivergedError)):
+      self.act(step, state)
 
   def act(self, step: int, state: TrainState) -> None:
     if step != self._saved:

@@ -22,6 +22,12 @@ class Rollouts:
 
   batch: int = field(64, "completions drawn for an update", low=1)
   epochs: int = field(4, "how often an update reads each of them", low=1)
+  target_kl: float | None = field(
+    None,
+    "an update ends after a step whose minibatch was further than this from"
+    " where it was drawn, nats a token (`kl_old`); none = never",
+    low=0,
+  )
   max_new_tokens: int = field(64, "tokens of a completion, at most", low=1)
   max_prompt: int = field(128, "tokens of a prompt; longer are left out", low=1)
   drawings: int = field(

@@ -10,6 +10,7 @@ import numpy as np
 
 from llm_jax.config import field
 from llm_jax.ops import kl
+from llm_jax.ops.moments import Moments
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +32,12 @@ class Shaping:
   overlong_penalty: float = field(
     1.0, "what a completion has lost at the limit", low=0
   )
+  scale: Literal["none", "first", "running"] = field(
+    "none",
+    "scores are divided by the standard deviation of the first update's, which"
+    " the policy drew as it began, or of all so far",
+  )
+  centre: bool = field(False, "scores are less the mean of the same, before")
   clip: float | None = field(
     None, "scores are cut to this, up and down; none = never", low=0
   )
@@ -45,13 +52,46 @@ class Shaping:
     10_000, "completions in which an adapted beta changes by a fifth", low=1
   )
 
-  def scores(self, found_B: np.ndarray, ended_B: np.ndarray) -> np.ndarray:
-    """Scores to learn from, [B].
+  most_kl: float | None = field(
+    3.0,
+    "KL of a token, nats, that is too far from the reference: a run stops that"
+    " is so far in `patience` updates in a row; none = it never stops",
+    low=0,
+  )
+  patience: int = field(
+    5, "updates in a row, too far from the reference, that end a run", low=1
+  )
+
+  def __post_init__(self) -> None:
+    if self.centre and self.scale == "none":
+      raise ValueError(
+        "--shaping.centre=true: the mean is that of --shaping.scale=first or"
+        " running"
+      )
+
+  def seen(self, moments: Moments, found_B: np.ndarray) -> Moments:
+    """What scores are scaled by once the judge has said more of them."""
+    if self.scale == "none" or (self.scale == "first" and moments.size):
+      return moments
+    return moments.joined(found_B)
+
+  def scores(
+    self,
+    found_B: np.ndarray,
+    ended_B: np.ndarray,
+    moments: Moments = Moments(),
+  ) -> np.ndarray:
+    """Scores to learn from, [B]: scaled, clipped, and less for a lacking end.
 
     Args:
       found_B: of the judge.
       ended_B: whether a completion came to its own end.
+      moments: that they are scaled by; of nothing = not at all.
     """
+    if moments.size and self.centre:
+      found_B = found_B - moments.mean
+    if moments.deviation:  # what is all the same has none
+      found_B = found_B / moments.deviation
     if self.clip is not None:
       found_B = np.clip(found_B, -self.clip, self.clip)
     if self.missing_eos == "replace":

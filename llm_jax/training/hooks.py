@@ -9,6 +9,10 @@ class NonFiniteError(FloatingPointError):
   """A loss or gradient is not finite; the message names the step."""
 
 
+class DivergedError(FloatingPointError):
+  """A run had better not go on; all of its processes know it together."""
+
+
 class Finite(Hook):
   """Stops at a non-finite loss or gradient norm, or after `limit` skips.
 

@@ -19,12 +19,14 @@ def train(
   """Steps until `until` are done, `stop(steps done)` says so, or data ends.
 
   A source ends by raising StopIteration; the state then tells how far it came.
+  Of any other failure of it the hooks are told, to rescue the state.
 
   The numbers of step i are read after step i + 1 is dispatched, so that the
   device never waits for the host; but before any hook acts on the state of
   step i, so that nothing is done with a state whose numbers are unknown.
   """
   hooks, unread = list(hooks), None
+  waits = any(hook.waits for hook in hooks)
   done = int(state.step)
 
   def read() -> None:
@@ -36,10 +38,17 @@ def train(
         hook.read(at, numbers)
 
   while done < until and not stop(done):
+    if waits:
+      read()
     try:
       batch = source.next(state)
     except StopIteration:
       break
+    except Exception as error:
+      read()
+      for hook in hooks:
+        hook.rescue(done, state, error)
+      raise
     state, metrics = step(state, batch)
     done += 1
     read()

@@ -6,11 +6,12 @@ import jax
 import numpy as np
 import pytest
 
+from llm_jax.contracts import Hook
 from llm_jax.training import hooks, loop
 from tests.training import quadratic
 
 
-class Keep:
+class Keep(Hook):
   """Host copies of the weights after each step, and the losses."""
 
   def __init__(self):

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from llm_jax.contracts import Hook
 from llm_jax.ops.metrics import Mean
 from llm_jax.training import loop
 from tests.training import quadratic
@@ -33,7 +34,7 @@ class State:
     self.step = step
 
 
-class Watch:
+class Watch(Hook):
   """A hook due at the steps given."""
 
   def __init__(self, log, due=(), name=""):
@@ -117,6 +118,58 @@ def test_a_hook_that_stops_leaves_later_hooks_unacted():
   with pytest.raises(FloatingPointError):
     loop.train(State(), counter.step, counter, [Stops(counter.log), save], 9)
   assert [s for e, s in counter.log if e == "act"] == [1]
+
+
+class Waits(Watch):
+  """A hook whose source must not run ahead of it."""
+
+  @property
+  def waits(self):
+    return True
+
+
+def test_a_hook_may_have_batches_wait_for_what_it_reads():
+  counter = Counter()
+  hooks = [Watch(counter.log, (), " a"), Waits(counter.log, (), " b")]
+  loop.train(State(), counter.step, counter, hooks, 2)
+  assert counter.log == [
+    *[("next", 1), ("step", 1), ("read a", 1), ("read b", 1)],
+    *[("next", 2), ("step", 2), ("read a", 2), ("read b", 2)],
+  ]
+  # The mutant is the loop that nobody asks to wait, above.
+  assert run(until=2)[1].index(("next", 2)) < run(until=2)[1].index(("read", 1))
+
+
+class Rescues(Watch):
+  """A hook that keeps what a failing source leaves."""
+
+  def rescue(self, step, state, error):
+    assert state.step == step
+    self.log.append((f"rescue {error}", step))
+
+
+@pytest.mark.parametrize("bad", [None, 2])
+def test_of_a_source_that_fails_the_state_is_rescued(bad):
+  """Once its numbers are read, and only if these are good."""
+  counter = Counter()
+
+  class Fails:
+    def next(self, state):
+      if state.step == 2:
+        raise ValueError("nobody judges")
+      return counter.next(state)
+
+  class Stops(Watch):
+    def read(self, step, numbers):
+      if step == bad:
+        raise FloatingPointError
+
+  rescues = Rescues(counter.log)
+  with pytest.raises(FloatingPointError if bad else ValueError):
+    loop.train(State(), counter.step, Fails(), [Stops([]), rescues], 9)
+  rescued = [("read", 2), ("rescue nobody judges", 2)]
+  assert counter.log[-1] == (("read", 1) if bad else rescued[1])
+  assert (counter.log[-2:] == rescued) != bool(bad)
 
 
 def test_stop_is_asked_before_each_step_and_finishes_the_last():
