@@ -59,6 +59,10 @@ def _reads(experiment: Experiment) -> None:
   objective, data = experiment.objective, experiment.data
   name = type(objective).__name__
   rows, together = "text", 1
+  if experiment.draws_pairs and "pairs" not in objective.reads:
+    raise ValueError(
+      f"--rollouts.pair_of={experiment.rollouts.pair_of}: {name} reads no pairs"
+    )
   if experiment.draws:
     _draws(experiment)
     return
@@ -97,15 +101,28 @@ def _draws(experiment: Experiment) -> None:
     raise ValueError(
       f"--model.outputs={experiment.model.outputs}: PPO's critic needs 1"
     )
-  group = getattr(experiment.objective, "completions", 1)
-  for flag, size in (
-    ("batch_size", experiment.batch_size),
-    ("objective.completions", group),
-  ):
-    if drawn.batch % size:
-      raise ValueError(
-        f"--rollouts.batch={drawn.batch}: not divisible by --{flag}={size}"
-      )
+  group, pairs = experiment.group, experiment.draws_pairs
+  flag = "rollouts.pair_of" if pairs else "objective.completions"
+  if drawn.batch % group:
+    raise ValueError(
+      f"--rollouts.batch={drawn.batch}: not divisible by --{flag}={group}"
+    )
+  if experiment.learned % experiment.batch_size:
+    of = f", {experiment.learned} rows of pairs" if pairs else ""
+    raise ValueError(
+      f"--rollouts.batch={drawn.batch}{of}: not divisible by"
+      f" --batch_size={experiment.batch_size}"
+    )
+  if drawn.target_kl is not None and pairs:
+    raise ValueError(
+      f"--rollouts.target_kl={drawn.target_kl}: {name} does not tell how far it"
+      " is from where its completions were drawn; none = each update is whole"
+    )
+  if experiment.reference == "once":
+    raise ValueError(
+      "--reference=once: cannot be where a policy draws, as what is drawn is"
+      " new at each update"
+    )
   if drawn.drawings > 1 and group == 1:
     raise ValueError(
       f"--rollouts.drawings={drawn.drawings}: {name} draws one completion of a"
@@ -169,6 +186,11 @@ def _plays(experiment: Experiment) -> None:
   if not new:
     return
   given, name = f"--self_play.max_new_tokens={new}", type(objective).__name__
+  if experiment.draws:
+    raise ValueError(
+      f"{given}: both completions of a pair are drawn and judged, so there is"
+      " none for an opponent to draw"
+    )
   if "pairs" not in objective.reads:
     raise ValueError(f"{given}: {name} reads no pairs")
   if getattr(experiment.data, "packing", "one") != "one":

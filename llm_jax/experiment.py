@@ -182,7 +182,26 @@ class Experiment:
   @property
   def draws(self) -> bool:
     """Whether the policy learns from what it draws itself."""
-    return "rollouts" in self.objective.reads
+    reads = self.objective.reads
+    return "rollouts" in reads or (self.draws_pairs and "pairs" in reads)
+
+  @property
+  def draws_pairs(self) -> bool:
+    """Whether what is drawn becomes pairs."""
+    return self.rollouts.pair_of > 0
+
+  @property
+  def group(self) -> int:
+    """Completions that are drawn of a prompt, if any are."""
+    if self.draws_pairs:
+      return self.rollouts.pair_of
+    return getattr(self.objective, "completions", 1)
+
+  @property
+  def learned(self) -> int:
+    """Rows that an update learns from, if it draws any."""
+    rows = self.rollouts.batch
+    return 2 * rows // self.group if self.draws_pairs else rows
 
   @property
   def beside(self) -> dict[int, Ptx]:

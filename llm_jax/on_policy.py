@@ -21,6 +21,7 @@ import numpy as np
 from llm_jax import axes, config, keys, redrawing
 from llm_jax.contracts import Batch, Hook, Question, Verdict
 from llm_jax.generation.rollouts import Rollouts
+from llm_jax.objectives.drawn_pairs import DrawnPairs
 from llm_jax.objectives.policy import Policy
 from llm_jax.objectives.shaping import Shaping
 from llm_jax.ops.moments import Moments
@@ -66,7 +67,7 @@ class OnPolicy(Hook):
   Args:
     settings: what is drawn; a batch is whole minibatches, and whole groups.
     shaping: of scores.
-    objective: credits tokens.
+    objective: credits tokens, or makes pairs of completions.
     prompts: what is answered, all short enough.
     functions: of the model.
     reward: of a completion's text.
@@ -83,7 +84,7 @@ class OnPolicy(Hook):
     self,
     settings: Rollouts,
     shaping: Shaping,
-    objective: Policy,
+    objective: Policy | DrawnPairs,
     prompts: Sequence[Prompt],
     functions: Functions,
     reward: Reward,
@@ -99,6 +100,10 @@ class OnPolicy(Hook):
     self._prompts, self._functions = prompts, functions
     self._reward, self._ids, self._seed = reward, ids, seed
     self._size, self._group, self._mesh = batch_size, group, mesh
+    self._together = objective.rows_together
+    self._learned = settings.batch
+    if isinstance(objective, DrawnPairs):
+      self._learned = settings.batch // group * self._together
     self._identity, self._judge = identity, judge or {}
     self._width = max(1 + len(p.ids) for p in prompts)
     self._credit = jax.jit(objective.credit)
@@ -115,7 +120,7 @@ class OnPolicy(Hook):
   @property
   def per_update(self) -> int:
     """Minibatches of an update."""
-    return self._settings.epochs * self._settings.batch // self._size
+    return self._settings.epochs * (self._learned // self._size)
 
   def next(self, state: Any) -> Batch:
     """The next minibatch; draws first where an update begins."""
@@ -123,10 +128,10 @@ class OnPolicy(Hook):
       self._rows = self._drawn(state.roles)
       self._updates, self._served = self._updates + 1, 0
     at, self._served = self._served, self._served + 1
-    epoch, place = divmod(at, self._settings.batch // self._size)
+    epoch, place = divmod(at, self._learned // self._size)
     tag = zlib.crc32(b"minibatches")
     r = np.random.default_rng((self._seed, tag, self._updates, epoch))
-    order = r.permutation(self._settings.batch)
+    order = _permuted(r, self._learned, self._together)
     here = order[place * self._size : (place + 1) * self._size]
     rows = {name: x[here] for name, x in self._rows.items()}
     rows |= {
@@ -217,13 +222,13 @@ class OnPolicy(Hook):
     if moments is not None:
       scale = self._shaping.seen(moments, judged_B)
     earned_B = self._shaping.scores(judged_B, host["ended_B"], scale)
-    scores_B = earned_B - lost_B
     unlike_BT = np.abs(old_BT - host["sampled_logp_BT"])
     of_rows = {
       **{f"part_{name}_B": x_B.astype(wide) for name, x_B in parts.items()},
       "judged_B": judged_B.astype(wide),
-      "score_B": scores_B.astype(wide),
-      "beta_B": np.full(len(scores_B), self._beta, wide),
+      "earned_B": earned_B.astype(wide),
+      "score_B": (earned_B - lost_B).astype(wide),
+      "beta_B": np.full(len(judged_B), self._beta, wide),
       "length_B": mask_BT.sum(1).astype(wide),
       "ended_B": host["ended_B"].astype(wide),
       "mismatch_B": np.where(mask_BT, unlike_BT, 0).max(1),
@@ -285,7 +290,7 @@ class OnPolicy(Hook):
     rows |= {
       f"{name}_B": np.full_like(rows["score_B"], x) for name, x in told.items()
     }
-    differ = int(redrawing.differing(rows["judged_B"], group).sum())
+    differ = int(redrawing.differing(rows["earned_B"], group).sum())
     if most > 1 and differ < per_drawing and not self._lacked:
       self._lacked = True
       say(
@@ -346,6 +351,12 @@ class OnPolicy(Hook):
     return np.array(flat, np.float64), {
       name: np.array(x) for name, x in parts.items()
     }
+
+
+def _permuted(r: np.random.Generator, rows: int, together: int) -> np.ndarray:
+  """An order of rows in which those that belong together stay so."""
+  unit_U1 = r.permutation(rows // together)[:, None]
+  return (unit_U1 * together + np.arange(together)).reshape(-1)
 
 
 def _per_token(rows: Mapping[str, np.ndarray]) -> float:

@@ -21,7 +21,7 @@ def gathered(
   """Rows to learn from, drawn as often as it takes.
 
   Args:
-    draw: number of a drawing -> B completions with `judged_B`, those of a
+    draw: number of a drawing -> B completions with `earned_B`, those of a
       prompt side by side; always as many, in rows of any length.
     most: drawings, at least 1.
     group: K.
@@ -35,7 +35,7 @@ def gathered(
   differs: list[np.ndarray] = []
   for number in range(most):
     drawn.append(draw(number))
-    differs.append(differing(drawn[-1]["judged_B"], group))
+    differs.append(differing(drawn[-1]["earned_B"], group))
     wanted = len(differs[0])
     if sum(d.sum() for d in differs) >= wanted:
       break

@@ -16,6 +16,7 @@ from llm_jax.experiment import Experiment
 from llm_jax.generation import rollouts
 from llm_jax.model import Model
 from llm_jax.models import cache
+from llm_jax.objectives.drawn_pairs import DrawnPairs
 from llm_jax.objectives.policy import Policy
 from llm_jax.on_policy import Functions, OnPolicy, Prompt, Reward
 from llm_jax.reporting.progress import say
@@ -35,7 +36,7 @@ def source(
   """Minibatches of what the policy draws, as `experiment.judge` scores it.
 
   Args:
-    experiment: whose objective is a `Policy`.
+    experiment: whose objective is a `Policy`, or of pairs.
     tokens: whose prompts are answered.
     tokenizer: ids <-> text.
     model: the decoder of every role.
@@ -45,8 +46,10 @@ def source(
   Raises:
     ValueError: no prompt is short enough.
   """
-  objective = experiment.objective
-  assert isinstance(objective, Policy)
+  objective: Policy | DrawnPairs = DrawnPairs(experiment.group)
+  if not experiment.draws_pairs:
+    assert isinstance(experiment.objective, Policy)
+    objective = experiment.objective
   judge, about = judging.make(experiment, folder, None, mesh)
   stop = asking.stop_ids(experiment.data, tokenizer)
   text = asking.texter(experiment.data, tokenizer)
@@ -64,7 +67,7 @@ def source(
     (tokenizer.eos_id, tokenizer.pad_id),
     experiment.seed,
     experiment.batch_size,
-    getattr(objective, "completions", 1),
+    experiment.group,
     mesh,
     tokens.identity,
     json.loads(json.dumps(about)),
@@ -143,7 +146,7 @@ def functions(
   """How the policy draws, and what all roles say of what was drawn."""
   settings, objective = experiment.rollouts, experiment.objective
   score_of = weights.forward(model, experiment.scored_at)
-  completions = getattr(objective, "completions", 1)
+  completions = experiment.group
 
   def draw(roles: Any, batch: Batch, key: jax.Array) -> Batch:
     rows, width = batch["prompt_BP"].shape

@@ -25,7 +25,7 @@ OBJECTIVE = group.dapo(K)
 def drawn(score_B, width=T, value=1):
   score_B = np.array(score_B, np.float32)
   return {
-    "judged_B": score_B,
+    "earned_B": score_B,
     "row_B": value + np.arange(len(score_B)),
     "x_BT": np.full((len(score_B), width), value),
   }
@@ -236,4 +236,4 @@ def test_what_is_too_long_is_learned_from():
   )
   a, b = (it.minibatches(1)[0] for it in (plain, taken))
   np.testing.assert_allclose(a["score_B"] - 7, b["score_B"])
-  np.testing.assert_array_equal(a["judged_B"], b["judged_B"])
+  np.testing.assert_array_equal(a["earned_B"], b["earned_B"])

@@ -30,6 +30,13 @@ class Rollouts:
   )
   max_new_tokens: int = field(64, "tokens of a completion, at most", low=1)
   max_prompt: int = field(128, "tokens of a prompt; longer are left out", low=1)
+  pair_of: int = field(
+    0,
+    "completions drawn of a prompt, of which the best and the worst are a pair:"
+    " online DPO (arXiv:2402.04792; 2 there) and its kin; 0 = pairs are the"
+    " data's",
+    low=0,
+  )
   drawings: int = field(
     1,
     "times that an update may draw: prompts whose completions all score the"
@@ -40,6 +47,8 @@ class Rollouts:
   sampler: Sampler = Sampler(temperature=0.7)
 
   def __post_init__(self) -> None:
+    if self.pair_of == 1:
+      raise ValueError("--rollouts.pair_of=1: a pair is of 2 or more; 0 = none")
     if self.sampler.temperature <= 0:
       raise ValueError(
         "--rollouts.sampler.temperature=0: must be more than 0, or all"
