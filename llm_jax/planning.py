@@ -7,7 +7,7 @@ import jax
 
 from llm_jax import trees
 from llm_jax.experiment import Experiment
-from llm_jax.models import sizing
+from llm_jax.models import cache, sizing
 from llm_jax.models.config import TransformerConfig
 from llm_jax.models.heads import LOGIT_BYTES
 from llm_jax.reporting.throughput import PEAK
@@ -48,13 +48,11 @@ def describe(
   kept = _bytes(abstract.trainable) + _bytes(abstract.frozen)
   asks = "reference" in abstract.frozen or abstract.reference is not None
   reference = _bytes(stays) + _bytes(abstract.reference)
-  parts = {
-    "parameters": kept - _bytes(stays),
-    **({"reference": reference} if asks else {}),
-    "optimizer": _bytes(abstract.opt_state),
-    "moving average": _bytes(abstract.average),
+  models = 1 + e.objective.needs_critic
+  step = {
     "gradients": _bytes(abstract.trainable) * (1 + (e.microbatches > 1)),
-    "activations": sizing.activation_bytes(shape, rows_here * e.data.length)
+    "activations": models
+    * sizing.activation_bytes(shape, rows_here * e.data.length)
     // mesh_shape["tensor"],
     "logits": 3
     * min(
@@ -62,13 +60,24 @@ def describe(
       rows_here * e.data.length * shape.vocab_size * 4,
     ),
   }
-  total = sum(parts.values())
+  drawing: dict[str, int] = {}
+  if e.draws:
+    drawing = {"cache of what is drawn": _cache(e, shape) // devices}
+  parts = {
+    "parameters": kept - _bytes(stays),
+    **({"reference": reference} if asks else {}),
+    "optimizer": _bytes(abstract.opt_state),
+    "moving average": _bytes(abstract.average),
+  }
+  # What is drawn and what is learned are not there at the same time.
+  total = sum(parts.values()) + max(sum(step.values()), sum(drawing.values()))
+  parts |= step | drawing
   limit = MEMORY.get(device_kind)
   peak = PEAK.get(device_kind)
   seconds = None
   if peak:
     # Asking the reference is a forward, a third of what a step is without.
-    work = flops.full * tokens * e.steps * (4 / 3 if asks else 1)
+    work = models * flops.full * tokens * e.steps * (4 / 3 if asks else 1)
     seconds = work / (peak * EXPECTED_MFU * devices)
   moving = trees.size(abstract.trainable)
   mesh = " x ".join(f"{k} {v}" for k, v in mesh_shape.items())
@@ -100,6 +109,14 @@ def table(abstract: TrainState) -> list[tuple[str, str, str, str]]:
     (path, str(list(x.shape)), x.dtype.name, str(tuple(x.sharding.spec)))
     for path, x in trees.paths(roles)
   ]
+
+
+def _cache(experiment: Experiment, shape: TransformerConfig) -> int:
+  """Bytes of keys and values of all that is drawn at once."""
+  drawn = experiment.rollouts
+  slots = experiment.peft.places + drawn.max_prompt + drawn.max_new_tokens
+  empty = jax.eval_shape(lambda: cache.empty(shape, drawn.batch, slots))
+  return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(empty))
 
 
 def _bytes(tree: Any) -> int:

@@ -8,10 +8,14 @@ import pytest
 
 from llm_jax import model as model_lib
 from llm_jax import planning, weights
+from llm_jax.data.instructions import Instructions
 from llm_jax.data.preferences import Preferences
 from llm_jax.experiment import Experiment
+from llm_jax.generation.rollouts import Rollouts
 from llm_jax.models import presets, sizing
+from llm_jax.objectives.causal import Causal
 from llm_jax.objectives.dpo import DPO
+from llm_jax.objectives.ppo import PPO
 from llm_jax.peft.lora import LoRA
 from llm_jax.sharding import mesh as mesh_lib
 from llm_jax.sharding.mesh import MeshShape
@@ -166,6 +170,38 @@ def test_a_reference_costs_what_trains_and_a_forward(monkeypatch):
   assert hours(each) == pytest.approx(hours(once) * 4 / 3, rel=1e-3)
   under = rows(peft=LoRA(rank=2))
   assert under[reference] == "0.0 B"  # the base is held once
+
+
+def test_what_draws_keeps_a_cache_and_a_critic_in_its_step():
+  """Of 2 bytes a key and value; drawing and learning take turns."""
+  drawn = Rollouts(batch=4096, max_prompt=100, max_new_tokens=28)
+  e = preset("gpt2_124m", mesh=MeshShape(data=2), rollouts=drawn)
+  shape = dataclasses.replace(e.model, outputs=1)
+  e = dataclasses.replace(e, model=shape, data=Instructions())
+  asked = lambda objective, **changes: described(
+    dataclasses.replace(e, objective=objective, **changes)
+  )
+  name = "bytes a device: {}".format
+  rows, found, _ = asked(PPO())
+  cache = 4096 * 128 * (shape.num_layers * 2 * shape.K * shape.H * 2 + 8) // 2
+  # And how many slots are used.
+  assert rows[name("cache of what is drawn")] == planning.human(cache + 2)
+  shared, less, _ = asked(PPO(critic="shared"))
+  activations = sizing.activation_bytes(shape, 16 * e.data.length)
+  assert shared[name("activations")] == planning.human(activations)
+  assert rows[name("activations")] == planning.human(2 * activations)
+  # 12 GiB of cache are more than the step has; with a small one they are not.
+  few = dataclasses.replace(drawn, batch=32)
+  _, step, abstract = asked(PPO(critic="shared"), rollouts=few)
+  rest = sum(
+    planning._bytes(x) for x in (abstract.trainable, abstract.opt_state)
+  )
+  assert less["bytes"] == rest + cache + 2
+  learning = step["bytes"] - rest
+  assert planning._bytes(abstract.trainable) + activations < learning < cache
+  plain, nothing, _ = asked(Causal())
+  assert name("cache of what is drawn") not in plain
+  assert nothing["bytes"] == step["bytes"]
 
 
 def test_time_by_the_known_peak():
