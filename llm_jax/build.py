@@ -120,11 +120,11 @@ def check_batch(experiment: Experiment, mesh: Mesh) -> tuple[int, int]:
       f" {mesh.shape['data']} x fsdp {mesh.shape['fsdp']}{rows}"
     )
   for i, its in experiment.beside.items():
-    if its.batch_size % cuts:
+    if its.batch_size % (cuts * together):  # they are cut as the others are
       raise ValueError(
         f"--ptx.{i}.batch_size={its.batch_size}: not divisible by"
         f" --microbatches={experiment.microbatches} x data"
-        f" {mesh.shape['data']} x fsdp {mesh.shape['fsdp']}"
+        f" {mesh.shape['data']} x fsdp {mesh.shape['fsdp']} x {together}"
       )
   return share
 

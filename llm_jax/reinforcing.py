@@ -22,7 +22,7 @@ from llm_jax.on_policy import Functions, OnPolicy, Prompt, Reward
 from llm_jax.reporting.progress import say
 from llm_jax.tokenizers import store as tokenizers
 
-_TOLD = ("score", "kl", "length", "ended")
+_TOLD = ("judged", "score", "kl", "length", "ended")
 
 
 def source(
