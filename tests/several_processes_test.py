@@ -16,9 +16,9 @@ ROOT = pathlib.Path(__file__).parent.parent
 SCRIPT = """
 import sys
 from llm_jax import cli
-from tests import command
+from tests import command, drawing
 {mutant}
-sys.exit(cli.main(command.EXPERIMENT, sys.argv, "smallest"))
+sys.exit(cli.main({experiment}, sys.argv, "smallest"))
 """
 # A handler of our own keeps the signal from JAX: one process knows alone.
 MUTANT = """
@@ -32,12 +32,12 @@ verbs._Stop.__init__ = alone
 """
 
 
-def start(*args, mutant=""):
-  """Two processes of one command."""
+def start(*args, mutant="", experiment="command.EXPERIMENT"):
+  """Two processes of one command; an experiment is told as Python has it."""
   with socket.socket() as s:
     s.bind(("localhost", 0))
     port = s.getsockname()[1]
-  code = SCRIPT.format(mutant=mutant)
+  code = SCRIPT.format(mutant=mutant, experiment=experiment)
   several = [f"--coordinator=localhost:{port}", "--num_processes=2"]
   environment = os.environ | {
     "XLA_FLAGS": "--xla_force_host_platform_device_count=1",
