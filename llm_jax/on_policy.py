@@ -33,7 +33,7 @@ from llm_jax.training.hooks import DivergedError
 _TOLD = tuple(
   f"{name}_B"
   for name in (
-    *("judged", "score", "rlhf_reward", "kl", "beta"),
+    *("judged", "score", "non_score_reward", "rlhf_reward", "kl", "beta"),
     *("length", "ended", "mismatch", "flat", "drawings"),
   )
 )

@@ -69,6 +69,7 @@ class Group(Policy):
     return {
       **batch,
       "advantage_BT": jnp.where(mask_BT, advantage_BT, 0),
+      "non_score_reward_B": taken_BT.sum(-1),
       "rlhf_reward_B": reward_B,
     }
 

@@ -19,7 +19,7 @@ from llm_jax.config import field
 from llm_jax.contracts import Batch, Forward, Metrics, Objective, Roles, Scores
 from llm_jax.ops import weights
 from llm_jax.ops.kl import estimate, Estimator
-from llm_jax.ops.metrics import Mean
+from llm_jax.ops.metrics import Mean, Variance
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,9 +125,10 @@ class Policy(Objective):
       "policy_loss": Mean.sum(loss),
       "clipped": Mean.of(bites_BT.astype(loss_BT.dtype), mask_BT),
       "ratio": Mean.of(ratio_BT, mask_BT),
-      "ratio_square": Mean.of(ratio_BT**2, mask_BT),
+      "ratio_variance": Variance.of(ratio_BT, mask_BT, around=1.0),
       "kl_old": Mean.of(estimate(-difference_BT, "k3"), mask_BT),
       "advantage": Mean.of(advantage_BT, mask_BT),
+      "advantage_variance": Variance.of(advantage_BT, mask_BT),
       "tokens": Mean.sum(mask_BT.sum().astype(loss_BT.dtype)),
     }
     if self.kl:

@@ -14,7 +14,7 @@ from llm_jax.contracts import Batch, Forward, Metrics, Roles
 from llm_jax.objectives.policy import Policy
 from llm_jax.ops import returns, weights
 from llm_jax.ops.kl import estimate, Estimator
-from llm_jax.ops.metrics import Mean
+from llm_jax.ops.metrics import Mean, Variance
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,10 +70,10 @@ class PPO(Policy):
     """Rewards, advantages and returns of every token."""
     mask_BT, value_BT = batch["mask_BT"], batch["old_value_BT"]
     reaches_BT, ends_BT = _until(mask_BT, self.terminal)
-    reward_BT = penalised(batch, self.penalty) + jnp.where(
-      ends_BT, batch["score_B"][:, None], 0
-    )
+    taken_BT = penalised(batch, self.penalty)
+    reward_BT = taken_BT + jnp.where(ends_BT, batch["score_B"][:, None], 0)
     out = {**batch, "value_mask_BT": reaches_BT}
+    out["non_score_reward_B"] = taken_BT.sum(-1)
     out["rlhf_reward_B"] = reward_BT.sum(-1)
     whiten = lambda x_BT, mask_BT, shift: returns.whiten(
       x_BT, mask_BT, shift=shift, unbiased=self.unbiased
@@ -135,6 +135,7 @@ class PPO(Policy):
         (near_BT > error_BT).astype(value_BT.dtype), mask_BT
       ),
       "return": Mean.of(return_BT, mask_BT),
+      "return_variance": Variance.of(return_BT, mask_BT),
     }
 
 

@@ -1,6 +1,7 @@
 """Means that add: total and weight stay apart to the very end."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -32,3 +33,40 @@ class Mean:
     """Total / weight; the total itself where the weight is 0."""
     total, weight = float(self.total), float(self.weight)
     return total / weight if weight else total
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Variance(Mean):
+  """A weighted variance, as sums of weight times (1, x - c, (x - c)^2).
+
+  Any c gives the same; one near the mean loses no digits.
+  """
+
+  square: jax.Array
+
+  @classmethod
+  def of(
+    cls,
+    value: jax.Array,
+    mask: jax.Array | None = None,
+    around: float | jax.Array = 0.0,
+  ) -> "Variance":
+    """The variance of `value` over `mask`, over n."""
+    off = value - around
+    mean = Mean.of(off, mask)
+    return cls(mean.total, mean.weight, Mean.of(off**2, mask).total)
+
+  def __add__(self, other: Any) -> "Variance":
+    return Variance(
+      self.total + other.total,
+      self.weight + other.weight,
+      self.square + other.square,
+    )
+
+  def compute(self) -> float:
+    """0 where nothing counts."""
+    total, weight = float(self.total), float(self.weight)
+    if not weight:
+      return 0.0
+    return max(float(self.square) / weight - (total / weight) ** 2, 0.0)

@@ -86,6 +86,11 @@ def test_advantages_and_returns_are_trls(terminal, whitened):
     np.testing.assert_allclose(
       out["rlhf_reward_B"], GOLD[f"{name}/reward"].sum(1), rtol=1e-11
     )
+    np.testing.assert_allclose(
+      out["non_score_reward_B"],
+      GOLD[f"{name}/reward"].sum(1) - GOLD["scores"],
+      atol=1e-11,
+    )
 
 
 @pytest.mark.parametrize("terminal, whitened", CASES)
