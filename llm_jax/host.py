@@ -50,12 +50,27 @@ def cache_folder() -> pathlib.Path:
   return pathlib.Path(base).expanduser() / "llm_jax"
 
 
+class SharedError(ValueError):
+  """What all processes fail of, at the same place."""
+
+
 def agreed(said: bool) -> bool:
   """What the first process says, on all of them; each waits for it."""
+  return bool(_of_first(np.array(said)))
+
+
+def first_says(text: str) -> str:
+  """What the first process says, likewise."""
+  said = np.frombuffer(text.encode(), np.uint8)
+  size = int(_of_first(np.array(len(said))))
+  return _of_first(np.resize(said, size)).tobytes().decode()
+
+
+def _of_first(said: np.ndarray) -> np.ndarray:
   import jax  # noqa: PLC0415  (slow, and some verbs need none)
 
   if jax.process_count() == 1:
     return said
   from jax.experimental import multihost_utils  # noqa: PLC0415
 
-  return bool(multihost_utils.broadcast_one_to_all(np.array(said)))
+  return np.asarray(multihost_utils.broadcast_one_to_all(said))

@@ -1,6 +1,5 @@
 """What an experiment draws from its policy to learn from it: the wiring."""
 
-from collections.abc import Sequence
 import json
 import pathlib
 from typing import Any
@@ -8,8 +7,8 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from llm_jax import asking, judging, keys, weights
-from llm_jax.contracts import Batch, Evaluator, Question, Tokenizer, Verdict
+from llm_jax import asking, judging, keys, scoring, weights
+from llm_jax.contracts import Batch, Evaluator, Tokenizer
 from llm_jax.data.instructions import Instructed
 from llm_jax.data.preferred import Preferred
 from llm_jax.experiment import Experiment
@@ -54,16 +53,13 @@ def source(
   stop = asking.stop_ids(experiment.data, tokenizer)
   text = asking.texter(experiment.data, tokenizer)
 
-  def score(questions: Sequence[Question]) -> list[Verdict]:
-    return list(judge(questions))
-
   return OnPolicy(
     experiment.rollouts,
     experiment.shaping,
     objective,
     prompts(experiment, tokens),
     functions(experiment, model, stop),
-    Reward(text, score),
+    Reward(text, scoring.asker(judge, experiment.judge)),
     (tokenizer.eos_id, tokenizer.pad_id),
     experiment.seed,
     experiment.batch_size,

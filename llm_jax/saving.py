@@ -2,7 +2,7 @@
 
 import jax
 
-from llm_jax import weights
+from llm_jax import host, weights
 from llm_jax.checkpoints.store import Store
 from llm_jax.contracts import Hook, Source
 from llm_jax.reporting import hooks as reporting
@@ -36,7 +36,8 @@ class Save(Hook):
 
   def rescue(self, step: int, state: TrainState, error: Exception) -> None:
     # Several processes save together, or not at all.
-    if step and (jax.process_count() == 1 or isinstance(error, DivergedError)):
+    shared = isinstance(error, DivergedError | host.SharedError)
+    if step and (jax.process_count() == 1 or shared):
       self.act(step, state)
 
   def act(self, step: int, state: TrainState) -> None:
