@@ -17,6 +17,7 @@ from llm_jax import (
   checks,
   claim,
   config,
+  details,
   planning,
   trees,
   weights,
@@ -121,18 +122,26 @@ def plan(experiment: Experiment) -> int:
 
 
 def show(experiment: Experiment, name: str) -> int:
-  """Prints every setting, and every parameter."""
+  """Prints every setting, details of drawing, and every parameter."""
   print(f"# {name}")
   for leaf in config.leaves(experiment):
     print(f"--{leaf.name}={leaf.value!r}")
+  if experiment.draws:
+    print("\n# details of PPO, beside the recipe for TL;DR")
+    _columns(list(details.table(experiment)))
   model = model_lib.of_shape(model_lib.expected_shape(experiment))
   mesh = mesh_lib.make(experiment.mesh)
   rows = planning.table(weights.plan(experiment, model, mesh).abstract)
-  width = [max(len(row[i]) for row in rows) for i in range(4)]
   print()
-  for row in rows:
-    print("  ".join(x.ljust(n) for x, n in zip(row, width, strict=True)))
+  _columns(rows)
   return 0
+
+
+def _columns(rows: Sequence[tuple[str, ...]]) -> None:
+  width = [max(map(len, column)) for column in zip(*rows, strict=True)]
+  for row in rows:
+    line = "  ".join(x.ljust(n) for x, n in zip(row, width, strict=True))
+    print(line.rstrip())
 
 
 def generate(
