@@ -156,11 +156,14 @@ def try_every_drawing():
     command.EXPERIMENT,
     model=dataclasses.replace(small.CONFIG, outputs=1),
     rollouts=Rollouts(batch=8, max_new_tokens=3),
-    shaping=Shaping(missing_eos="subtract", clip=1.0, target=1.0, overlong=1),
+    shaping=Shaping(
+      missing_eos="subtract", clip=1.0, target=1.0, overlong=1, scale="first"
+    ),
   )
   asked = (Conversation((Message("user", "a"), Message("assistant", "b"))),)
   tokens = mock.Mock()
   tokens.examples.return_value = [Example([1, 2], "b", c) for c in asked]
+  mesh = mesh_lib.make(mesh_lib.MeshShape(1, 1, 1))
   model, variables = small.build(experiment.model)
   roles = dict.fromkeys(("policy", "reference", "value"), variables)
   zeros = lambda f: (
@@ -188,10 +191,10 @@ def try_every_drawing():
       0,
       4,
       getattr(objective, "completions", 1),
-      mesh_lib.make(mesh_lib.MeshShape(1, 1, 1)),
+      mesh,
     )
     batch = source.next(SimpleNamespace(roles=roles))
-    assert source.get_state()["served"] == 1
+    assert source.get_state()["served"] == 1 and not source.waits
     weighed = jax.eval_shape(objective.weigh, batch)
     forward = weights.forward(model_lib.of_shape(its.model), its.scored_at)
     jax.eval_shape(
@@ -201,6 +204,14 @@ def try_every_drawing():
   beside = dataclasses.replace(experiment, ptx=(Ptx(),))
   assert build.check_batch(beside, mesh_lib.make(mesh_lib.MeshShape(1, 1, 1)))
 
+  reinforcing.source(
+    its,
+    tokens,
+    store.ByteTokenizer(),
+    model_lib.of_shape(its.model),
+    mesh,
+    None,
+  )
   there = dataclasses.replace(experiment, value_from="nowhere")
   state = SimpleNamespace(trainable={"value": None})
   with pytest.raises(ValueError, match="--value_from=nowhere"):

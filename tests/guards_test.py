@@ -14,6 +14,8 @@ from llm_jax.checkpoints.store import Checkpoints
 from llm_jax.judges.function import Function
 from llm_jax.objectives.dpo import DPO
 from llm_jax.objectives.shaping import Shaping
+from llm_jax.ops.moments import Moments
+from llm_jax.training.hooks import DivergedError
 from tests import command, drawing
 
 LIMIT = 0.01  # nats a token
@@ -160,6 +162,29 @@ def test_patience_counts_updates_in_a_row():
   assert not its._is_away({"length_B": np.ones(2)})  # nobody knows
   its._shaping = Shaping(most_kl=None)
   assert not its._is_away(rows(99.0))
+
+
+@pytest.mark.parametrize("patience", [1, 2, 3])
+def test_updates_too_far_in_a_row_are_counted(patience):
+  """In a row: one that came back begins the count anew."""
+  its = object.__new__(on_policy.OnPolicy)
+  its._shaping = Shaping(most_kl=1.0, patience=patience)
+  its._away, its._updates, its._moments = 0, 0, Moments()
+  its._credit, its._beta, counts = dict, 0.1, []
+
+  def draws(roles):
+    kl = [2.0, 0.0, 2.0, 2.0, 0.0, 2.0, 2.0, 2.0][len(counts)]
+    row = {"kl_B": [kl], "length_B": [1.0], "judged_B": [0.0]}
+    return {n: np.array(x) for n, x in row.items()}, 0
+
+  its._to_learn_from = draws
+  said = f"in {patience} updates in a row"
+  with pytest.raises(DivergedError, match=said):
+    while True:
+      its._drawn(None)
+      counts.append(its._away)
+  wanted = {1: [], 2: [1, 0, 1], 3: [1, 0, 1, 2, 0, 1, 2]}
+  assert counts == wanted[patience]
 
 
 JUDGE = """
