@@ -46,7 +46,7 @@ class Attention(nn.Module):
     self,
     x_BTD: jax.Array,
     context: Context,
-    layer: jax.Array,
+    layer: int | jax.Array,
     cache: cache_lib.Cache | None,
   ) -> tuple[jax.Array, cache_lib.Cache | None]:
     c, dtype = self.config, jnp.dtype(self.config.dtype)

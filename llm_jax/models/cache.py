@@ -3,6 +3,7 @@
 Dimension key: L layers; B sequences; S slots; K key/value heads; H head width.
 """
 
+from collections.abc import Callable
 import dataclasses
 from typing import Any
 
@@ -19,11 +20,14 @@ class Cache:
   """Slots are filled in order, the same slot for every row.
 
   `position_BS` and `segment_BS` say what a slot holds; segment 0 is an empty
-  slot or padding, and is never seen by a token of segment 1.
+  slot or padding, and is never seen by a token of segment 1. Heads come before
+  slots, as products of a token with all keys read them. Where layers are no
+  loop each has arrays of its own, so that none is cut out of another to be
+  read; where they are, there is one of all layers.
   """
 
-  key_LBSKH: jax.Array
-  value_LBSKH: jax.Array
+  keys: tuple[jax.Array, ...]  # BKSH of each layer, or one BLKSH
+  values: tuple[jax.Array, ...]
   position_BS: jax.Array
   segment_BS: jax.Array
   length: jax.Array  # i32[], slots in use
@@ -32,10 +36,12 @@ class Cache:
 def empty(config: TransformerConfig, batch_size: int, slots: int) -> Cache:
   """A cache with room for `slots` tokens a row."""
   c = config
-  shape = (c.num_layers, batch_size, slots, c.K, c.H)
+  stacked = (c.num_layers,) if c.unroll else ()
+  shape = (batch_size, *stacked, c.K, slots, c.H)
+  parts = 1 if c.unroll else c.num_layers
   return Cache(
-    key_LBSKH=jnp.zeros(shape, c.dtype),
-    value_LBSKH=jnp.zeros(shape, c.dtype),
+    keys=tuple(jnp.zeros(shape, c.dtype) for _ in range(parts)),
+    values=tuple(jnp.zeros(shape, c.dtype) for _ in range(parts)),
     position_BS=jnp.zeros((batch_size, slots), jnp.int32),
     segment_BS=jnp.zeros((batch_size, slots), jnp.int32),
     length=jnp.zeros((), jnp.int32),
@@ -57,21 +63,34 @@ def note(cache: Cache, position_BT: jax.Array, segment_BT: jax.Array) -> Cache:
 
 
 def store(
-  cache: Cache, layer: jax.Array, key_BTKH: jax.Array, value_BTKH: jax.Array
+  cache: Cache,
+  layer: int | jax.Array,
+  key_BTKH: jax.Array,
+  value_BTKH: jax.Array,
 ) -> tuple[Cache, jax.Array, jax.Array]:
-  """Puts one layer's new keys and values in place, and returns all of them."""
-  zero, layer = jnp.zeros((), jnp.int32), layer.astype(jnp.int32)
-  at = (layer, zero, cache.length, zero, zero)
+  """Puts one layer's new keys and values in place, and returns all of them.
 
-  def put(whole: jax.Array, new: jax.Array) -> tuple[jax.Array, jax.Array]:
-    whole = jax.lax.dynamic_update_slice(
-      whole, new[None].astype(whole.dtype), at
+  The layer is a plain number where each has arrays of its own.
+  """
+  zero = jnp.zeros((), jnp.int32)
+
+  def put(parts: tuple, new_BTKH: jax.Array) -> tuple[tuple, jax.Array]:
+    new_BKTH = new_BTKH.swapaxes(1, 2).astype(parts[0].dtype)
+    if isinstance(layer, int):
+      at = (zero, zero, cache.length, zero)
+      x_BKSH = jax.lax.dynamic_update_slice(parts[layer], new_BKTH, at)
+      parts = (*parts[:layer], x_BKSH, *parts[layer + 1 :])
+      return parts, x_BKSH.swapaxes(1, 2)
+    number = layer.astype(jnp.int32)
+    x_BLKSH = jax.lax.dynamic_update_slice(
+      parts[0], new_BKTH[:, None], (zero, number, zero, cache.length, zero)
     )
-    return whole, jax.lax.dynamic_index_in_dim(whole, layer, 0, keepdims=False)
+    x_BKSH = jax.lax.dynamic_index_in_dim(x_BLKSH, number, 1, keepdims=False)
+    return (x_BLKSH,), x_BKSH.swapaxes(1, 2)
 
-  keys, key_BSKH = put(cache.key_LBSKH, key_BTKH)
-  values, value_BSKH = put(cache.value_LBSKH, value_BTKH)
-  new = dataclasses.replace(cache, key_LBSKH=keys, value_LBSKH=values)
+  keys, key_BSKH = put(cache.keys, key_BTKH)
+  values, value_BSKH = put(cache.values, value_BTKH)
+  new = dataclasses.replace(cache, keys=keys, values=values)
   return new, key_BSKH, value_BSKH
 
 
@@ -81,38 +100,28 @@ def advance(cache: Cache, tokens: int) -> Cache:
 
 
 # The dim of each array that rows lie on; the length is of all rows.
-OF_ROWS: Any = Cache(1, 1, 0, 0, None)  # type: ignore[arg-type]
+OF_ROWS: Any = Cache(0, 0, 0, 0, None)  # type: ignore[arg-type]
 
 
 def with_row(cache: Cache) -> Cache:
   """One row's part of a cache, as a cache of one row."""
-  return jax.tree.map(
-    lambda dim, x: x if dim is None else jnp.expand_dims(x, dim),
-    OF_ROWS,
-    cache,
-    is_leaf=lambda x: x is None,
-  )
-
-
-def repeated(cache: Cache, times: int) -> Cache:
-  """Each row `times` times, one after the other."""
-  suffixes: Any = Cache("LBSKH", "LBSKH", "BS", "BS", None)  # type: ignore[arg-type]
-
-  def repeat(dim: int | None, suffix: str, x: jax.Array) -> jax.Array:
-    if dim is None:
-      return x
-    return axes.constrain(jnp.repeat(x, times, dim), suffix)
-
-  return jax.tree.map(
-    repeat, OF_ROWS, suffixes, cache, is_leaf=lambda x: x is None
-  )
+  return _by_rows(cache, lambda x: x[None])
 
 
 def without_row(cache: Cache) -> Cache:
   """The inverse of `with_row`."""
-  return jax.tree.map(
-    lambda dim, x: x if dim is None else x.squeeze(dim),
-    OF_ROWS,
+  return _by_rows(cache, lambda x: x[0])
+
+
+def repeated(cache: Cache, times: int) -> Cache:
+  """Each row `times` times, one after the other."""
+  suffixes = {2: "BS", 4: "BKSH", 5: "BLKSH"}
+  return _by_rows(
     cache,
-    is_leaf=lambda x: x is None,
+    lambda x: axes.constrain(jnp.repeat(x, times, 0), suffixes[x.ndim]),
   )
+
+
+def _by_rows(cache: Cache, change: Callable[[jax.Array], jax.Array]) -> Cache:
+  """The cache with whatever has rows changed."""
+  return jax.tree.map(lambda x: change(x) if x.ndim else x, cache)

@@ -28,7 +28,7 @@ class Block(nn.Module):
 
   @nn.compact
   def __call__(
-    self, carry: tuple, layer: jax.Array, context: Context
+    self, carry: tuple, layer: int | jax.Array, context: Context
   ) -> tuple[tuple, None]:
     c = self.config
     x_BTD, cache = carry
@@ -251,12 +251,27 @@ class Decoder(nn.Module):
       cos, sin = positions.rope_tables(at_BT, frequencies, dtype)
     x_BTD = self.embed_dropout(x_BTD, deterministic=not self.has_rng("dropout"))
     x_BTD = axes.constrain(x_BTD, "BTD")
-    (x_BTD, cache), _ = self.blocks(
-      (x_BTD, cache),
-      jnp.arange(c.num_layers),
-      Context(cos, sin, mask_B1TS, segment_BT),
-    )
+    context = Context(cos, sin, mask_B1TS, segment_BT)
+    if cache is not None and not c.unroll:
+      x_BTD, cache = self._layer_by_layer((x_BTD, cache), context)
+    else:
+      (x_BTD, cache), _ = self.blocks(
+        (x_BTD, cache), jnp.arange(c.num_layers), context
+      )
     return self.final_norm(x_BTD), cache
+
+  def _layer_by_layer(self, carry: tuple, context: Context) -> tuple:
+    """The blocks, each with its number known: a cache may be in parts."""
+    stacked = {
+      name: part["blocks"]
+      for name, part in self.variables.items()
+      if "blocks" in part
+    }
+    block = Block(self.config, parent=None)
+    for layer in range(self.config.num_layers):
+      its = jax.tree.map(lambda x, layer=layer: x[layer], stacked)
+      carry, _ = block.apply(its, carry, layer, context)
+    return carry
 
   def _kernel_DV(self) -> jax.Array:
     dtype = jnp.dtype(self.config.dtype)

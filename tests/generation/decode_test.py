@@ -180,12 +180,8 @@ def _completed(copies):
 
   def run(variables, prompt, length, key, order):
     def repeat(cache, times):
-      return jax.tree.map(
-        lambda dim, x: x if dim is None else x.take(order, dim),
-        cache_lib.OF_ROWS,
-        cache_lib.repeated(cache, times),
-        is_leaf=lambda x: x is None,
-      )
+      rows = cache_lib.repeated(cache, times)
+      return jax.tree.map(lambda x: x[order] if x.ndim else x, rows)
 
     return decode_lib.rollout(
       decode,

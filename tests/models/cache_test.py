@@ -130,11 +130,13 @@ def test_a_prompt_in_parts_is_a_prompt_at_once():
       np.testing.assert_allclose(got, want, atol=1e-12)
 
 
+@pytest.mark.parametrize("unroll", [0, 1])
 @pytest.mark.parametrize("mutant", ["layers", "places", "slots"])
-def test_a_wrong_cache_is_caught(monkeypatch, mutant):
+def test_a_wrong_cache_is_caught(monkeypatch, mutant, unroll):
   """Mutants: layers share keys; what a slot holds is not written; one slot."""
   with jax.enable_x64(True):
-    model, variables = small.build()
+    shape = dataclasses.replace(small.CONFIG, unroll=unroll)
+    model, variables = small.build(shape)
     want = expected(full(model.config, model, variables))
     whole = cache_lib.store
     if mutant == "layers":

@@ -150,6 +150,38 @@ def test_tokens_are_drawn_as_often_as_they_should(sampler):
     assert np.abs(logp - raw).max() > 0.05
 
 
+@pytest.mark.parametrize("size", [1, 7, 64, 300])
+def test_a_token_is_where_a_uniform_number_meets_the_sums(size, monkeypatch):
+  """Of the odds in their order; tokens of no weight are never met."""
+  r = np.random.default_rng(size)
+  logits = r.normal(0, 2, size)
+  logits[r.random(size) < 0.3] = -np.inf
+  logits[size // 2] = 0.0
+  with jax.enable_x64(True):
+    keys = jax.random.split(jax.random.key(1), 2000)
+    u = jax.vmap(lambda key: jax.random.uniform(key, (), np.float64))(keys)
+    sums = np.cumsum(np.exp(logits))
+    want = np.searchsorted(sums, np.asarray(u) * sums[-1], side="right")
+    rows = np.broadcast_to(logits, (len(keys), size))
+    draw = lambda: sampling.sample(keys, rows, Sampler())[0]
+    np.testing.assert_array_equal(draw(), want)
+    if size < 300:
+      return
+    # The mutant: what stands before a block is forgotten within it.
+    reached = sampling._reached
+    forget = lambda *args: (reached(*args)[0], 0.0)
+    monkeypatch.setattr(sampling, "_reached", forget)
+    assert (draw() != want).mean() > 0.1
+
+
+def test_a_sum_that_rounding_leaves_behind_still_names_a_token():
+  """An aim at the last sum, or beyond, is met by the last token of weight."""
+  reached = np.array([[0.0, 1.0, 3.0, 3.0, 3.0]], np.float32)
+  for aim, place, before in ((0, 1, 0), (1, 2, 1), (3, 2, 1), (4, 2, 1)):
+    found = sampling._reached(reached, np.array([aim], np.float32))
+    assert [x.tolist() for x in found] == [[place], [before]]
+
+
 def test_greedy_is_the_arg_max_and_the_first_of_equals():
   l = np.array([[1, 3, 3], [5, 2, 5], [0, 0, 1e-3]], np.float32)
   for seed in range(5):
