@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import sameness
 from llm_jax import model as model_lib
-from llm_jax import on_policy, reinforcing, weights
+from llm_jax import reinforcing, weights
 from llm_jax.checkpoints.store import Store
 from llm_jax.experiment import Experiment
 from llm_jax.generation.rollouts import Rollouts
@@ -139,29 +139,6 @@ def test_validation_tells_how_held_out_prompts_are_answered(run):
   assert 0 < found["length"] <= 8 and 0 <= found["ended"] <= 1
 
 
-def test_stopped_within_an_update_it_goes_on_the_same(run, tmp_path):
-  """After step 7 of updates of four; the mutant draws anew."""
-  experiment, whole = run
-  wanted = sameness.content(whole)
-  found = {}
-  for name in ("again", "mutant"):
-    shutil.copytree(whole, tmp_path / name)
-    shutil.rmtree(tmp_path / name / "checkpoints/00000008")
-    assert (tmp_path / name / "checkpoints/00000007/position.npz").exists()
-    keep = _set_state if name == "again" else forgetful
-    with mock.patch.object(on_policy.OnPolicy, "set_state", keep):
-      found[name] = command.train(experiment, tmp_path / name)
-  assert sameness.differences(wanted, found["again"]) == []
-  assert sameness.differences(wanted, found["mutant"])
-
-
-_set_state = on_policy.OnPolicy.set_state
-
-
-def forgetful(self, saved):
-  _set_state(self, {**saved, "rows": {}})
-
-
 def test_a_run_goes_on_with_its_judge_alone(run, tmp_path):
   """Wherever its file is, and however many threads it has."""
   experiment, whole = run
@@ -181,6 +158,7 @@ def test_a_run_goes_on_with_its_judge_alone(run, tmp_path):
   ):
     said = refused(other, folder)
     assert "--judge: not the one that this run began with (" in said
+    assert "go on with this one by --judge_may_change" in said
     assert command.snapshot(folder) == before
 
 
