@@ -77,7 +77,7 @@ class Teller:
 
     Args:
       roles: role -> variables.
-      batches: this process's rows, of one shape.
+      batches: this process's rows, as many in each, of one width or several.
       rewards: return what `completions` says of each batch, too.
       progress: what wraps a loop, for a bar.
       label: whose bar it is.
@@ -94,8 +94,11 @@ class Teller:
     ]
     columns, at = _columns(self._weigh, asked, host), 0
     for batch, its in zip(bar("evaluating"), asked, strict=True):
-      size = len(its["mask_BT"])
-      here = {name: x[at : at + size] for name, x in columns.items()}
+      size, width = its["mask_BT"].shape
+      here = {
+        name: x[at : at + size, :width] if _is_wide(name) else x[at : at + size]
+        for name, x in columns.items()
+      }
       at += size
       given = {**self._place(batch), **here}
       found = self._both(roles, given) if rewards else self._told(roles, given)
@@ -139,9 +142,26 @@ def _columns(
   """What annotating and weighing add to a split, by name."""
   if not any(its["mask_BT"].any() for its in asked):
     raise ValueError("there is no example to evaluate on")
-  whole = {k: np.concatenate([its[k] for its in asked]) for k in asked[0]}
+  most = max(its["mask_BT"].shape[1] for its in asked)
+  whole = {
+    name: np.concatenate([_widened(name, its[name], most) for its in asked])
+    for name in asked[0]
+  }
   found = jax.device_get(weigh(whole))
   return {name: x for name, x in found.items() if name not in host[0]}
+
+
+def _is_wide(name: str) -> bool:
+  """Whether an array has a number for each position, beside each row."""
+  return name.rpartition("_")[2].startswith("BT")
+
+
+def _widened(name: str, x: np.ndarray, width: int) -> np.ndarray:
+  """Positions that a batch was cut by are nothing: zeros, masked."""
+  if not _is_wide(name):
+    return x
+  more = [(0, 0), (0, width - x.shape[1]), *[(0, 0)] * (x.ndim - 2)]
+  return np.pad(x, more)
 
 
 def totals(

@@ -83,6 +83,31 @@ def test_parts_are_as_one_batch(objective):
   assert (abs(wrong - value) < 1e-12) == same
 
 
+@pytest.mark.parametrize("objective", [dpo.DPO(), KTO()], ids=["dpo", "kto"])
+def test_parts_may_be_of_several_widths(objective):
+  roles, batch = drawn()
+  batch["mask_BT"][:, -2:] = False
+  batch["mask_BT"][:, 0] = True
+  parts = [
+    {name: x[at : at + PART] for name, x in batch.items()}
+    for at in range(0, ROWS, PART)
+  ]
+  cut = {
+    name: x[:, :-2] if name.endswith("_BT") else x
+    for name, x in parts[1].items()
+  }
+  tell = teller(objective)
+  want, rows = tell(roles, parts, True)
+  got, others = tell(roles, [parts[0], cut, parts[2]], True)
+  for name, value in want.items():
+    np.testing.assert_allclose(got[name], value, rtol=1e-12, err_msg=name)
+  jax.tree.map(np.testing.assert_allclose, others, rows)
+  # Mutant: what is cut away counted.
+  batch["mask_BT"][PART : 2 * PART, -2:] = True
+  wrong, _ = tell(roles, parts)
+  assert abs(wrong["loss"] - got["loss"]) > 1e-6
+
+
 def test_a_split_without_any_example_is_refused():
   roles, batch = drawn()
   batch["mask_BT"][:] = False
