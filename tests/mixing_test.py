@@ -4,13 +4,15 @@ import dataclasses
 import shutil
 from unittest import mock
 
+import numpy as np
 import pytest
 
 from benchmarks import sameness
-from llm_jax import mixing
+from llm_jax import mixing, trees
 from llm_jax.data.files import Files
 from llm_jax.data.text import Text
 from llm_jax.experiment import Ptx
+from llm_jax.sharding import mesh as mesh_lib
 from tests import command, drawing
 
 
@@ -34,6 +36,26 @@ def test_text_is_learned_beside_what_is_drawn(run):
   nll = [r["ptx_nll"] for r in rows if r["split"] == "train"]
   assert len(nll) == 8 and len(set(nll)) == 8  # a batch of its own each time
   assert nll[-1] < nll[0] - 0.3
+
+
+def step(home, experiment, shape, microbatches):
+  """{name: number} of a step in float64, and the weights after it."""
+  its = dataclasses.replace(
+    experiment, mesh=mesh_lib.MeshShape(*shape), microbatches=microbatches
+  )
+  with drawing.begun(home, its) as (_, run):
+    state, told = run.step(run.state, run.source.next(run.state))
+    found = {name: np.asarray(m.compute()) for name, m in told.items()}
+    return found | {p: np.asarray(x) for p, x in trees.paths(state.trainable)}
+
+
+def test_no_mesh_and_no_microbatches_change_it(run, tmp_path):
+  """Answers, of which some are longer; mutants are in objectives/mixed_test."""
+  its = dataclasses.replace(run[0], ptx=(Ptx(run[0].data),))
+  want = step(tmp_path / "one", its, (1, 1, 1), 1)
+  found = step(tmp_path / "many", its, (2, 2, 2), 2)
+  for name, x in want.items():
+    np.testing.assert_allclose(found[name], x, rtol=0, atol=1e-9, err_msg=name)
 
 
 def test_stopped_within_an_update_it_goes_on_the_same(run, tmp_path):
