@@ -12,7 +12,8 @@ from typing import Any
 from absl import flags
 
 from llm_jax import config, host
-from llm_jax.experiment import Experiment
+from llm_jax.experiment import Experiment, Judges
+from llm_jax.judges.function import Function
 from llm_jax.judges.reward import RewardModel
 from llm_jax.training.hooks import DivergedError, NonFiniteError
 
@@ -130,8 +131,8 @@ def _define(experiment: Experiment) -> flags.FlagValues:
     flags.DEFINE_string,
     "judge",
     None,
-    "run folder of a reward model that judges, in place of the judge of the"
-    " experiment",
+    "run folder of a reward model, or FILE.py:NAME of a function, that judges"
+    " in place of the judge of the experiment",
   )
   define(
     flags.DEFINE_string, "coordinator", None, "several processes: host:port"
@@ -191,6 +192,8 @@ def _parse(given: flags.FlagValues, argv: list[str], draws: bool) -> str:
     if rest[0] == "compare" and given[name].present and name not in READ_BY:
       raise ValueError(f"--{name}: not read by compare, which runs nothing")
     for parts, those in _READ_BY.items():
+    if name == "judge" and draws:
+      verbs_that_read = ("train", *verbs_that_read)
       readers = ("train", *those) if draws and "evaluate" in those else those
       is_theirs = name.startswith(parts) and given[name].present
       if is_theirs and rest[0] not in (*readers, "show"):
@@ -252,7 +255,7 @@ def _run_verb(
     experiment = _with_judge(experiment, given, verb)
   if verb == "train":
     _check_tokenizer(experiment, given)
-    return verbs.train(experiment, folder, name)
+    return verbs.train(_with_judge(experiment, given, verb), folder, name)
   if verb == "plan":
     return verbs.plan(experiment)
   if verb == "evaluate":
@@ -344,7 +347,10 @@ def _with_judge(
   if given.judge is not None:
     if of_one:
       raise ValueError(f"--{of_one[0]}: is not read with --judge={given.judge}")
-    judge = RewardModel(run=given.judge)
+    file, _, function = given.judge.rpartition(":")
+    judge: Judges = RewardModel(run=given.judge)
+    if file.endswith(".py") and function:
+      judge = Function(path=given.judge)
     experiment = dataclasses.replace(experiment, judge=judge)
   asked = [n for n in ("judge", *names) if given[n].present]
   if asked and verb == "evaluate" and not experiment.validation.best_of:

@@ -183,6 +183,9 @@ class Experiment:
   def draws(self) -> bool:
     """Whether the policy learns from what it draws itself."""
     reads = self.objective.reads
+  judge_may_change: bool = field(
+    False, "a policy that draws goes on with another judge than it began with"
+  )
     return "rollouts" in reads or (self.draws_pairs and "pairs" in reads)
 
   @property

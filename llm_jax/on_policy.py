@@ -37,6 +37,8 @@ _TOLD = tuple(
     *("length", "ended", "mismatch", "flat", "drawings"),
   )
 )
+# Settings of a judge that say what is done where it fails: of no other score.
+_MENDED = ("failed",)
 
 
 class Prompt(NamedTuple):
@@ -78,6 +80,7 @@ class OnPolicy(Hook):
     mesh: where minibatches are put.
     identity: of the prompts; a run goes on with the same ones only.
     judge: what decides a score, as JSON has it; likewise.
+    judge_may_change: a run goes on with another one, too.
   """
 
   def __init__(
@@ -95,6 +98,7 @@ class OnPolicy(Hook):
     mesh: Mesh,
     identity: str = "",
     judge: dict[str, Any] | None = None,
+    judge_may_change: bool = False,
   ):
     self._settings, self._shaping = settings, shaping
     self._prompts, self._functions = prompts, functions
@@ -105,6 +109,7 @@ class OnPolicy(Hook):
     if isinstance(objective, DrawnPairs):
       self._learned = settings.batch // group * self._together
     self._identity, self._judge = identity, judge or {}
+    self._judge_may_change = judge_may_change
     self._width = max(1 + len(p.ids) for p in prompts)
     self._credit = jax.jit(objective.credit)
     self._key = jax.random.key(seed)
@@ -176,15 +181,7 @@ class OnPolicy(Hook):
         "--data: the prompts are not those that this run began with, so it"
         " cannot go on; bring them back, or start another with --init_from"
       )
-    there = saved.get("judge", self._judge)
-    if changed := config.differences(there, self._judge):
-      listed = "; ".join(
-        f"{k}: {old!r} there, {new!r} here" for k, (old, new) in changed.items()
-      )
-      raise ValueError(
-        f"--judge: not the one that this run began with ({listed}), so it"
-        " cannot go on; bring it back, or start another with --init_from"
-      )
+    self._check_judge(saved.get("judge", self._judge))
     self._updates, self._served = saved["updates"], saved["served"]
     per_drawing = self._settings.batch // self._group
     self._asked_for = saved.get("asked", self._updates * per_drawing)
@@ -192,6 +189,25 @@ class OnPolicy(Hook):
     self._moments = Moments(*saved.get("moments", ()))
     self._away = saved.get("away", 0)
     self._rows = saved["rows"] or {}
+
+  def _check_judge(self, there: dict[str, Any]) -> None:
+    """ValueError where the judge is another one, and may not be."""
+    changed = {
+      name: values
+      for name, values in config.differences(there, self._judge).items()
+      if name.rpartition(".")[2] not in _MENDED
+    }
+    if not changed:
+      return
+    listed = "; ".join(
+      f"{k}: {old!r} there, {new!r} here" for k, (old, new) in changed.items()
+    )
+    said = f"--judge: not the one that this run began with ({listed})"
+    if not self._judge_may_change:
+      raise ValueError(
+        f"{said}; bring it back, or go on with this one by --judge_may_change"
+      )
+    say(said)
 
   def draw(
     self,

@@ -67,6 +67,7 @@ def source(
     mesh,
     tokens.identity,
     json.loads(json.dumps(about)),
+    experiment.judge_may_change,
   )
 
 

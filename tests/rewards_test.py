@@ -1,0 +1,122 @@
+"""Rewards that fail lose nothing, and say in one line what is wrong."""
+
+import dataclasses
+import shutil
+
+import pytest
+
+from benchmarks import sameness
+from llm_jax.judges.function import Function
+from llm_jax.judges.rules import Length
+from llm_jax.objectives.ppo import PPO
+from tests import command, drawing
+
+FAILS = '''
+import pathlib
+HERE = pathlib.Path(__file__).parent
+calls = []
+
+def score(prompt, completion, reference):
+  """Fails after as many calls as a file says, which may be taken away."""
+  calls.append(completion)
+  broken = HERE / "broken"
+  if broken.exists() and len(calls) > int(broken.read_text()):
+    {failure}
+  return completion.count("e") / 7 + len(completion) / 9
+'''
+FAILURES = {
+  "raise KeyError('gone')": "raised KeyError: 'gone'",
+  "return [1.0, 2.0]": "gave [1.0, 2.0], no number",
+  "import time; time.sleep(30)": "took longer than --judge.timeout=0.5",
+}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+  """(experiment, folder of its run, which nothing disturbed)."""
+  home = tmp_path_factory.mktemp("rewards")
+  experiment = drawing.experiment(home, objective=PPO(critic="shared"))
+  experiment = dataclasses.replace(
+    experiment,
+    checkpoints=dataclasses.replace(experiment.checkpoints, every=0),
+  )
+  judged = with_reward(experiment, home / "good", "pass")
+  command.train(judged, home / "whole")
+  return experiment, home / "whole"
+
+
+def with_reward(experiment, folder, failure, **changes):
+  folder.mkdir(exist_ok=True)
+  file = folder / "reward.py"
+  file.write_text(FAILS.format(failure=failure))
+  judge = Function(f"{file}:score", timeout=0.5, **changes)
+  return dataclasses.replace(experiment, judge=judge)
+
+
+def ended(experiment, folder, *flags):
+  """The line of a run that ends because of its reward."""
+  said = command.call(
+    "train", f"--workdir={folder}", *flags, experiment=experiment
+  )
+  assert said.code == 2
+  return said.error
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+def test_a_run_whose_reward_fails_goes_on_as_if_it_had_not(
+  failure, whole, tmp_path
+):
+  """No checkpoint was due; after the failure there is one of all steps done."""
+  experiment, there = whole
+  (tmp_path / "broken").write_text("20")  # in the second update
+  judged = with_reward(experiment, tmp_path, failure)
+  said = ended(judged, tmp_path / "run")
+  assert FAILURES[failure] in said and "--judge.failed=0" in said
+  assert (tmp_path / "run/checkpoints/00000004").exists()
+  (tmp_path / "broken").unlink()
+  found = command.train(judged, tmp_path / "run")
+  assert sameness.differences(sameness.content(there), found) == []
+
+
+def test_a_score_for_failures_may_be_given_later(whole, tmp_path):
+  """It is the judge that it was; with other code it is not, unless told."""
+  experiment, _ = whole
+  (tmp_path / "broken").write_text("20")  # in the second update
+  judged = with_reward(experiment, tmp_path, "raise KeyError")
+  ended(judged, tmp_path / "run")
+  copy = shutil.copytree(tmp_path / "run", tmp_path / "copy")
+  (tmp_path / "broken").write_text("0")
+  forgiving = with_reward(experiment, tmp_path, "raise KeyError", failed=-2.0)
+  rows = command.train(forgiving, tmp_path / "run")["rows"]
+  steps = [r for r in rows if r["split"] == "train"]
+  assert len(steps) == 8 and steps[0]["judged"] > 0 > steps[-1]["judged"]
+  mended = with_reward(experiment, tmp_path, "return 0.0")
+  said = ended(mended, copy)
+  assert "not the one that this run began with (code: " in said
+  said = command.call(
+    "train", f"--workdir={copy}", "--judge_may_change", experiment=mended
+  )
+  assert said.code == 0
+  assert "--judge: not the one that this run began with (code: " in said.err
+
+
+def test_a_function_is_named_by_flag(whole, tmp_path):
+  """In the place of any judge; and what trained with it goes on with it."""
+  experiment, _ = whole
+  ruled = dataclasses.replace(experiment, judge=Length(most=3), steps=4)
+  with_reward(experiment, tmp_path, "pass")
+  flag = f"--judge={tmp_path}/reward.py:score"
+  folder = f"--workdir={tmp_path / 'run'}"
+  said = command.call("train", folder, flag, experiment=ruled)
+  assert said.code == 0, said.err
+  rows = sameness.content(tmp_path / "run")["rows"]
+  assert rows[0]["judged"] > 0  # the rule gives 0 at most
+  said = command.call("train", folder, "--steps=5", experiment=ruled)
+  assert "--judge: not the one that this run began with" in said.error
+  said = command.call("train", folder, "--steps=5", flag, experiment=ruled)
+  assert said.code == 0, said.err
+  nobody = ended(ruled, tmp_path / "other", "--judge=mine.py:score")
+  assert "--judge.path=mine.py:score: there is no file mine.py" in nobody
+  said = ended(ruled, tmp_path / "other", flag, "--judge.most=4")
+  assert "--judge.most: is not read with --judge=" in said
+  assert not (tmp_path / "other").exists()
