@@ -4,14 +4,22 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
-BASE := runs/demo/pretrain
-TUNED := runs/demo/sft
-JUDGE := runs/demo/rm
-LIKED := runs/demo/dpo
+DEMO := runs/demo
+BASE := $(DEMO)/pretrain
+TUNED := $(DEMO)/sft
+JUDGE := $(DEMO)/rm
+LIKED := $(DEMO)/dpo
+DRAWN := $(DEMO)/ppo
+PAGE := $(DEMO)/compared/index.html
 PRETRAIN := $(BIN)/python -m experiments.pretrain_tiny_stdlib
 SFT := $(BIN)/python -m experiments.sft_tiny_stdlib
 RM := $(BIN)/python -m experiments.rm_tiny_stdlib
 DPO := $(BIN)/python -m experiments.dpo_tiny_stdlib
+PPO := $(BIN)/python -m experiments.ppo_tiny_stdlib
+# All are asked the questions of one experiment, in the same way.
+ASK := $(PPO) evaluate --judge=$(JUDGE) --kl_from=$(TUNED) --batch_size=64 \
+	--validation.questions=0 --validation.temperature=0.7 \
+	--samples.max_new_tokens=32
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test lint clean
@@ -31,25 +39,48 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(BIN)/python -c 'import jax, llm_jax'
 	@touch $(STAMP)
 
-demo: $(STAMP) ## trains, tunes, judges and measures a small model (about 10 minutes)
-	@echo "1/6 Pretraining a small model on the standard library's text, about 4 minutes"
+demo: $(PAGE) ## trains and judges five small models, and compares them (about 12 minutes)
+	@echo "Done. Open $(PAGE); each model's own page is report.html in its folder"
+
+# Each stage leaves a file when it has ended: a demo that was stopped goes on
+# with the stage that it was in, which goes on from its last checkpoint.
+$(DEMO)/1.done: | $(STAMP)
+	@echo "1/7 Pretraining a small model on the standard library's text, about 4 minutes"
 	@$(PRETRAIN) train --workdir=$(BASE) --steps=600
-	@$(PRETRAIN) evaluate --workdir=$(BASE)
-	@echo "2/6 Teaching it to answer questions, about two minutes"
+	@touch $@
+
+$(DEMO)/2.done: $(DEMO)/1.done
+	@echo "2/7 Teaching it to answer questions, about a minute"
 	@$(SFT) train --init_from=$(BASE) --workdir=$(TUNED) --steps=150
-	@echo "3/6 What it gained over its base, and lost, half a minute"
-	@$(SFT) evaluate --workdir=$(TUNED) --against=$(BASE)
-	@echo "4/6 A reward model, which tells better answers from worse ones, about a minute"
+	@touch $@
+
+$(DEMO)/3.done: $(DEMO)/2.done
+	@echo "3/7 A reward model, which tells better answers from worse ones, about a minute"
 	@$(RM) train --init_from=$(TUNED) --workdir=$(JUDGE) --steps=200 --validation.every=100
 	@$(RM) evaluate --workdir=$(JUDGE)
-	@echo "5/6 Direct preference optimisation of the tuned model, about a minute"
+	@touch $@
+
+$(DEMO)/4.done: $(DEMO)/3.done
+	@echo "4/7 Direct preference optimisation of the tuned model, half a minute"
 	@$(DPO) train --init_from=$(TUNED) --workdir=$(LIKED) --steps=40
-	@$(DPO) evaluate --workdir=$(LIKED) --init_from=$(TUNED)
-	@echo "6/6 The base continues a text, the others answer a question"
-	@$(PRETRAIN) generate --workdir=$(BASE) --prompt='def open('
-	@$(SFT) generate --workdir=$(TUNED) --prompt='What is the function called that does this? Return the size of a file.'
-	@$(DPO) generate --workdir=$(LIKED) --prompt='What is the function called that does this? Return the size of a file.'
-	@echo "Done. Open $(BASE)/report.html, $(TUNED)/report.html, $(JUDGE)/report.html and $(LIKED)/report.html"
+	@touch $@
+
+$(DEMO)/5.done: $(DEMO)/4.done
+	@echo "5/7 PPO of the tuned model: what it says itself, as the reward model scores it, about two minutes"
+	@$(PPO) train --init_from=$(TUNED) --workdir=$(DRAWN) --judge.run=$(JUDGE) --value_from=$(JUDGE) --steps=40
+	@touch $@
+
+$(DEMO)/6.done: $(DEMO)/5.done
+	@echo "6/7 All of them answer the same questions, about two minutes"
+	@$(ASK) --workdir=$(BASE) --validation.best_of=1
+	@$(ASK) --workdir=$(TUNED) --validation.best_of=8
+	@$(ASK) --workdir=$(LIKED) --validation.best_of=1
+	@$(ASK) --workdir=$(DRAWN) --validation.best_of=1
+	@touch $@
+
+$(PAGE): $(DEMO)/6.done
+	@echo "7/7 Beside each other"
+	@$(PPO) compare --runs=$(BASE),$(TUNED),$(LIKED),$(DRAWN) --into=$(@D)
 
 test: $(STAMP) ## every test (about 13 minutes on four cores)
 	@echo "Running the tests: about 13 minutes on four cores, less the next time"

@@ -13,10 +13,14 @@ from the tuned model, which is also the reference.
 
 import dataclasses
 
-from experiments import dpo_tiny_stdlib
+from experiments import dpo_tiny_stdlib, pretrain_tiny_stdlib
 from llm_jax import cli
-from llm_jax.experiment import Validation
+from llm_jax.data.instructions import Instructions
+from llm_jax.data.stdlib_tasks import StdlibTasks
+from llm_jax.experiment import Evaluation, Validation
 from llm_jax.generation.rollouts import Rollouts
+from llm_jax.judges.lines import Line
+from llm_jax.judges.references import Rouge
 from llm_jax.judges.reward import RewardModel
 from llm_jax.models import presets
 from llm_jax.objectives.ppo import PPO
@@ -34,8 +38,19 @@ EXPERIMENT = dataclasses.replace(
   optimizer=AdamW(
     peak=3e-4, schedule=Schedule("linear", warmup=0), weight_decay=0.0
   ),
-  validation=Validation(every=40, batches=2, best_of=4),
-  evaluations=(),
+  validation=Validation(every=40, batches=2, questions=0, best_of=1),
+  # Any run can be asked these: evaluate --workdir=RUN --kl_from=TUNED.
+  evaluations=(
+    Evaluation(
+      "docstrings",
+      Instructions(
+        sources=(StdlibTasks(("docstring",)),), length=128, too_long="drop"
+      ),
+      questions=128,
+    ),
+    Evaluation("pretraining text", pretrain_tiny_stdlib.EXPERIMENT.data),
+  ),
+  judges=(Line(), Rouge()),
   batch_size=64,
   steps=200,
 )

@@ -5,8 +5,10 @@ Dimension key: P questions; N answers drawn to each.
 
 from collections.abc import Iterator, Sequence
 import dataclasses
+import json
 import pathlib
 from typing import Any, NamedTuple
+import zlib
 
 import jax
 from jax.sharding import Mesh
@@ -31,7 +33,7 @@ from llm_jax.ops.sampling import Sampler
 from llm_jax.reporting.progress import progress, say
 
 SHOWN = 8  # answers that are kept to be read
-_AT_ONCE = 16  # questions that a judge is asked together
+_AT_ONCE = 64  # questions that a judge is asked together
 
 Ids = list[int]
 
@@ -85,6 +87,7 @@ class Drawing:
     self._tokenizer, self._roles = tokenizer, roles
     self._room = model.shape.max_length - experiment.peft.places
     self._limit = experiment.samples.max_new_tokens
+    self._temperature = experiment.validation.temperature
 
   def measure(
     self,
@@ -103,8 +106,9 @@ class Drawing:
 
     Returns:
       Measures: as `divergence.summary` where there is a reference, and the
-      mean score by each judge; and, to be written down, "best_of" and some
-      "answers". Nothing where no question has room.
+      mean score by each judge; and, to be written down, "asked", which tells
+      whether others were asked the same, "best_of" and some "answers". Nothing
+      where no question has room.
     """
     room = self._room - self._limit
     kept = [e for e in examples if 1 + len(e.prompt_ids) <= room]
@@ -122,7 +126,7 @@ class Drawing:
       out |= self._kl(kept, [its[0] for its in drawn_PN])
     text = asking.texter(where, self._tokenizer)
     texts_PN = [[text(ids) for ids in its] for its in drawn_PN]
-    said: dict[str, Any] = {}
+    said: dict[str, Any] = {"asked": self._asked(kept)}
     scores: dict[str, np.ndarray] = {}
     if judging:
       scores = _scores(name, judging, kept, texts_PN)
@@ -133,14 +137,24 @@ class Drawing:
     said["answers"] = [
       {
         "prompt": comparisons.shown(e.conversation.question.messages),
-        "text": its[0],
-        **{n: float(score_PN[i, 0]) for n, score_PN in scores.items()},
+        "reference": e.reference,
+        **_answer(its, {n: score_PN[i] for n, score_PN in scores.items()}),
       }
       for i, (e, its) in enumerate(
         zip(kept[:SHOWN], texts_PN[:SHOWN], strict=True)
       )
     ]
     return out, said
+
+  def _asked(self, examples: list[Example]) -> dict[str, Any]:
+    """What was asked, and within which limit: the same of runs to compare."""
+    told = [(e.conversation.question.messages, e.reference) for e in examples]
+    return {
+      "questions": len(examples),
+      "checksum": zlib.crc32(json.dumps(told).encode()),
+      "max_new_tokens": self._limit,
+      "temperature": self._temperature,
+    }
 
   def _draw(
     self, name: str, where: DataSettings, examples: list[Example], size: int
@@ -153,7 +167,7 @@ class Drawing:
       self._room,
       self._experiment.batch_size,
       asking.stop_ids(where, self._tokenizer),
-      Sampler(),
+      Sampler(self._temperature),
       self._experiment.seed,
     )
     prompts = [e.prompt_ids for e in examples]
@@ -168,7 +182,7 @@ class Drawing:
     """KL from the reference, by one answer to each question."""
     prompts = [e.prompt_ids for e in examples]
     rows = self._experiment.batch_size
-    forward = weights.forward(self._model)
+    forward = weights.forward(self._model, self._temperature)
 
     @jax.jit
     def ratio(roles: Roles, batch: Batch) -> jax.Array:
@@ -188,6 +202,19 @@ class Drawing:
       found = jax.device_get(ratio(self._roles, batch))
       ratios += found[: len(prompts[here])].tolist()
     return divergence.summary(ratios)
+
+
+def _answer(texts: list[str], scores: dict[str, np.ndarray]) -> dict[str, Any]:
+  """The first of several answers, and the one that is chosen of them all."""
+  tell = lambda at: {
+    "text": texts[at],
+    **{name: float(score_N[at]) for name, score_N in scores.items()},
+  }
+  if len(texts) < 2:
+    return tell(0)
+  first = next(iter(scores.values()))
+  best = tell(int(first.argmax()))
+  return tell(0) | {"best": {"of": len(texts), **best}}
 
 
 def _scores(

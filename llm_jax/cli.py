@@ -37,6 +37,7 @@ READ_BY = {
   "best": ("label",),
   "checkpoint_step": ("evaluate", "generate", "label", "merge"),
   "against": ("evaluate",),
+  "kl_from": ("evaluate",),
   "judge": ("evaluate", "label"),
   "coordinator": tuple(VERBS),
   "num_processes": tuple(VERBS),
@@ -129,6 +130,13 @@ def _define(experiment: Experiment) -> flags.FlagValues:
   define(flags.DEFINE_string, "against", None, "run folder to compare with")
   define(
     flags.DEFINE_string,
+    "kl_from",
+    None,
+    "run folder that the KL of answers is measured from; none = what the policy"
+    " began with",
+  )
+  define(
+    flags.DEFINE_string,
     "judge",
     None,
     "run folder of a reward model, or FILE.py:NAME of a function, that judges"
@@ -184,6 +192,8 @@ def _parse(given: flags.FlagValues, argv: list[str], draws: bool) -> str:
       f" --flag=value{hint}"
     )
   for name, verbs_that_read in READ_BY.items():
+    if name == "judge" and draws:
+      verbs_that_read = ("train", *verbs_that_read)
     if given[name].present and rest[0] not in verbs_that_read:
       raise ValueError(
         f"--{name}: read by {', '.join(verbs_that_read)} only, not by {rest[0]}"
@@ -192,8 +202,6 @@ def _parse(given: flags.FlagValues, argv: list[str], draws: bool) -> str:
     if rest[0] == "compare" and given[name].present and name not in READ_BY:
       raise ValueError(f"--{name}: not read by compare, which runs nothing")
     for parts, those in _READ_BY.items():
-    if name == "judge" and draws:
-      verbs_that_read = ("train", *verbs_that_read)
       readers = ("train", *those) if draws and "evaluate" in those else those
       is_theirs = name.startswith(parts) and given[name].present
       if is_theirs and rest[0] not in (*readers, "show"):
@@ -259,7 +267,9 @@ def _run_verb(
   if verb == "plan":
     return verbs.plan(experiment)
   if verb == "evaluate":
-    return evaluating.evaluate(experiment, folder, step, given.against)
+    return evaluating.evaluate(
+      experiment, folder, step, given.against, given.kl_from
+    )
   if verb == "generate":
     return verbs.generate(
       experiment,

@@ -22,8 +22,7 @@ from llm_jax import (
   weights,
 )
 from llm_jax import model as model_lib
-from llm_jax.checkpoints.store import Store
-from llm_jax.contracts import Batch, Tokenizer
+from llm_jax.contracts import Batch, Roles, Tokenizer
 from llm_jax.data.instructions import Instructed
 from llm_jax.data.preferences import Preferences
 from llm_jax.data.preferred import Preferred
@@ -82,6 +81,7 @@ def evaluate(
   folder: pathlib.Path,
   step: int | None,
   against: str | None = None,
+  kl_from: str | None = None,
 ) -> int:
   """Measures a checkpoint; prints tables, writes evaluation.json.
 
@@ -90,6 +90,8 @@ def evaluate(
     folder: of the run.
     step: of the checkpoint; None is the newest.
     against: folder of another run, measured likewise.
+    kl_from: folder of the run that KL of answers is from; None is what a
+      policy began with.
 
   Raises:
     ValueError: data that the model cannot read; another run that is none, or
@@ -101,20 +103,22 @@ def evaluate(
   mesh = mesh_lib.make(experiment.mesh)
   share = build.check_batch(experiment, mesh)
   if against is not None:
-    other, other_folder = _other(against, folder, experiment)
+    other, other_folder = _other("against", against, folder, experiment)
+  if kl_from is not None:
+    _other("kl_from", kl_from, folder, experiment)
   with jax.set_mesh(mesh):
     made = build.data(experiment, folder)
     datasets = list(_datasets(experiment, made, share))
     _check_judged(experiment, datasets)
     judging = answering.judges(experiment, folder, step, mesh)
     at, measured, compared, classified, said = _measure(
-      experiment, mesh, made.tokenizer, datasets, folder, step, judging
+      experiment, mesh, made.tokenizer, datasets, folder, step, judging, kl_from
     )
     split = experiment.validation.split
     found: dict[str, Any] = {
       "checkpoint_step": at,
       "split": split,
-      "results": {"model": measured[OWN]},
+      "results": {"model": _headline(measured)},
       "datasets": measured,
       "said": said,
     }
@@ -134,7 +138,14 @@ def evaluate(
     if against is not None:
       say(f"now {against}, on the same data")
       there, others, *_ = _measure(
-        other, mesh, made.tokenizer, datasets, other_folder, None, judging
+        other,
+        mesh,
+        made.tokenizer,
+        datasets,
+        other_folder,
+        None,
+        judging,
+        kl_from,
       )
       if other.objective != experiment.objective:
         _part(datasets, others)
@@ -154,6 +165,11 @@ def evaluate(
     print(tables.evaluation(found))
     say(f"report: {report.write(folder)}")
   return 0
+
+
+def _headline(measured: dict[str, Measures]) -> Measures:
+  """Measures of the run's own data, or of others where it has none there."""
+  return measured.get(OWN) or next(iter(measured.values()), {})
 
 
 def _check_lengths(experiment: Experiment) -> None:
@@ -196,13 +212,10 @@ def _is_asked(d: Dataset) -> bool:
 
 
 def _other(
-  against: str, folder: pathlib.Path, experiment: Experiment
+  flag: str, run: str, folder: pathlib.Path, experiment: Experiment
 ) -> tuple[Experiment, pathlib.Path]:
-  """Settings and folder of the run to compare with."""
-  there = pathlib.Path(against).expanduser()
-  given = f"--against={against}"
-  if not Store(there / "checkpoints").steps():
-    raise ValueError(f"{given}: holds no trained run")
+  """Settings and folder of the run that a flag names, to compare with."""
+  given, there = f"--{flag}={run}", weights.origin(run, flag)
   settings = claim.settings(there)
   theirs = tokenizers.load(there / "tokenizer").fingerprint
   if theirs != tokenizers.load(folder / "tokenizer").fingerprint:
@@ -282,6 +295,7 @@ def _measure(
   folder: pathlib.Path,
   step: int | None,
   judging: answering.Judging | None,
+  kl_from: str | None,
 ) -> _Measured:
   _check_classes(experiment, datasets)
   model = model_lib.make(experiment, tokenizer)
@@ -296,7 +310,11 @@ def _measure(
   score = measuring.evaluator(model, tokenizer, mesh)
   compare = comparing.Comparer(experiment.objective, model, mesh)
   room = model.shape.max_length - experiment.peft.places
-  drawing = answering.Drawing(experiment, model, tokenizer, roles)
+  spoken = roles
+  if kl_from is not None:
+    asks, asked = True, Asked
+    spoken = roles | {"reference": _there(kl_from, plan, mesh, roles)}
+  drawing = answering.Drawing(experiment, model, tokenizer, spoken)
   out: dict[str, Measures] = {}
   compared: dict[str, pairs.Completions] = {}
   classified: dict[str, classes.Classified] = {}
@@ -347,6 +365,17 @@ def _measure(
       out[d.name] = found
     out |= {f"{d.name}: {task}": its for task, its in parts.items()}
   return _Measured(at, out, compared, classified, said)
+
+
+def _there(
+  kl_from: str, plan: weights.Plan, mesh: Mesh, roles: Roles
+) -> dict[str, Any]:
+  """Variables of the run that KL is from; a head that it lacks is not asked."""
+  folder = weights.origin(kl_from, "kl_from")
+  params = weights.base_of(folder, plan, mesh, "kl_from")
+  head = weights.OUTPUT_HEAD
+  own = roles["policy"]["params"]
+  return {"params": {**({head: own[head]} if head in own else {}), **params}}
 
 
 def _check_classes(experiment: Experiment, datasets: list[Dataset]) -> None:

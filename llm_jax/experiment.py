@@ -68,6 +68,12 @@ class Validation:
     " for what the best of n is worth; 0 = none",
     low=0,
   )
+  temperature: float = field(
+    1.0,
+    "of the answers that `evaluate` draws, and of the distributions whose KL"
+    " they tell",
+    low=0.01,
+  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,15 +183,15 @@ class Experiment:
     "run folder of a reward model that a critic of its own begins as; none ="
     " as the policy begins",
   )
+  judge_may_change: bool = field(
+    False, "a policy that draws goes on with another judge than it began with"
+  )
   workdir: str | None = field(None, "run folder; none = runs/NAME")
 
   @property
   def draws(self) -> bool:
     """Whether the policy learns from what it draws itself."""
     reads = self.objective.reads
-  judge_may_change: bool = field(
-    False, "a policy that draws goes on with another judge than it began with"
-  )
     return "rollouts" in reads or (self.draws_pairs and "pairs" in reads)
 
   @property

@@ -76,7 +76,7 @@ def train(experiment: Experiment, folder: pathlib.Path, name: str) -> int:
       claim.note(
         folder,
         parameters=trees.size(run.state.roles["policy"]),
-        trained=trees.size(run.state.trainable),
+        trained=trees.size(run.state.trainable["policy"]),
       )
     stop.training = True
     try:

@@ -44,9 +44,9 @@ def test_many_questions_are_asked_some_at_a_time():
     for q in questions:
       yield Verdict((float(q.messages[0][1][:-1]),))
 
-  got_PN = scores(judge, [["a"]] * 40)
-  assert got_PN[:, 0].tolist() == np.arange(40).tolist()
-  assert sizes == [16, 16, 8]
+  got_PN = scores(judge, [["a"]] * 160)
+  assert got_PN[:, 0].tolist() == np.arange(160).tolist()
+  assert sizes == [64, 64, 32]
 
 
 def test_a_judge_without_scores_is_refused():

@@ -1,5 +1,6 @@
 """Answers that were drawn, and what the best of n is worth, for reports."""
 
+from collections.abc import Sequence
 import dataclasses
 from typing import Any
 
@@ -8,7 +9,9 @@ from llm_jax.reporting.curves import Line
 from llm_jax.reporting.numerals import count, finite, named, number
 
 COLOURS = ("first", "second", "fourth", "third")
-SHOWN = 4  # questions whose answers are shown, at most
+SHOWN = 6  # questions whose answers are shown, at most
+
+_NO_SCORES = ("prompt", "text", "reference", "best", "of")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +31,9 @@ class Answer:
   prompt: str
   text: str
   scores: str  # in words
+  reference: str = ""  # an answer known to be right
+  best: "Answer | None" = None  # the one chosen of several
+  of: int = 1  # several
 
 
 def said(found: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -46,14 +52,13 @@ def best_of(runs: dict[str, dict[str, Any]]) -> list[Picture]:
   lines: dict[tuple[str, str, str], list[Line]] = {}
   for at, (run, found) in enumerate(runs.items()):
     for dataset, its in said(found).items():
-      of = its.get("best_of")
-      of = of if isinstance(of, dict) else {}
-      rows, judges = of.get("curve"), of.get("judges")
-      rows = [r for r in rows if isinstance(r, dict)] if rows else []
-      for key, judge in (judges if isinstance(judges, dict) else {}).items():
-        those = lines.setdefault((dataset, str(key), str(judge)), [])
+      rows = curve(its)
+      if len(rows) < 2:
+        continue  # nothing was chosen
+      for key, judge in judges(its).items():
+        those = lines.setdefault((dataset, key, judge), [])
         colour, first = COLOURS[at % len(COLOURS)], not those
-        those.append(_curve(run, str(key), rows, colour, first))
+        those.append(_curve(run, key, rows, colour, first))
   return [
     picture(
       f"Best of n by {judge}" + ("" if dataset == "data" else f", {dataset}"),
@@ -64,6 +69,22 @@ def best_of(runs: dict[str, dict[str, Any]]) -> list[Picture]:
     for (dataset, key, judge), its in lines.items()
     if any(line.steps for line in its)
   ]
+
+
+def judges(its: dict[str, Any]) -> dict[str, str]:
+  """Of what is said of a dataset, who scored: measure -> in words."""
+  of = its.get("best_of")
+  found = of.get("judges") if isinstance(of, dict) else None
+  found = found if isinstance(found, dict) else {}
+  return {str(key): str(judge) for key, judge in found.items()}
+
+
+def curve(its: dict[str, Any]) -> list[dict[str, Any]]:
+  """Of what is said of a dataset, a row for each n of the best of n."""
+  of = its.get("best_of")
+  rows = of.get("curve") if isinstance(of, dict) else None
+  rows = rows if isinstance(rows, list) else []
+  return [r for r in rows if isinstance(r, dict)]
 
 
 def picture(title: str, unit: str, lines: list[Line], across: str) -> Picture:
@@ -80,19 +101,50 @@ def answers(found: dict[str, Any]) -> dict[str, list[Answer]]:
     given = its.get("answers")
     for one in given if isinstance(given, list) else []:
       if isinstance(one, dict):
-        scores = [
-          f"{named(str(k))} {x:.2f}"
-          for k, v in one.items()
-          if k not in ("prompt", "text") and finite(x := number(v))
-        ]
-        out.setdefault(dataset, []).append(
-          Answer(
-            str(one.get("prompt", "")),
-            str(one.get("text", "")),
-            ", ".join(scores),
-          )
-        )
+        out.setdefault(dataset, []).append(_answer(one))
   return out
+
+
+def all_of(each: Sequence[tuple[str, Answer]]) -> list[tuple[str, Answer]]:
+  """Who said what: the right answer, what was drawn, and the best of several.
+
+  Args:
+    each: runs by name, "" for the only one, with their answer to one question.
+  """
+  right = next((one.reference for _, one in each if one.reference), "")
+  out = [("reference", Answer("", right, ""))] if right else []
+  for name, one in each:
+    out.append((name, one))
+    if one.best:
+      who = f"best of {one.best.of}"
+      out.append((f"{name}, {who}" if name else who, one.best))
+  return out
+
+
+def _answer(one: dict[str, Any]) -> Answer:
+  scores = [
+    f"{named(str(k))} {x:.2f}"
+    for k, v in one.items()
+    if k not in _NO_SCORES and finite(x := number(v))
+  ]
+  best = one.get("best")
+  return Answer(
+    str(one.get("prompt", "")),
+    str(one.get("text", "")),
+    ", ".join(scores),
+    str(one.get("reference", "")),
+    _answer(best) if isinstance(best, dict) else None,
+    count(one.get("of")),
+  )
+
+
+def best_line(rows: list[dict[str, Any]], key: str) -> Line:
+  """What the best of 2, 4, ... answers is worth by one judge; dotted."""
+  line = _curve("best of n", key, rows[1:], "third", True)
+  notes = ["" for _ in line.notes[1:]] + [
+    f"best of {n}" for n in line.notes[-1:]
+  ]
+  return dataclasses.replace(line, notes=notes, faint=True)
 
 
 def _curve(

@@ -11,16 +11,25 @@ import urllib.parse
 from llm_jax.reporting import answers, files, report, settings, tables
 from llm_jax.reporting.answers import Answer, COLOURS, Picture
 from llm_jax.reporting.curves import Line
-from llm_jax.reporting.numerals import count, finite, measure, named, number
+from llm_jax.reporting.numerals import (
+  count,
+  finite,
+  judged,
+  measure,
+  named,
+  number,
+  titled,
+)
 from llm_jax.reporting.progress import waiting
 
-# Columns in this order; others that are measured are in comparison.json.
+# Columns in this order, scores by other judges after the first; what else is
+# measured is in comparison.json.
 _MEASURES = (
   "accuracy",
   "margin",
   "ece",
-  "kl",
   "score",
+  "kl",
   "bits_per_byte",
   "loss",
   "token_accuracy",
@@ -45,6 +54,29 @@ class Run:
     given = self.found.get("datasets")
     given = given if isinstance(given, dict) else {}
     return {str(k): v for k, v in given.items() if isinstance(v, dict)}
+
+  def said(self, dataset: str) -> dict[str, Any]:
+    """What was asked of a dataset and answered."""
+    return answers.said(self.found).get(dataset, {})
+
+  def best(self, dataset: str) -> list[dict[str, Any]]:
+    """The best of n = 1, 2, ... answers; [] where nothing was chosen."""
+    rows = answers.curve(self.said(dataset))
+    return rows if len(rows) > 1 else []
+
+  def is_reference(self, dataset: str) -> bool:
+    """Whether KL is measured from this very run, as that of its best of n."""
+    return number(self.datasets.get(dataset, {}).get("kl")) == 0
+
+  def lines(self, dataset: str) -> list[tuple[str, dict[str, Any]]]:
+    """Names and measures: of the run, and of the best of its answers."""
+    out = [(self.name, self.datasets.get(dataset, {}))]
+    if best := self.best(dataset):
+      last = {k: v for k, v in best[-1].items() if k != "n"}
+      if not self.is_reference(dataset):
+        last.pop("kl", None)  # that is from the run, not from the reference
+      out.append((f"{self.name}, best of {count(best[-1].get('n'))}", last))
+    return out
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,7 +176,8 @@ def write(runs: Runs, into: pathlib.Path) -> pathlib.Path:
       "notes": _notes(runs),
       "tables": _tables(runs),
       "frontiers": _frontiers(runs),
-      "best_of": answers.best_of({r.name: r.found for r in runs.runs}),
+      "judges": _judges(runs),
+      "best_of": answers.best_of({r.name: r.found for r in _apart_of(runs)}),
       "answers": _answers(runs),
       "settings": [
         (k, ["\u2013" if x is None else settings.shown(x) for x in v])
@@ -187,12 +220,36 @@ def _notes(runs: Runs) -> list[str]:
   if len(set(splits)) > 1:
     out.append(f"Measured on different splits: {', '.join(splits)}.")
   data = [k for k in runs.differing if k.split(".")[0] == "data"]
-  if data:
+  if data and any(d.split(" ")[0] == "data" for d in _datasets(runs)):
     out.append(
       f"The runs differ in {', '.join(data)}: what is called data need not be"
       " the same."
     )
+  for dataset in _datasets(runs):
+    asked = [a for r in runs.runs if (a := r.said(dataset).get("asked"))]
+    if any(a != asked[0] for a in asked):
+      out.append(
+        f"{dataset}: the runs were not asked the same questions, or not in the"
+        " same way."
+      )
   return out
+
+
+def _judges(runs: Runs) -> list[tuple[str, str]]:
+  """Names of scores, and who gave them."""
+  each = [
+    answers.judges(its)
+    for r in runs.runs
+    for its in answers.said(r.found).values()
+  ]
+  told = {name: judge for its in each for name, judge in its.items()}
+  return [(named(name), judge) for name, judge in told.items()]
+
+
+def _apart_of(runs: Runs) -> list[Run]:
+  """Runs whose best of n has no place beside others, far from where it is."""
+  alone = lambda r: not any(r.best(d) and r.is_reference(d) for d in r.datasets)
+  return [r for r in runs.runs if alone(r)]
 
 
 def _datasets(runs: Runs) -> list[str]:
@@ -208,7 +265,7 @@ def _tables(
   """Dataset, names of columns, and rows of a run's name and its cells."""
   out = []
   for dataset in _datasets(runs):
-    each = [(r.name, r.datasets.get(dataset, {})) for r in runs.runs]
+    each = [line for r in runs.runs for line in r.lines(dataset)]
     known = [m for m in _columns(runs) if any(m in its for _, its in each)]
     if known:
       rows = [(n, [_cell(m, its) for m in known]) for n, its in each if its]
@@ -217,17 +274,19 @@ def _tables(
 
 
 def _columns(runs: Runs) -> list[str]:
-  """Measures that are told: those known here, then scores by other judges."""
-  every = (m for r in runs.runs for its in r.datasets.values() for m in its)
-  scores = [m for m in dict.fromkeys(every) if m.rstrip("_").endswith("_score")]
-  return [*_MEASURES, *scores]
+  """Measures that are told, scores by other judges after that by the first."""
+  every = [m for r in runs.runs for its in r.datasets.values() for m in its]
+  at = 1 + _MEASURES.index("score")
+  others = judged(dict.fromkeys(every))
+  return [*_MEASURES[:at], *others, *_MEASURES[at:]]
 
 
 def _cell(name: str, its: dict[str, Any]) -> str:
   """A measure, with its standard error where that is known."""
   value, error = number(its.get(name)), number(its.get(f"{name}_error"))
-  if finite(value) and finite(error):
-    return f"{value:.2f} \u00b1 {error:.2f}"
+  if finite(value) and finite(error) and error > 0:
+    digits = 2 if error >= 0.1 else 3
+    return f"{value:.{digits}f} \u00b1 {error:.{digits}f}"
   return measure(name, value)
 
 
@@ -242,12 +301,21 @@ def _frontiers(runs: Runs) -> list[Picture]:
         _line(runs, its, dataset, name, COLOURS[i % len(COLOURS)])
         for i, its in enumerate(runs.lines)
       ]
+      lines += [
+        answers.best_line(r.best(dataset), name)
+        for r in runs.runs
+        if r.is_reference(dataset)
+      ]
       if sum(len(line.steps) for line in lines) > 1:
         of = "" if dataset == "data" else f", {dataset}"
-        title = f"{named(name).capitalize()} against KL{of}"
+        title = f"{titled(name)} against KL{of}"
         across = "KL from the reference, nats a completion"
         # Points say what they are.
-        drawn = answers.picture(title, "", lines, across)
+        unit = "the dotted line is the best of n of the reference"
+        best = any(
+          r.best(dataset) and r.is_reference(dataset) for r in runs.runs
+        )
+        drawn = answers.picture(title, unit if best else "", lines, across)
         out.append(dataclasses.replace(drawn, legend=[]))
   return out
 
@@ -294,7 +362,7 @@ def _answers(
         by_prompt.setdefault(one.prompt, {})[run] = one
     both = [(p, a) for p, a in by_prompt.items() if len(a) > 1]
     out += [
-      (dataset, prompt, list(its.items()))
+      (dataset, prompt, answers.all_of(list(its.items())))
       for prompt, its in both[: answers.SHOWN]
     ]
   return out

@@ -36,7 +36,7 @@ class Line:
     values: one a step; one in all for a level. Gaps where not finite.
     colour: "first", "second", "third" or "fourth" of the page.
     last: what the legend says of it.
-    faint: drawn thin, behind the others, and not in the legend.
+    faint: drawn thin or dotted, behind the others, and not in the legend.
     notes: said of each point, beside it.
     spread: standard error of each value, drawn up and down.
     aside: likewise of each step, drawn to both sides.
@@ -164,7 +164,8 @@ def _add(axes: Any, line: Line) -> None:
 def _add_points(axes: Any, line: Line, colour: str) -> None:
   """Points with what is said of them, joined in their order."""
   x, y = line.steps, line.values
-  axes.plot(x, y, color=colour, lw=1.2, alpha=0.55, zorder=1)
+  dots = (0, (2, 2.5)) if line.faint else "-"
+  axes.plot(x, y, color=colour, lw=1.2, ls=dots, alpha=0.55, zorder=1)
   axes.errorbar(
     x,
     y,
@@ -172,7 +173,7 @@ def _add_points(axes: Any, line: Line, colour: str) -> None:
     yerr=list(line.spread) or None,
     fmt="o",
     color=colour,
-    ms=5,
+    ms=3.5 if line.faint else 5,
     elinewidth=0.9,
   )
   for at, note in zip(zip(x, y, strict=True), line.notes, strict=True):

@@ -1,5 +1,6 @@
 """Numbers and names of a run's files, as people read them."""
 
+from collections.abc import Iterable
 import math
 from typing import Any, TypeGuard
 
@@ -9,6 +10,8 @@ _NAMES = {
   "ece": "calibration error",
   "kl": "KL",
   "macro_f1": "macro F1",
+  "rouge_score": "ROUGE-L",
+  "line_score": "rule score",
 }
 _SHARES = (
   "accuracy",
@@ -48,6 +51,17 @@ def finite(value: float | None) -> TypeGuard[float]:
 def named(name: str) -> str:
   """A name of a file's as people read it."""
   return _NAMES.get(name, name.replace("_", " "))
+
+
+def titled(name: str) -> str:
+  """The same, as it begins a sentence."""
+  name = named(name)
+  return name[:1].upper() + name[1:]
+
+
+def judged(measures: Iterable[str]) -> list[str]:
+  """Of names of measures, those of scores by other judges than the first."""
+  return [m for m in measures if m.rstrip("_").endswith("_score")]
 
 
 def measure(name: str, value: Any) -> str:

@@ -3,17 +3,22 @@
 import math
 from typing import Any
 
-from llm_jax.reporting import curves, results
+from llm_jax.reporting import curves, drawn, results
 from llm_jax.reporting.curves import Line
+from llm_jax.reporting.lines import both, last_of, noisy
 from llm_jax.reporting.numerals import finite, quantity
-
-_SMOOTHED = 100  # curves of more rows are smoothed
 
 
 def pictures(
-  rows: results.Rows, evaluated: results.Evaluation | None
+  rows: results.Rows, evaluated: results.Evaluation | None, per_update: int = 1
 ) -> list[dict]:
-  """Title, legend and SVG of each curve that the rows hold."""
+  """Title, legend and SVG of each curve that the rows hold.
+
+  Args:
+    rows: of the run.
+    evaluated: whose baselines are levels, if any.
+    per_update: steps that learn from the same drawn completions.
+  """
   out = []
 
   def add(title: str, unit: str, lines: list[Line], **axis: Any):
@@ -24,25 +29,29 @@ def pictures(
       out.append({"title": title, "unit": unit, "legend": legend, "svg": svg})
 
   compares = bool(rows.curve("train", "accuracy")[0])
-  add("Loss", "" if compares else "nats/token", _losses(rows, evaluated))
+  if drawn.draws(rows):
+    for title, unit, lines, axis in drawn.pictures(rows, per_update):
+      add(title, unit, lines, **axis)
+  else:
+    add("Loss", "" if compares else "nats/token", _losses(rows, evaluated))
   if compares:
-    lines = [*_both(rows, "accuracy"), *_levels(evaluated, "accuracy")]
+    lines = [*both(rows, "accuracy"), *_levels(evaluated, "accuracy")]
     add("Accuracy", "", lines, linear=True)
-    add("Margin", "", _both(rows, "margin"), linear=True)
+    add("Margin", "", both(rows, "margin"), linear=True)
     add("Reward", "", _rewards(rows), linear=True)
   steps, rate = rows.curve("train", "learning_rate")
-  line = Line("last", steps, rate, "first", _last(rate, "{:.3g}"))
+  line = Line("last", steps, rate, "first", last_of(rate, "{:.3g}"))
   add("Learning rate", "", [line], zero=True)
   steps, speed = rows.curve("train", "tokens_per_second")
   known = [(s, v) for s, v in zip(steps, speed, strict=True) if v]
   steps, speed = [s for s, _ in known], [v for _, v in known]
   _, shares = rows.curve("train", "mfu")
   last = quantity(speed[-1]) if speed else ""
-  last += _last(shares, ", MFU {:.1%}")
+  last += last_of(shares, ", MFU {:.1%}")
   line = Line("last", steps, speed, "first", last)
   add("Throughput", "tokens/s", [line], zero=True)
   steps, norm = rows.curve("train", "grad_norm")
-  add("Gradient norm", "", _noisy("gradient norm", steps, norm))
+  add("Gradient norm", "", noisy("gradient norm", steps, norm))
   return out
 
 
@@ -63,15 +72,7 @@ def gaps(rows: results.Rows) -> list[str]:
 def _losses(
   rows: results.Rows, evaluated: results.Evaluation | None
 ) -> list[Line]:
-  return [*_both(rows, "loss"), *_levels(evaluated, "loss")]
-
-
-def _both(rows: results.Rows, name: str) -> list[Line]:
-  """In training and in validation."""
-  lines = _noisy("train", *rows.curve("train", name))
-  steps, values = rows.curve("validation", name)
-  last = _last(values, "{:.3f}")
-  return [*lines, Line("validation", steps, values, "second", last)]
+  return [*both(rows, "loss"), *_levels(evaluated, "loss")]
 
 
 def _levels(evaluated: results.Evaluation | None, name: str) -> list[Line]:
@@ -95,22 +96,5 @@ def _rewards(rows: results.Rows) -> list[Line]:
   ):
     given = rows.curve("train", name)
     called = name.removeprefix("reward_")
-    lines += _noisy(called if called != "reward" else "mean", *given, colour)
+    lines += noisy(called if called != "reward" else "mean", *given, colour)
   return lines
-
-
-def _noisy(
-  name: str, steps: list[int], values: list[float], colour: str = "first"
-) -> list[Line]:
-  """A curve; a long one behind its own mean."""
-  if len(values) <= _SMOOTHED:
-    return [Line(name, steps, values, colour, _last(values, "{:.3f}"))]
-  mean = curves.smooth(values).tolist()
-  return [
-    Line(name, steps, values, colour, faint=True),
-    Line(f"{name}, smoothed", steps, mean, colour, _last(mean, "{:.3f}")),
-  ]
-
-
-def _last(values: Any, form: str) -> str:
-  return form.format(values[-1]) if len(values) else ""

@@ -86,7 +86,7 @@ def _read(folder: pathlib.Path) -> dict[str, Any]:
     "about": _sentence(given, rows, about),
     "notes": notes + pictures.gaps(rows),
     "figures": results.figures(rows, evaluation, about),
-    "pictures": pictures.pictures(rows, evaluation),
+    "pictures": pictures.pictures(rows, evaluation, _per_update(given)),
     "evaluation": evaluation,
     "preferences": preferences.told(found),
     "datasets": comparisons.datasets(found),
@@ -99,6 +99,13 @@ def _read(folder: pathlib.Path) -> dict[str, Any]:
     "environment": _environment(_object(about, "environment")),
     "rows": rows.count,
   }
+
+
+def _per_update(given: dict[str, Any]) -> int:
+  """Steps that learn from the same drawn completions; 1 where not known."""
+  its = _object(given, "rollouts")
+  rows = count(its.get("epochs")) * count(its.get("batch"))
+  return max(1, rows // max(1, count(given.get("batch_size"))))
 
 
 def _whole(path: pathlib.Path, notes: list[str]) -> dict[str, Any]:
@@ -172,11 +179,13 @@ def _samples(folder: pathlib.Path, notes: list[str]) -> dict[str, Any]:
   }
 
 
-def _answers(found: dict[str, Any]) -> list[tuple[str, answers.Answer]]:
-  """Some that were drawn, each with its dataset where there are several."""
+def _answers(
+  found: dict[str, Any],
+) -> list[tuple[str, str, list[tuple[str, answers.Answer]]]]:
+  """Dataset where there are several, question, and who said what."""
   known = answers.answers(found)
   return [
-    (name if len(known) > 1 else "", one)
+    (name if len(known) > 1 else "", one.prompt, answers.all_of([("", one)]))
     for name, its in known.items()
     for one in its[: answers.SHOWN]
   ]

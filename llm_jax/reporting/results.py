@@ -45,6 +45,11 @@ class Rows:
     steps = [step for step, value in found if value is not None]
     return steps, [value for _, value in found if value is not None]
 
+  def names(self, split: str) -> list[str]:
+    """Of all that the rows of a split hold."""
+    rows = self._splits.get(split, {}).values()
+    return list(dict.fromkeys(str(name) for row in rows for name in row))
+
   def latest(self, split: str) -> tuple[int, dict]:
     """The last row of a split, and its step; 0 and {} without one."""
     rows = self._splits.get(split, {})
@@ -166,8 +171,13 @@ def figures(
   train = f"{share} train" if (share := trained(about)) else ""
   of_pairs = preferences.compares(best)
   unit = "" if of_pairs else "nats/token"
+  # What is drawn has no loss of its own: it is the score, negated.
+  is_score = "score" in best and best.get("perplexity") is None
+  loss = "" if is_score else measure("loss", best.get("loss"))
   found = [
-    (f"{split} loss", measure("loss", best.get("loss")), unit),
+    (f"{split} loss", loss, unit),
+    ("score", measure("score", best.get("score")), note),
+    ("KL", measure("kl", best.get("kl")), "nats a completion"),
     ("perplexity", measure("perplexity", best.get("perplexity")), note),
     ("bits/byte", measure("bits_per_byte", best.get("bits_per_byte")), note),
     *((named(m), measure(m, best.get(m)), note) for m in _OF_PAIRS if of_pairs),
@@ -187,4 +197,4 @@ def trained(about: dict[str, Any]) -> str:
   some, all_ = (number(about.get(k)) for k in ("trained", "parameters"))
   if not finite(some) or not finite(all_) or not all_:
     return ""
-  return "all weights" if some == all_ else f"{some / all_:.1%} of the weights"
+  return "all weights" if some >= all_ else f"{some / all_:.1%} of the weights"
