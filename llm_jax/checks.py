@@ -118,11 +118,6 @@ def _draws(experiment: Experiment) -> None:
       f"--rollouts.target_kl={drawn.target_kl}: {name} does not tell how far it"
       " is from where its completions were drawn; none = each update is whole"
     )
-  if drawn.target_kl is not None and pairs:
-    raise ValueError(
-      f"--rollouts.target_kl={drawn.target_kl}: {name} does not tell how far it"
-      " is from where pairs were drawn; none = never"
-    )
   if experiment.reference == "once":
     raise ValueError(
       "--reference=once: cannot be where a policy draws, as what is drawn is"
