@@ -3,6 +3,7 @@
 from collections.abc import Callable
 import dataclasses
 import difflib
+import itertools
 import os
 import pathlib
 import sys
@@ -12,7 +13,7 @@ from typing import Any
 from absl import flags
 
 from llm_jax import config, host
-from llm_jax.experiment import Experiment, Judges
+from llm_jax.experiment import Experiment
 from llm_jax.judges.function import Function
 from llm_jax.judges.reward import RewardModel
 from llm_jax.training.hooks import DivergedError, NonFiniteError
@@ -65,6 +66,7 @@ def run(experiment: Experiment) -> None:
 def main(experiment: Experiment, argv: list[str], name: str) -> int:
   """Runs one verb; returns the exit code of the contract."""
   try:
+    experiment = _with_function(experiment, argv)
     given = _define(experiment)
     if {"--help", "-h"} & set(argv[1:]) or argv[1:2] == ["help"]:
       print(_manual(experiment, given, name), flush=True)
@@ -97,6 +99,22 @@ def main(experiment: Experiment, argv: list[str], name: str) -> int:
     said = f"interrupted{again if 'train' in argv[1:2] else ''}"
     print(said, file=sys.stderr)
     return 130
+
+
+def _with_function(experiment: Experiment, argv: list[str]) -> Experiment:
+  """Judged by the function that --judge names, whose settings are flags."""
+  for name, value in itertools.pairwise(
+    part for arg in argv for part in arg.split("=", 1)
+  ):
+    if name in ("--judge", "-judge") and _is_function(value):
+      experiment = dataclasses.replace(experiment, judge=Function(path=value))
+  return experiment
+
+
+def _is_function(judge: str) -> bool:
+  """Whether it is FILE.py:NAME; else it is a run."""
+  file, _, name = judge.rpartition(":")
+  return file.endswith(".py") and bool(name)
 
 
 def _define(experiment: Experiment) -> flags.FlagValues:
@@ -354,13 +372,10 @@ def _with_judge(
   """The judge that --judge names; ValueError for a flag that nobody reads."""
   names = [n for n in given if n.startswith(("judge.", "judges."))]
   of_one = [n for n in names if n.startswith("judge.") and given[n].present]
-  if given.judge is not None:
+  if given.judge is not None and not _is_function(given.judge):
     if of_one:
       raise ValueError(f"--{of_one[0]}: is not read with --judge={given.judge}")
-    file, _, function = given.judge.rpartition(":")
-    judge: Judges = RewardModel(run=given.judge)
-    if file.endswith(".py") and function:
-      judge = Function(path=given.judge)
+    judge = RewardModel(run=given.judge)
     experiment = dataclasses.replace(experiment, judge=judge)
   asked = [n for n in ("judge", *names) if given[n].present]
   if asked and verb == "evaluate" and not experiment.validation.best_of:

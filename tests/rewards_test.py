@@ -118,5 +118,15 @@ def test_a_function_is_named_by_flag(whole, tmp_path):
   nobody = ended(ruled, tmp_path / "other", "--judge=mine.py:score")
   assert "--judge.path=mine.py:score: there is no file mine.py" in nobody
   said = ended(ruled, tmp_path / "other", flag, "--judge.most=4")
-  assert "--judge.most: is not read with --judge=" in said
+  assert "unknown flag --judge.most" in said
   assert not (tmp_path / "other").exists()
+  # Its own settings are flags then.
+  with_reward(experiment, tmp_path, "raise KeyError")
+  (tmp_path / "broken").write_text("0")
+  folder = f"--workdir={tmp_path / 'failing'}"
+  said = command.call(
+    "train", folder, flag, "--judge.failed=-3", experiment=ruled
+  )
+  assert said.code == 0, said.err
+  rows = sameness.content(tmp_path / "failing")["rows"]
+  assert rows[0]["judged"] == -3
