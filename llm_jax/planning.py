@@ -49,10 +49,16 @@ def describe(
   asks = "reference" in abstract.frozen or abstract.reference is not None
   reference = _bytes(stays) + _bytes(abstract.reference)
   models = 1 + e.objective.needs_critic
+  beside = sum(
+    (its.batch_size or e.batch_size) * its.data.length
+    for its in e.beside.values()
+  )
+  whole = lambda count: sizing.activation_bytes(
+    shape, count // e.microbatches // cuts
+  )
   step = {
     "gradients": _bytes(abstract.trainable) * (1 + (e.microbatches > 1)),
-    "activations": models
-    * sizing.activation_bytes(shape, rows_here * e.data.length)
+    "activations": (models * whole(tokens) + whole(beside))
     // mesh_shape["tensor"],
     "logits": 3
     * min(
@@ -78,6 +84,7 @@ def describe(
   if peak:
     # Asking the reference is a forward, a third of what a step is without.
     work = models * flops.full * tokens * e.steps * (4 / 3 if asks else 1)
+    work += flops.full * beside * e.steps
     seconds = work / (peak * EXPECTED_MFU * devices)
   moving = trees.size(abstract.trainable)
   mesh = " x ".join(f"{k} {v}" for k, v in mesh_shape.items())
@@ -86,6 +93,7 @@ def describe(
     ("  that multiply each token", f"{sizes.matmul:,}"),
     ("  that train", f"{moving:,} ({moving / sizes.total:.2%})"),
     ("tokens a step", f"{tokens:,}"),
+    *([("tokens beside", f"{beside:,}")] if beside else []),
     ("tokens in all", f"{tokens * e.steps:,}"),
     ("flops a token, full attention", f"{flops.full:,.0f}"),
     ("flops a token, causal attention", f"{flops.causal:,.0f}"),

@@ -10,7 +10,8 @@ from llm_jax import model as model_lib
 from llm_jax import planning, weights
 from llm_jax.data.instructions import Instructions
 from llm_jax.data.preferences import Preferences
-from llm_jax.experiment import Experiment
+from llm_jax.data.text import Text
+from llm_jax.experiment import Experiment, Ptx
 from llm_jax.generation.rollouts import Rollouts
 from llm_jax.models import presets, sizing
 from llm_jax.objectives.causal import Causal
@@ -219,3 +220,23 @@ def test_sizes_for_people():
   assert planning.human(1536) == "1.5 KiB"
   assert planning.human(2**30) == "1.0 GiB"
   assert planning.human(3 * 2**50) == "3072.0 TiB"
+
+
+def test_what_is_modelled_beside_has_activations_of_its_own():
+  """Both are differentiated together; what weighs nothing costs nothing."""
+  e = preset("gpt2_124m", mesh=MeshShape(data=2), microbatches=4)
+  shape = dataclasses.replace(e.model, outputs=1)
+  e = dataclasses.replace(
+    e, model=shape, data=Instructions(), objective=PPO(critic="shared")
+  )
+  beside = lambda **more: dataclasses.replace(
+    e, ptx=(Ptx(Text(length=64), batch_size=16, **more),)
+  )
+  name = "bytes a device: activations"
+  alone, both = (described(its)[0] for its in (e, beside()))
+  size = lambda rows, length: sizing.activation_bytes(shape, rows * length)
+  own = size(e.batch_size // 8, e.data.length)
+  assert alone[name] == planning.human(own)
+  assert both[name] == planning.human(own + size(2, 64))
+  assert both["tokens beside"] == "1,024"
+  assert described(beside(weight=0.0))[0] == alone
