@@ -11,7 +11,7 @@ from benchmarks import sameness
 from llm_jax.data import batches
 from llm_jax.data.preference_sources import PreferenceFiles
 from llm_jax.data.preferences import Preferences
-from llm_jax.experiment import Log, Samples, Validation
+from llm_jax.experiment import Evaluation, Log, Samples, Validation
 from llm_jax.judges.rules import Length
 from llm_jax.objectives.dpo import DPO
 from llm_jax.objectives.kto import KTO
@@ -180,6 +180,8 @@ def test_answers_are_drawn_and_judged(home):
   assert "score" not in alone["said"]["data"]["answers"][0]
   assert len(texts) == 6 and len(set(texts)) > 1
   for a in answers:
+    assert a["best"]["of"] == 3 and a["best"]["score"] >= a["score"]
+    assert "best" not in alone["said"]["data"]["answers"][0]
     assert a["length_score"] == -abs(len(a["text"].strip()) - 1)
   assert [row["n"] for row in curve] == [1, 2, 3]
   scores = [row["score"] for row in curve]
@@ -189,6 +191,51 @@ def test_answers_are_drawn_and_judged(home):
   assert "data: best of" in said.out
   page = (policy / "report.html").read_text()
   assert "Best of n by Length" in page and "Answers" in page
+
+
+def test_runs_of_every_kind_are_asked_the_same_and_held_against_one(home):
+  folder, base = home
+  base = base.partition("=")[2]
+  trained(home, "dpo")
+  sources = (PreferenceFiles(paths=(str(folder / "rows.jsonl"),)),)
+  data = dataclasses.replace(
+    EXPERIMENT.data, sources=sources, cache=str(folder / "cache")
+  )
+  evaluations = (Evaluation("asked", data, questions=6),)
+  EXPERIMENTS["asking"] = dataclasses.replace(
+    EXPERIMENT, evaluations=evaluations
+  )
+  flags = ["--validation.questions=0", "--novalidation.baselines"]
+
+  def asked(where, *more):
+    said = command.call(
+      "evaluate",
+      f"--workdir={where}",
+      *flags,
+      *more,
+      experiment=EXPERIMENTS["asking"],
+    )
+    assert said.code == 0, said.err
+    found = json.loads((where / "evaluation.json").read_text())
+    return found["datasets"]["asked"], found["said"]["asked"]
+
+  began = shutil.copytree(base, folder / "began")
+  there, told = asked(began, f"--kl_from={base}", "--samples.max_new_tokens=4")
+  assert there["kl"] == 0 and there["completions"] == 6  # from itself
+  here, others = asked(folder / "dpo")
+  same, _ = asked(folder / "dpo", f"--kl_from={base}")
+  assert same["kl"] == here["kl"] != 0  # what it began with
+  # Mutant: the run that is named is not asked.
+  own, _ = asked(folder / "dpo", f"--kl_from={folder / 'dpo'}")
+  assert own["kl"] == 0
+  assert told["asked"] == others["asked"]
+  assert told["asked"]["questions"] == 6
+  assert {a["reference"] for a in told["answers"]} <= {
+    r["chosen"] for r in ROWS
+  }
+  sharp, others = asked(folder / "dpo", "--validation.temperature=0.2")
+  assert sharp["kl"] != here["kl"] and others["asked"] != told["asked"]
+  assert others["answers"] != told["answers"]
 
 
 def test_runs_are_laid_beside_each_other(home):

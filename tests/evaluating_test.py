@@ -127,17 +127,19 @@ def test_other_data_and_another_run_are_measured_alike(runs):
 
 def test_another_run_must_be_one_and_read_the_same_tokens(runs, tmp_path):
   flags = ["evaluate", f"--workdir={runs / 'tuned'}"]
-  said = command.call(*flags, f"--against={tmp_path}")
-  assert said.code == 2
-  assert said.error == f"error: --against={tmp_path}: holds no trained run"
+  for flag in ("against", "kl_from"):
+    said = command.call(*flags, f"--{flag}={tmp_path}")
+    assert said.code == 2
+    assert said.error == f"error: --{flag}={tmp_path}: holds no trained run"
   other = tmp_path / "other"
   shutil.copytree(runs / "run", other)
   shutil.rmtree(other / "tokenizer")
   store.obtain(
     SentencePiece(kind="char"), lambda: iter(["ab"]), other / "tokenizer"
   )
-  said = command.call(*flags, f"--against={other}")
-  assert said.code == 2 and "its tokenizer is not that of" in said.error
+  for flag in ("against", "kl_from"):
+    said = command.call(*flags, f"--{flag}={other}")
+    assert said.code == 2 and "its tokenizer is not that of" in said.error
   said = command.call("train", "--against=x", f"--workdir={tmp_path / 'new'}")
   assert said.error == "error: --against: read by evaluate only, not by train"
 
