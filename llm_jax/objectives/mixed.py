@@ -17,18 +17,18 @@ from llm_jax.contracts import (
   Batch,
   Forward,
   Metrics,
-  Objective,
   Roles,
   Score,
   Scores,
 )
+from llm_jax.objectives.around import Around
 from llm_jax.objectives.causal import Causal
 
 _LANGUAGE = Causal()
 
 
 @dataclasses.dataclass(frozen=True)
-class Mixed(Objective):
+class Mixed(Around):
   """PPO-ptx. Ouyang et al. 2022, arXiv:2203.02155, eq. 2.
 
     loss = the objective's + sum_i gamma_i mean of -log p(token of others i)
@@ -36,35 +36,7 @@ class Mixed(Objective):
   Others are scored at temperature 1, whatever the objective's rows are at.
   """
 
-  objective: Objective
   weights: tuple[float, ...]  # gamma
-
-  @property
-  def reads(self) -> tuple[str, ...]:
-    return self.objective.reads
-
-  @property
-  def rows_together(self) -> int:
-    return self.objective.rows_together
-
-  @property
-  def needs_reference(self) -> bool:
-    return self.objective.needs_reference
-
-  @property
-  def needs_critic(self) -> bool:
-    return self.objective.needs_critic
-
-  def asked(self, batch: Batch) -> jax.Array | None:
-    return self.objective.asked(batch)
-
-  def annotate(self, forward: Forward, roles: Roles, batch: Batch) -> Batch:
-    return self.objective.annotate(forward, roles, batch)
-
-  def rewards(
-    self, forward: Forward, roles: Roles, batch: Batch
-  ) -> jax.Array | None:
-    return self.objective.rewards(forward, roles, batch)
 
   def weigh(self, batch: Batch) -> Batch:
     out = dict(self.objective.weigh(batch))

@@ -12,43 +12,22 @@ from llm_jax.contracts import (
   Batch,
   Forward,
   Metrics,
-  Objective,
   Roles,
   Score,
   Scores,
 )
+from llm_jax.objectives.around import Around
 from llm_jax.ops import slots
 
 
 @dataclasses.dataclass(frozen=True)
-class Packed(Objective):
+class Packed(Around):
   """The same objective, which need not know how completions are laid out.
 
   It is shown a batch of M rows with one completion each, and what roles say of
   the packed rows as if it were of these. What it adds is laid out as the batch
   is. A batch of which every row is one document it gets as it is.
   """
-
-  objective: Objective
-
-  @property
-  def reads(self) -> tuple[str, ...]:
-    return self.objective.reads
-
-  @property
-  def rows_together(self) -> int:
-    return self.objective.rows_together
-
-  @property
-  def needs_reference(self) -> bool:
-    return self.objective.needs_reference
-
-  @property
-  def needs_critic(self) -> bool:
-    return self.objective.needs_critic
-
-  def asked(self, batch: Batch) -> jax.Array | None:
-    return self.objective.asked(batch)
 
   def annotate(self, forward: Forward, roles: Roles, batch: Batch) -> Batch:
     alone, forward = self._alone(batch), self._forward(forward, batch)
