@@ -27,6 +27,7 @@ class Model:
   shape: TransformerConfig
   score: Score
   decode: Callable[..., Any]
+  ready: Callable[[Any], Any]  # variables -> the same for a loop of `decode`
   open_cache: Callable[[Any, int, int], Any]  # (variables, rows, slots)
   decode_rows: Callable[..., Any]  # each row with an adapter of its own
   open_rows: Callable[[Any, int, int], Any]
@@ -87,6 +88,11 @@ def of_shape(shape: TransformerConfig) -> Model:
   def decode(variables: Any, *arguments: Any) -> Any:
     return module.apply(variables, *arguments, method="decode")
 
+  def ready(variables: Any) -> Any:
+    if shape.unroll:
+      return variables
+    return {**variables, "layers": transformer.by_layer(variables, shape)}
+
   def open_cache(variables: Any, rows: int, slots: int) -> Any:
     return module.apply(variables, rows, slots, method="open_cache")
 
@@ -122,6 +128,7 @@ def of_shape(shape: TransformerConfig) -> Model:
     shape=shape,
     score=score,
     decode=decode,
+    ready=ready,
     open_cache=open_cache,
     decode_rows=decode_rows,
     open_rows=open_rows,

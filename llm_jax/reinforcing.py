@@ -50,6 +50,7 @@ def source(
     assert isinstance(experiment.objective, Policy)
     objective = experiment.objective
   judge, about = judging.make(experiment, folder, None, mesh)
+  judging.check_room(experiment, tokenizer)
   stop = asking.stop_ids(experiment.data, tokenizer)
   text = asking.texter(experiment.data, tokenizer)
 
@@ -147,19 +148,20 @@ def functions(
 
   def draw(roles: Any, batch: Batch, key: jax.Array) -> Batch:
     rows, width = batch["prompt_BP"].shape
-    slots = width + settings.max_new_tokens
+    variables = model.ready(roles["policy"])
     return rollouts.draw(
       model.decode,
-      roles["policy"],
+      variables,
       batch["prompt_BP"],
       batch["length_B"],
-      model.open_cache(roles["policy"], rows // completions, slots),
+      model.open_cache(variables, rows // completions, width),
       key,
       limit=settings.max_new_tokens,
       sampler=settings.sampler,
       stop_ids=stop_ids,
       completions=completions,
       repeat=cache.repeated,
+      grow=cache.grown,
     )
 
   def score(roles: Any, batch: Batch) -> Batch:

@@ -16,8 +16,9 @@ from llm_jax.ops import sampling
 
 Decode = Callable[..., tuple[jax.Array, Any]]
 """(variables, tokens_BT, position_BT, segment_BT, cache) -> logits, cache."""
-Repeat = Callable[[Any, int], Any]
-"""(cache, n) -> a cache with each row n times, one after the other."""
+Change = Callable[[Any, int], Any]
+"""(cache, n) -> each row n times, one after the other; or room for n more."""
+_PARTS, _LEAST = 4, 32  # of a loop whose cache grows: at most, tokens at least
 
 
 @jax.tree_util.register_dataclass
@@ -160,7 +161,8 @@ def rollout(
   sampler: sampling.Sampler,
   stop_ids: tuple[int, ...],
   completions: int = 1,
-  repeat: Repeat | None = None,
+  repeat: Change | None = None,
+  grow: Change | None = None,
 ) -> Rollout:
   """Prefill and extend in one: prompts -> up to `limit` new tokens a row.
 
@@ -176,6 +178,8 @@ def rollout(
     stop_ids: that end a row.
     completions: rows of each prompt, one after the other; it is read once.
     repeat: of the cache, where there are several.
+    grow: of the cache, which then has room for the prompts alone and grows as
+      tokens come; without it, there is room for all of them.
   """
   rows = jnp.arange(len(prompt_QP) * completions)
   keys_B = jax.vmap(jax.random.fold_in, (None, 0))(key, rows)
@@ -199,11 +203,25 @@ def rollout(
       progress.count,
       keys_B,
     )
-  return extend(
-    decode,
-    variables,
-    progress,
-    limit=limit,
-    sampler=sampler,
-    stop_ids=stop_ids,
-  )[1]
+  parts = min(_PARTS, -(-limit // _LEAST)) if grow else 1
+  size, outs = -(-limit // parts), []
+  for start in range(0, limit, size):
+    part = min(size, limit - start)
+    if grow is not None:
+      progress = dataclasses.replace(progress, cache=grow(progress.cache, part))
+    progress, out = extend(
+      decode,
+      variables,
+      progress,
+      limit=part,
+      sampler=sampler,
+      stop_ids=stop_ids,
+    )
+    outs.append(out)
+  join = lambda name: jnp.concatenate([getattr(x, name) for x in outs], 1)
+  return Rollout(
+    join("tokens_BT"),
+    join("mask_BT"),
+    join("sampled_logp_BT"),
+    jnp.stack([x.length_B for x in outs]).sum(0),
+  )

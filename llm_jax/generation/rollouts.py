@@ -68,7 +68,8 @@ def draw(
   sampler: Sampler,
   stop_ids: tuple[int, ...],
   completions: int = 1,
-  repeat: decode_lib.Repeat | None = None,
+  repeat: decode_lib.Change | None = None,
+  grow: decode_lib.Change | None = None,
 ) -> Batch:
   """A batch of drawn completions; pure, to be compiled.
 
@@ -78,13 +79,15 @@ def draw(
     prompt_BP: ids, aligned on the right; only the last `length_B` count. Each
       prompt as often as it is completed, one after the other.
     length_B: i32, at least 1.
-    cache: empty, with a row for each prompt and room for P + N tokens.
+    cache: empty, with a row for each prompt and room for P + N tokens; for P
+      where it can grow.
     key: of this drawing; each row has a key of its own from it.
     limit: N, most tokens of a completion.
     sampler: how a token is drawn.
     stop_ids: that end a completion, and belong to it.
     completions: how often each prompt is completed; it is read once.
     repeat: of the cache, where that is more than once.
+    grow: of the cache, see `decode.rollout`.
 
   Returns:
     `tokens_BT`, `target_BT`, `position_BT` and `segment_BT` as every forward
@@ -105,6 +108,7 @@ def draw(
     stop_ids=stop_ids,
     completions=completions,
     repeat=repeat,
+    grow=grow,
   )
   row_BS = jnp.concatenate([prompt_BP, out.tokens_BT], 1)
   begin_B1 = P - length_B[:, None]

@@ -122,6 +122,17 @@ def repeated(cache: Cache, times: int) -> Cache:
   )
 
 
+def grown(cache: Cache, slots: int) -> Cache:
+  """The cache with room for `slots` more tokens a row."""
+
+  def grow(x: jax.Array) -> jax.Array:
+    pads = [(0, 0)] * x.ndim
+    pads[1 if x.ndim == 2 else -2] = (0, slots)
+    return jnp.pad(x, pads)
+
+  return _by_rows(cache, grow)
+
+
 def _by_rows(cache: Cache, change: Callable[[jax.Array], jax.Array]) -> Cache:
   """The cache with whatever has rows changed."""
   return jax.tree.map(lambda x: change(x) if x.ndim else x, cache)

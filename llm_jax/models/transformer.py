@@ -262,15 +262,13 @@ class Decoder(nn.Module):
 
   def _layer_by_layer(self, carry: tuple, context: Context) -> tuple:
     """The blocks, each with its number known: a cache may be in parts."""
-    stacked = {
-      name: part["blocks"]
-      for name, part in self.variables.items()
-      if "blocks" in part
-    }
+    parts = self.variables
+    layers = (
+      parts["layers"] if "layers" in parts else by_layer(parts, self.config)
+    )
     block = Block(self.config, parent=None)
     for layer in range(self.config.num_layers):
-      its = jax.tree.map(lambda x, layer=layer: x[layer], stacked)
-      carry, _ = block.apply(its, carry, layer, context)
+      carry, _ = block.apply(layers[str(layer)], carry, layer, context)
     return carry
 
   def _kernel_DV(self) -> jax.Array:
@@ -286,6 +284,21 @@ class Decoder(nn.Module):
         f"a row of {length} tokens{soft} is longer than"
         f" --model.max_length={self.config.max_length}"
       )
+
+
+def by_layer(variables: Any, config: TransformerConfig) -> dict[str, Any]:
+  """Variables of each block alone, by its number.
+
+  As the collection "layers" of a decoder whose layers are no loop they spare a
+  loop around it to cut them out of the stacked ones in every turn.
+  """
+  stacked = {
+    name: part["blocks"] for name, part in variables.items() if "blocks" in part
+  }
+  return {
+    str(i): jax.tree.map(lambda x, i=i: x[i], stacked)
+    for i in range(config.num_layers)
+  }
 
 
 def _rows(x: jax.Array, batch_size: int) -> jax.Array:
