@@ -45,6 +45,33 @@ def test_a_picture_for_each_judge():
   assert both[1].legend[0].values == [-3.0, -9.0]  # mutant: the first's again
 
 
+def test_of_one_answer_nothing_is_chosen():
+  best = {"judges": JUDGES, "curve": CURVE[:1]}
+  assert answers.best_of({"": {"said": {"data": {"best_of": best}}}}) == []
+
+
+def test_the_right_answer_and_the_best_one_stand_beside_it():
+  one = {
+    "prompt": "why?",
+    "text": "so",
+    "reference": "7",  # a number, and no score
+    "score": 0.25,
+    "best": {"of": 8, "text": "because", "score": 2.0},
+  }
+  (told,) = answers.answers({"said": {"data": {"answers": [one]}}})["data"]
+  assert told.scores == "score 0.25" and told.best.scores == "score 2.00"
+  rows = answers.all_of([("a", told), ("b", told)])
+  assert [(who, its.text) for who, its in rows] == [
+    ("reference", "7"),
+    ("a", "so"),
+    ("a, best of 8", "because"),
+    ("b", "so"),
+    ("b, best of 8", "because"),
+  ]
+  one = answers.Answer("why?", "so", "")
+  assert answers.all_of([("", one)]) == [("", one)]
+
+
 def test_the_page_and_the_table(tmp_path):
   (tmp_path / "evaluation.json").write_text(json.dumps(FOUND), encoding="utf-8")
   page = report.write(tmp_path).read_text(encoding="utf-8")

@@ -176,6 +176,63 @@ def test_answers_to_the_same_question_stand_together(tmp_path):
   assert page.count("Best of n by RewardModel") >= 1
 
 
+def asked(kl, score, checksum=1, best=()):
+  """Evaluated on questions that every run is asked."""
+  own = {"score": score, "score_error": 0.2, "rouge_score": 0.1}
+  own |= {"kl": kl, "kl_error": 0.3 if kl else 0.0}
+  curve = [
+    {"n": n, "kl": 0.3 * n, "score": score + n, "rouge_score": 0.1 * n}
+    for n in (1, *best)
+  ]
+  judges = {"score": "RewardModel (rm)", "rouge_score": "Rouge"}
+  told = {
+    "asked": {"questions": 5, "checksum": checksum},
+    "best_of": {"judges": judges, "curve": curve},
+  }
+  return {
+    "checkpoint_step": 1,
+    "split": "validation",
+    "datasets": {"asked": own},
+    "said": {"asked": told},
+  }
+
+
+def test_the_best_of_n_of_the_reference_stands_among_the_runs(tmp_path, capsys):
+  folders = [
+    run(tmp_path / "tuned", asked(0.0, 0.5, best=(2, 4)), steps=2),
+    run(tmp_path / "drawn", asked(3.0, 1.5), seed=1, batch_size=4),
+  ]
+  _, page = compare(folders, tmp_path / "out")
+  lines = capsys.readouterr().out.splitlines()
+  assert lines[0].split() == ["asked", "score", "ROUGE-L", "KL"]
+  assert [line.split("  ")[0] for line in lines[1:]] == [
+    "tuned",
+    "tuned, best of 4",
+    "drawn",
+  ]
+  assert lines[2].split()[-3:] == ["4.500", "0.400", "1.200"]
+  assert lines[3].split()[-3:] == ["3.00", "\u00b1", "0.30"]
+  assert "Score against KL, asked" in page and "ROUGE-L against KL" in page
+  # In the pictures of all, by the last n; no pictures of their own.
+  assert page.count(">best of 4</text>") == page.count("<svg") == 2
+  assert ">best of 2</text>" not in page and "Best of n by" not in page
+  assert "RewardModel (rm)" in page and "not asked the same" not in page
+
+
+def test_the_best_of_n_of_another_has_no_place_by_kl(tmp_path, capsys):
+  folders = [
+    run(tmp_path / "tuned", asked(0.0, 0.5, 1), steps=2),
+    run(tmp_path / "drawn", asked(3.0, 1.5, 2, (2, 4)), seed=1, batch_size=4),
+  ]
+  _, page = compare(folders, tmp_path / "out")
+  best = capsys.readouterr().out.splitlines()[3]
+  # Mutant: KL from the run itself, as if it were from the reference.
+  assert best.split()[-2:] == ["5.500", "0.400"]
+  assert ">best of 4</text>" not in page
+  assert page.count("Best of n by") >= 1
+  assert "asked: the runs were not asked the same questions" in page
+
+
 def test_what_cannot_be_compared_is_told(sweep, tmp_path):
   out = tmp_path / "out"
 
