@@ -7,7 +7,9 @@ import jax
 
 from llm_jax.checkpoints.store import Store
 from llm_jax.data.preferences import Preferences
-from llm_jax.experiment import Asked, Experiment
+from llm_jax.experiment import Asked, Experiment, Judges
+from llm_jax.judges.endpoint import Endpoint
+from llm_jax.judges.rubric import Rubric
 from llm_jax.models.config import TransformerConfig
 from llm_jax.objectives.classification import Classification
 from llm_jax.objectives.ppo import PPO
@@ -128,6 +130,11 @@ def _draws(experiment: Experiment) -> None:
       f"--rollouts.drawings={drawn.drawings}: {name} draws one completion of a"
       " prompt, and none beside it that could score the same"
     )
+  if group == 1 and _only_orders(experiment.judge):
+    raise ValueError(
+      f"--judge ({type(experiment.judge).__name__}): says which completion of a"
+      f" prompt is better and not how good it is, and {name} draws one alone"
+    )
   overlong = experiment.shaping.overlong
   if overlong > drawn.max_new_tokens:
     raise ValueError(
@@ -143,6 +150,12 @@ def _draws(experiment: Experiment) -> None:
       f" --rollouts.max_new_tokens={drawn.max_new_tokens}{soft}: together"
       f" longer than --model.max_length={experiment.model.max_length}"
     )
+
+
+def _only_orders(judge: Judges) -> bool:
+  """Whether it knows no more than which completions are better."""
+  pairs = isinstance(judge, Endpoint) and judge.ask == "pairs"
+  return pairs or isinstance(judge, Rubric)
 
 
 def _classes(

@@ -19,7 +19,7 @@ from llm_jax import (
 )
 from llm_jax import model as model_lib
 from llm_jax.checkpoints.store import Store
-from llm_jax.contracts import Batch, Judge
+from llm_jax.contracts import Batch, Judge, Tokenizer
 from llm_jax.data import chat
 from llm_jax.data.conversation import Message
 from llm_jax.evaluation import divergence
@@ -51,6 +51,29 @@ def make(
     ValueError: a run that cannot judge.
   """
   return _make(experiment.judge, experiment, folder, step, mesh)
+
+
+def check_room(experiment: Experiment, tokenizer: Tokenizer) -> None:
+  """ValueError where a reward model cannot read what is to be drawn.
+
+  One with another tokenizer reads other tokens, of which nobody knows before
+  how many there are.
+  """
+  drawn, judge = experiment.rollouts, experiment.judge
+  longest = drawn.max_prompt + drawn.max_new_tokens
+  for part in judge.parts if isinstance(judge, Sum) else (judge,):
+    if not isinstance(part, RewardModel):
+      continue
+    folder = pathlib.Path(part.run).expanduser()
+    its = claim.settings(folder)
+    room = its.model.max_length - its.peft.places
+    theirs = tokenizers.load(folder / "tokenizer").fingerprint
+    if theirs == tokenizer.fingerprint and longest > room:
+      raise ValueError(
+        f"--judge.run={part.run}: reads {room} tokens, which is less than"
+        f" --rollouts.max_prompt={drawn.max_prompt} and"
+        f" --rollouts.max_new_tokens={drawn.max_new_tokens} together"
+      )
 
 
 def _make(

@@ -14,7 +14,9 @@ from llm_jax import reinforcing, weights
 from llm_jax.checkpoints.store import Store
 from llm_jax.experiment import Experiment
 from llm_jax.generation.rollouts import Rollouts
+from llm_jax.judges.endpoint import Endpoint
 from llm_jax.judges.function import Function
+from llm_jax.judges.rubric import Rubric
 from llm_jax.judges.rules import Length
 from llm_jax.objectives import group
 from llm_jax.objectives.ppo import PPO
@@ -266,6 +268,10 @@ def test_settings_that_cannot_be_are_told(run, tmp_path):
   grouped = dataclasses.replace(experiment, objective=group.grpo(3))
   said = refused(grouped, tmp_path / "run")
   assert "not divisible by --objective.completions=3" in said
+  for judge in (Rubric(), Endpoint(model="m")):
+    ordered = dataclasses.replace(experiment, judge=judge)
+    said = refused(ordered, tmp_path / "run")
+    assert f"--judge ({type(judge).__name__}): says which completion" in said
   said = refused(experiment, tmp_path / "run", "--rollouts.drawings=2")
   assert "--rollouts.drawings=2: PPO draws one completion of a prompt" in said
   said = refused(experiment, tmp_path / "run", "--shaping.overlong=9")

@@ -1,14 +1,24 @@
 """Rewards that fail lose nothing, and say in one line what is wrong."""
 
+import copy
 import dataclasses
+import json
 import shutil
 
 import pytest
 
 from benchmarks import sameness
+from llm_jax import judging
+from llm_jax.data.preference_sources import PreferenceFiles
+from llm_jax.data.preferences import Preferences
+from llm_jax.experiment import Validation
 from llm_jax.judges.function import Function
+from llm_jax.judges.reward import RewardModel
 from llm_jax.judges.rules import Length
 from llm_jax.objectives.ppo import PPO
+from llm_jax.objectives.ranking import Ranking
+from llm_jax.tokenizers.bytes import ByteTokenizer
+from llm_jax.tokenizers.sentencepiece import SentencePiece
 from tests import command, drawing
 
 FAILS = '''
@@ -130,3 +140,74 @@ def test_a_function_is_named_by_flag(whole, tmp_path):
   assert said.code == 0, said.err
   rows = sameness.content(tmp_path / "failing")["rows"]
   assert rows[0]["judged"] == -3
+
+
+def reward_model(home, name, room=32, **changes):
+  """A run of two steps that reads `room` tokens, in a folder of that name."""
+  rows = [
+    {"prompt": f"say {w} {v}", "chosen": f"{v} {w}", "rejected": w}
+    for w in command.WORDS
+    for v in command.WORDS
+  ]
+  path = command.text_file(home, f"{name}.jsonl", map(json.dumps, rows))
+  experiment = dataclasses.replace(
+    command.EXPERIMENT,
+    model=dataclasses.replace(
+      command.EXPERIMENT.model, outputs=1, max_length=room
+    ),
+    objective=Ranking(),
+    data=Preferences(
+      sources=(PreferenceFiles(paths=(str(path),)),),
+      length=32,
+      cache=str(home / "cache"),
+    ),
+    validation=Validation(every=0),
+    samples=dataclasses.replace(command.EXPERIMENT.samples, every=0),
+    batch_size=16,
+    **changes,
+  )
+  command.train(experiment, home / name)
+  return str(home / name)
+
+
+def test_a_reward_model_with_another_tokenizer_reads_the_text(
+  whole, tmp_path, monkeypatch
+):
+  """In its own tokens, and not those of the policy."""
+  experiment, _ = whole
+  pieces = SentencePiece(vocab_size=300)
+  run = reward_model(tmp_path, "pieces", 128, tokenizer=pieces)
+  seen = []
+  of = judging._Model._whole
+
+  def whole_(self, messages, completion):
+    prompt_ids, ids = of(self, messages, completion)
+    read = self._tokenizer.decode([*prompt_ids, *ids])
+    in_bytes = copy.copy(self)
+    in_bytes._tokenizer = ByteTokenizer()
+    saved = len(of(in_bytes, messages, completion)[0]) - len(prompt_ids)
+    seen.append((messages[-1][1], completion, read, saved))
+    return prompt_ids, ids
+
+  monkeypatch.setattr(judging._Model, "_whole", whole_)
+  judged = dataclasses.replace(
+    experiment, judge=RewardModel(run=run), steps=1, validation=Validation(0)
+  )
+  row = command.train(judged, tmp_path / "run")["rows"][0]
+  assert len(seen) == judged.rollouts.batch and abs(row["judged"]) > 1e-4
+  for prompt, completion, read, saved in seen:
+    assert prompt in read and completion in read
+    assert saved > 0  # in bytes, as the policy reads it, it is longer
+
+
+def test_a_reward_model_without_room_is_told_before_a_step(whole, tmp_path):
+  experiment, _ = whole
+  run = reward_model(tmp_path, "short")
+  about = tmp_path / "short/experiment.json"
+  about.write_text(
+    about.read_text().replace('"max_length": 32', '"max_length": 30')
+  )
+  judged = dataclasses.replace(experiment, judge=RewardModel(run=run))
+  said = ended(judged, tmp_path / "run", "--rollouts.max_prompt=23")
+  assert f"--judge.run={run}: reads 30 tokens, which is less than" in said
+  assert not (tmp_path / "run/metrics.jsonl").exists()
