@@ -1,21 +1,18 @@
 """A Python function of one's own as a judge."""
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent import futures
-import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 import dataclasses
 import importlib.util
 import itertools
 import math
 import numbers
 import pathlib
-import queue
-import threading
 from typing import Any
 import zlib
 
 from llm_jax.config import field
 from llm_jax.contracts import Question, Verdict
+from llm_jax.judges import workers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,9 +24,14 @@ class Function:
   """
 
   path: str = field("", "FILE.py:NAME of the function; the file is run")
+  together: bool = field(
+    False,
+    "it is called once with lists, of all that is to be scored, and returns as"
+    " many scores",
+  )
   concurrency: int = field(4, "completions scored at a time", low=1)
   timeout: float = field(
-    30.0, "seconds that the score of one completion may take", low=0.001
+    30.0, "seconds that a call may take, of one completion or all", low=0.001
   )
   failed: float | None = field(
     None,
@@ -60,6 +62,8 @@ class ByFunction:
       "code": zlib.crc32(code),
       "failed": settings.failed,
     }
+    if settings.together:
+      self.about["together"] = True
 
   def __call__(self, questions: Sequence[Question]) -> Iterator[Verdict]:
     """Yields a verdict for each question.
@@ -67,31 +71,29 @@ class ByFunction:
     Raises:
       ValueError: a score failed, and `failed` says nothing.
     """
-    asked = [(q, c) for q in questions for c in q.completions]
-    with _workers(self._settings.concurrency) as submit:
-      found = iter([submit(self._one, q, c) for q, c in asked])
-      for question in questions:
-        here = itertools.islice(found, len(question.completions))
-        yield Verdict(tuple(self._score(f) for f in here))
-
-  def _one(self, question: Question, completion: str) -> Any:
-    prompt = "\n".join(content for _, content in question.messages)
-    return self._call(prompt, completion, question.reference)
-
-  def _score(self, found: "_Found") -> float:
-    limit = self._settings.timeout
-    try:
-      score = found.wait(limit)
-      if isinstance(score, bool) or not isinstance(score, numbers.Real):
-        problem = f"gave {score!r:.40}, no number"
-      elif not math.isfinite(score):
-        problem = f"gave {score}"
+    asked = [
+      (_shown(q), c, q.reference) for q in questions for c in q.completions
+    ]
+    with workers.workers(self._settings.concurrency) as submit:
+      if self._settings.together and asked:
+        lists = map(list, zip(*asked, strict=True))
+        given = iter(self._list(submit(self._call, *lists), len(asked)))
       else:
-        return float(score)
-    except _LateError:
-      problem = f"took longer than --judge.timeout={limit}"
-    except (Exception, SystemExit) as e:
-      problem = f"raised {type(e).__name__}: {e}"
+        made = [submit(self._call, *row) for row in asked]
+        given = (self._given(result) for result in made)
+      for question in questions:
+        here = itertools.islice(given, len(question.completions))
+        yield Verdict(tuple(self._score(x) for x in here))
+
+  def _score(self, given: Any) -> float:
+    """A score, or that of a failure; ValueError where there is none."""
+    problem = f"gave {given!r:.40}, no number"
+    if isinstance(given, _Failure):
+      problem = given.why
+    elif isinstance(given, numbers.Real) and not isinstance(given, bool):
+      if math.isfinite(given):
+        return float(given)
+      problem = f"gave {given}"
     if self._settings.failed is None:
       raise ValueError(
         f"--judge.path={self._settings.path}: {problem}; --judge.failed=0, say,"
@@ -99,67 +101,38 @@ class ByFunction:
       )
     return self._settings.failed
 
-
-class _LateError(Exception):
-  """A call that has not ended in time."""
-
-
-class _Found:
-  """What a call will give; its time runs from when it begins."""
-
-  def __init__(self) -> None:
-    self.begun = threading.Event()
-    self.result: futures.Future[Any] = futures.Future()
-
-  def wait(self, limit: float) -> Any:
-    self.begun.wait()
-    if not futures.wait([self.result], limit).done:
-      raise _LateError
-    return self.result.result()
-
-
-@contextlib.contextmanager
-def _workers(count: int) -> Iterator[Callable[..., _Found]]:
-  """Submits calls to so many threads; none of them holds the program up.
-
-  A call that does not end keeps its thread: another one takes its place.
-  """
-  todo: queue.SimpleQueue[Any] = queue.SimpleQueue()
-  closed = threading.Event()
-
-  def work() -> None:
-    while (item := todo.get()) is not None and not closed.is_set():
-      found, call, args = item
-      found.begun.set()
-      try:
-        found.result.set_result(call(*args))
-      except BaseException as e:
-        found.result.set_exception(e)
-
-  def start() -> None:
-    threading.Thread(target=work, daemon=True).start()
-
-  class Late(_Found):
-    def wait(self, limit: float) -> Any:
-      try:
-        return super().wait(limit)
-      except _LateError:
-        start()
-        raise
-
-  def submit(call: Callable[..., Any], *args: Any) -> _Found:
-    found = Late()
-    todo.put((found, call, args))
+  def _list(self, result: workers.Result, count: int) -> list[Any]:
+    """What one call gave for each of so many completions."""
+    given = self._given(result)
+    if isinstance(given, _Failure):
+      return [given] * count
+    if isinstance(given, str) or not isinstance(given, Iterable):
+      return [_Failure(f"gave {given!r:.40}, no list of scores")] * count
+    if len(found := list(given)) != count:
+      return [_Failure(f"gave {len(found)} scores for {count}")] * count
     return found
 
-  for _ in range(count):
-    start()
-  try:
-    yield submit
-  finally:
-    closed.set()
-    for _ in range(count):
-      todo.put(None)
+  def _given(self, result: workers.Result) -> Any:
+    """What a call gave, or why it gave nothing."""
+    limit = self._settings.timeout
+    try:
+      return result.wait(limit)
+    except workers.LateError:
+      return _Failure(f"took longer than --judge.timeout={limit}")
+    except (Exception, SystemExit) as e:
+      return _Failure(f"raised {type(e).__name__}: {e}")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Failure:
+  """There is no score."""
+
+  why: str
+
+
+def _shown(question: Question) -> str:
+  """The prompt of a question, as functions see it."""
+  return "\n".join(content for _, content in question.messages)
 
 
 def _find(path: str) -> Callable[..., Any]:

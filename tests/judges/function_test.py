@@ -32,6 +32,23 @@ def odd(prompt, completion, reference):
   )
 
 number = 3
+
+def together(prompts, completions, references):
+  assert isinstance(prompts, list) and len(prompts) == len(references)
+  if "stuck" in completions:
+    time.sleep(60)
+  if "raises" in completions:
+    raise KeyError("what")
+  if "text" in completions:
+    return "1" * len(completions)
+  if "short" in completions:
+    return [1.0]
+  if "none" in completions:
+    return None
+  return [
+    float("nan") if c == "nan" else len(p) + len(c) + (c == r)
+    for p, c, r in zip(prompts, completions, references)
+  ]
 """
 
 
@@ -98,6 +115,40 @@ def test_what_is_no_score_stops_the_run_or_has_one(path, completion):
     scores(path, "odd", "fine", completion)
   found = scores(path, "odd", completion, "fine", failed=-1.0)
   assert found == [-1, 2]
+
+
+def test_all_at_once_are_told_apart(path):
+  judge = ByFunction(Function(f"{path}:together", together=True))
+  asked = [
+    Question(PROMPT, ("a", "ab"), "ab"),
+    Question((("user", "x"),), ("abc",)),
+  ]
+  found = [v.scores for v in judge(asked)]
+  assert found == [(13, 15), (4,)]
+  assert list(judge([])) == []
+
+
+@pytest.mark.parametrize(
+  "completion, said",
+  [
+    ("raises", "raised KeyError: 'what'"),
+    ("text", "gave '11', no list of scores"),
+    ("none", "gave None, no list of scores"),
+    ("short", "gave 1 scores for 2"),
+    ("stuck", "took longer than --judge.timeout=0.3"),
+    ("nan", "gave nan"),
+  ],
+)
+def test_all_at_once_fail_at_once_unless_it_is_one_score(
+  path, completion, said
+):
+  given = {"together": True, "timeout": 0.3}
+  with pytest.raises(ValueError, match=f"mine.py:together: {said}"):
+    scores(path, "together", "fine", completion, **given)
+  begun = time.monotonic()
+  found = scores(path, "together", "fine", completion, failed=-1.0, **given)
+  assert time.monotonic() - begun < 0.5  # one call is waited for once
+  assert found == ([16, -1] if completion == "nan" else [-1, -1])
 
 
 @pytest.mark.parametrize("failed", [float("nan"), float("inf")])
