@@ -253,6 +253,7 @@ MAY_CHANGE = (
   "judge",
   "label",
   "rewards.",
+  "rollouts.widths",
   "shaping.most_kl",
   "shaping.patience",
   "data.cache",

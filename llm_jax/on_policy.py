@@ -20,6 +20,7 @@ import numpy as np
 
 from llm_jax import axes, config, keys, redrawing
 from llm_jax.contracts import Batch, Hook, Question, Verdict
+from llm_jax.generation import widths
 from llm_jax.generation.rollouts import Rollouts
 from llm_jax.objectives.drawn_pairs import DrawnPairs
 from llm_jax.objectives.policy import Policy
@@ -111,6 +112,7 @@ class OnPolicy(Hook):
     self._identity, self._judge = identity, judge or {}
     self._judge_may_change = judge_may_change
     self._width = max(1 + len(p.ids) for p in prompts)
+    self._most = self._width + settings.max_new_tokens - 1  # T, at most
     self._credit = jax.jit(objective.credit)
     self._key = jax.random.key(seed)
     self._updates = self._served = 0  # updates begun, minibatches of the last
@@ -139,6 +141,8 @@ class OnPolicy(Hook):
     order = _permuted(r, self._learned, self._together)
     here = order[place * self._size : (place + 1) * self._size]
     rows = {name: x[here] for name, x in self._rows.items()}
+    if self._settings.widths > 1:
+      rows = widths.cut(rows, self._most, self._settings.widths)
     rows |= {
       f"told_{name}_B": np.full(len(here), x, np.float32)
       for name, x in self._where(epoch).items()
@@ -271,7 +275,10 @@ class OnPolicy(Hook):
       for name, x in credited.items()
       if name in _TOLD or name.startswith("part_")
     }
-    return credited | told
+    rows = credited | told
+    if self._settings.widths == 1:
+      return rows
+    return widths.to_the_left(rows, self._most)
 
   def _is_away(self, rows: Mapping[str, np.ndarray]) -> bool:
     """Whether the policy is too far from the reference."""
@@ -334,10 +341,13 @@ class OnPolicy(Hook):
   def _aligned(self, asked: Sequence[Prompt]) -> Batch:
     """Prompts as `rollouts.draw` reads them."""
     start, pad = self._ids
-    out_BP = np.full((len(asked), self._width), pad, np.int32)
-    for row, p in zip(out_BP, asked, strict=True):
-      row[self._width - 1 - len(p.ids) :] = [start, *p.ids]
     length_B = np.array([1 + len(p.ids) for p in asked], np.int32)
+    longest = int(length_B.max())  # of held-out ones it may be longer
+    most = max(longest, self._width)
+    width = widths.of(longest, most, self._settings.widths)
+    out_BP = np.full((len(asked), width), pad, np.int32)
+    for row, p in zip(out_BP, asked, strict=True):
+      row[width - 1 - len(p.ids) :] = [start, *p.ids]
     return {"prompt_BP": out_BP, "length_B": length_B}
 
   def _scores(

@@ -143,7 +143,7 @@ def test_losses_are_those_of_the_same_pairs_offline(both, objective):
 
 def test_pairs_stay_together_in_every_minibatch(both):
   """Of four completions the best and worst, read twice in two orders."""
-  settings = Rollouts(batch=32, epochs=2, max_new_tokens=6, pair_of=4)
+  settings = Rollouts(batch=32, epochs=2, max_new_tokens=6, pair_of=4, widths=1)
   made, its = source(DPO(), both, settings)
   its._size = 4
   assert its.per_update == 8

@@ -62,7 +62,9 @@ class Told:
   def __init__(self, drawings=4, dull=(), prompts=PROMPTS):
     self.asked, self.keys = [], []
     self.source = on_policy.OnPolicy(
-      Rollouts(batch=B, epochs=2, max_new_tokens=T, drawings=drawings),
+      Rollouts(
+        batch=B, epochs=2, max_new_tokens=T, drawings=drawings, widths=1
+      ),
       Shaping(missing_eos="keep"),
       OBJECTIVE,
       prompts,

@@ -44,6 +44,13 @@ class Rollouts:
     " arXiv:2503.14476, section 3.2); 1 = it takes what comes",
     low=1,
   )
+  widths: int = field(
+    4,
+    "what is drawn, and what is learned from it, is as wide as its longest row"
+    " needs, at one of this many widths, each compiled once; 1 = always the"
+    " whole",
+    low=1,
+  )
   sampler: Sampler = Sampler(temperature=0.7)
 
   def __post_init__(self) -> None:
