@@ -8,7 +8,7 @@ PATH is an interpreter that has trl and peft; without it only llm_jax is timed.
 Both sides train the same Llama shape from scratch, on the same ids and, but
 where llm_jax packs them, in the same batches; they take turns on the same
 cores. One pair in two rows, TRL pads to the longest of each batch and llm_jax
-to the next of four widths up to 512. Counted are pairs, and tokens of prompts
+to the next of eight widths up to 512. Counted are pairs, and tokens of prompts
 and completions; no padding. The reference is asked at each step, or once before
 the steps that are timed, or it is the base beneath LoRA.
 """

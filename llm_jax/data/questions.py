@@ -42,7 +42,7 @@ class Questions(mixture.Mixture):
   )
   length: int = field(256, "T, tokens in a row", low=1)
   widths: int = field(
-    4,
+    8,
     "rows that are not packed are cut to the longest of their batch, at one of"
     " this many widths, each compiled once; 1 = always all of --data.length",
     low=1,
