@@ -19,22 +19,22 @@ _COMMON = frozenset(
 
 @dataclasses.dataclass(frozen=True)
 class Line(Rule):
-  """1 where a completion is a whole line about what the reference is about.
+  """Half for a whole line, half for one about what the reference is about.
 
-  It has a word of the reference, common ones apart, and ends with a full stop
-  where the reference does. The right line is worth 1; one cut short, or that of
-  another function, seldom is anything.
+  Whole is what ends with a full stop where the reference does; about the same,
+  what has a word of the reference, common ones apart. The right line is worth
+  1; cut short or another function's, it loses one half or both, or neither
+  where that cannot be seen (28% and 4% of `StdlibPreferences`).
   """
 
   def score(self, question: Question, completion: str) -> tuple[float, str]:
-    """1 or 0; ValueError where the question has no reference."""
+    """0, 0.5 or 1; ValueError where the question has no reference."""
     right = known(question, self).strip()
     found = completion.strip()
-    if right.endswith(".") and not found.endswith("."):
-      return 0.0, "not whole"
-    if found != right and not _about(right) & _about(found):
-      return 0.0, "about something else"
-    return 1.0, "whole, and about the same"
+    whole = bool(found) and (found.endswith(".") or not right.endswith("."))
+    about = found == right or bool(_about(right) & _about(found))
+    said = ("whole" if whole else "not whole", "" if about else "not ")
+    return (whole + about) / 2, "{}, {}about the same".format(*said)
 
 
 def _about(line: str) -> frozenset[str]:

@@ -8,7 +8,7 @@ from llm_jax.reporting import curves
 from llm_jax.reporting.curves import Line
 from llm_jax.reporting.numerals import count, finite, named, number
 
-COLOURS = ("first", "second", "fourth", "third")
+COLOURS = ("first", "second", "fourth", "fifth", "third")
 SHOWN = 6  # questions whose answers are shown, at most
 
 _NO_SCORES = ("prompt", "text", "reference", "best", "of")
@@ -88,9 +88,9 @@ def curve(its: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def picture(title: str, unit: str, lines: list[Line], across: str) -> Picture:
-  """Lines of points."""
+  """Lines of points over a KL."""
   lines = [line for line in lines if len(line.steps)]
-  svg = curves.draw(title, lines, linear=True, across=across)
+  svg = curves.draw(title, lines, linear=True, across=across, root=True)
   return Picture(title, unit, lines if len(lines) > 1 else [], svg)
 
 
@@ -109,15 +109,14 @@ def all_of(each: Sequence[tuple[str, Answer]]) -> list[tuple[str, Answer]]:
   """Who said what: the right answer, what was drawn, and the best of several.
 
   Args:
-    each: runs by name, "" for the only one, with their answer to one question.
+    each: runs by name, with their answer to one question.
   """
   right = next((one.reference for _, one in each if one.reference), "")
   out = [("reference", Answer("", right, ""))] if right else []
   for name, one in each:
     out.append((name, one))
     if one.best:
-      who = f"best of {one.best.of}"
-      out.append((f"{name}, {who}" if name else who, one.best))
+      out.append((f"{name}, best of {one.best.of}", one.best))
   return out
 
 

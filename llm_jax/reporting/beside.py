@@ -15,6 +15,7 @@ from llm_jax.reporting.numerals import (
   count,
   finite,
   judged,
+  meant,
   measure,
   named,
   number,
@@ -243,7 +244,7 @@ def _judges(runs: Runs) -> list[tuple[str, str]]:
     for its in answers.said(r.found).values()
   ]
   told = {name: judge for its in each for name, judge in its.items()}
-  return [(named(name), judge) for name, judge in told.items()]
+  return [(named(name), meant(name) or judge) for name, judge in told.items()]
 
 
 def _apart_of(runs: Runs) -> list[Run]:
@@ -311,7 +312,7 @@ def _frontiers(runs: Runs) -> list[Picture]:
         title = f"{titled(name)} against KL{of}"
         across = "KL from the reference, nats a completion"
         # Points say what they are.
-        unit = "the dotted line is the best of n of the reference"
+        unit = "dotted: the best of n answers"
         best = any(
           r.best(dataset) and r.is_reference(dataset) for r in runs.runs
         )

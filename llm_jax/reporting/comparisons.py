@@ -3,7 +3,14 @@
 import dataclasses
 from typing import Any
 
-from llm_jax.reporting.numerals import count, finite, measure, named, number
+from llm_jax.reporting.numerals import (
+  count,
+  finite,
+  judged,
+  measure,
+  named,
+  number,
+)
 
 # What the picture shows; others, such as perplexity, say the same again.
 SHOWN = (
@@ -90,7 +97,8 @@ def datasets(found: dict[str, Any]) -> Datasets | None:
   rows = {str(k): v for k, v in given.items() if isinstance(v, dict)}
   if len(rows) < 2 and not any("exact_match" in v for v in rows.values()):
     return None
-  known = [m for m in SHOWN if any(m in row for row in rows.values())]
+  every = dict.fromkeys(m for row in rows.values() for m in row)
+  known = [m for m in (*SHOWN, *judged(every)) if m in every]
   return Datasets(
     [named(m) for m in known],
     [(k, [measure(m, v.get(m)) for m in known]) for k, v in rows.items()],

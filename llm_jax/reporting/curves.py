@@ -23,7 +23,9 @@ _COLOURS = {
   "#010206": "var(--second)",
   "#010207": "var(--third)",
   "#010208": "var(--fourth)",
+  "#010209": "var(--fifth)",
 }
+_ROOTS = (0, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Line:
     name: for the legend.
     steps: rising; of points that have notes, in any order.
     values: one a step; one in all for a level. Gaps where not finite.
-    colour: "first", "second", "third" or "fourth" of the page.
+    colour: "first", "second", "third", "fourth" or "fifth" of the page.
     last: what the legend says of it.
     faint: drawn thin or dotted, behind the others, and not in the legend.
     notes: said of each point, beside it.
@@ -101,6 +103,7 @@ def draw(
   zero: bool = False,
   linear: bool = False,
   across: str = "step",
+  root: bool = False,
 ) -> str:
   """An <svg> element of lines over steps; text stays text.
 
@@ -111,6 +114,8 @@ def draw(
     linear: it need not; of neither, it is logarithmic where values differ
       much.
     across: what the other axis is; numbers that are not whole but for "step".
+    root: that axis has the scale of a square root, in which the rewards of
+      policies at a KL are about straight (arXiv:2204.05862, section 4.3).
   """
   import matplotlib.figure  # noqa: PLC0415  (slow to import)
   import matplotlib.style  # noqa: PLC0415
@@ -133,6 +138,8 @@ def draw(
       _add(axes, line)
     _frame(axes, lines, zero, linear)
     _across(axes, across)
+    if root:
+      _root(axes, [float(x) for line in lines for x in line.steps])
     out = io.StringIO()
     nothing: Any = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     figure.savefig(out, format="svg", transparent=True, metadata=nothing)
@@ -227,6 +234,31 @@ def _across(axes: Any, across: str) -> None:
     ticker.MaxNLocator(6, integer=True, min_n_ticks=1)
   )
   axes.set_xlim(left=0)
+
+
+def _root(axes: Any, steps: list[float]) -> None:
+  from matplotlib import ticker  # noqa: PLC0415
+
+  axes.set_xscale(
+    "function",
+    functions=(
+      lambda x: np.sign(x) * np.sqrt(np.abs(x)),
+      lambda x: np.sign(x) * np.square(x),
+    ),
+  )
+  finite = [x for x in steps if math.isfinite(x)]
+  low, high = min(finite, default=0.0), max(finite, default=1.0)
+  wide = math.sqrt(max(high, 0.1))
+  # Marks that are far enough from each other to be read, from the last one.
+  shown: list[float] = []
+  for mark in reversed(_ROOTS):
+    near = shown and math.sqrt(shown[-1]) - math.sqrt(mark) < 0.09 * wide
+    if mark <= 1.1 * high and not near:
+      shown.append(mark)
+  axes.xaxis.set_major_locator(ticker.FixedLocator(shown[::-1]))
+  axes.xaxis.set_minor_locator(ticker.NullLocator())
+  axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda v, _: f"{v:g}"))
+  axes.set_xlim(min(low, 0) - (0.08 * wide) ** 2, (1.13 * wide) ** 2)
 
 
 def _inline(svg: str, name: str) -> str:

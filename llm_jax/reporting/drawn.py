@@ -5,13 +5,13 @@ from typing import Any
 import numpy as np
 
 from llm_jax.reporting import results
+from llm_jax.reporting.answers import COLOURS
 from llm_jax.reporting.curves import Line
 from llm_jax.reporting.lines import both, noisy
 from llm_jax.reporting.numerals import named
 
 Told = tuple[str, str, list[Line], dict[str, Any]]  # title, unit, lines, axis
 _ACROSS = "KL from the reference, nats a completion"
-_COLOURS = ("first", "second", "fourth", "third")
 
 
 def draws(rows: results.Rows) -> bool:
@@ -28,7 +28,7 @@ def pictures(rows: results.Rows, per_update: int) -> list[Told]:
   """
   several = lambda *names: [
     line
-    for name, colour in zip(names, _COLOURS, strict=False)
+    for name, colour in zip(names, COLOURS, strict=False)
     for line in noisy(named(name), *rows.curve("train", name), colour)
   ]
   parts = [n for n in rows.names("train") if n.startswith("part_")]
@@ -38,7 +38,7 @@ def pictures(rows: results.Rows, per_update: int) -> list[Told]:
       "Score against KL",
       "a point an update",
       against(rows, per_update),
-      level | {"across": _ACROSS},
+      level | {"across": _ACROSS, "root": True},
     ),
     ("Score", "", both(rows, "score"), level),
     ("Parts of the score", "", several(*parts), level),

@@ -13,6 +13,10 @@ _NAMES = {
   "rouge_score": "ROUGE-L",
   "line_score": "rule score",
 }
+_MEANT = {
+  "rouge_score": "words in common with the right answer, in order",
+  "line_score": "half for a whole line, half for one about the same function",
+}
 _SHARES = (
   "accuracy",
   "token_accuracy",
@@ -51,6 +55,11 @@ def finite(value: float | None) -> TypeGuard[float]:
 def named(name: str) -> str:
   """A name of a file's as people read it."""
   return _NAMES.get(name, name.replace("_", " "))
+
+
+def meant(name: str) -> str:
+  """What a score says, in words; "" where its judge alone knows."""
+  return _MEANT.get(name, "")
 
 
 def titled(name: str) -> str:

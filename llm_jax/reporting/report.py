@@ -185,7 +185,11 @@ def _answers(
   """Dataset where there are several, question, and who said what."""
   known = answers.answers(found)
   return [
-    (name if len(known) > 1 else "", one.prompt, answers.all_of([("", one)]))
+    (
+      name if len(known) > 1 else "",
+      one.prompt,
+      answers.all_of([("answer", one)]),
+    )
     for name, its in known.items()
     for one in its[: answers.SHOWN]
   ]

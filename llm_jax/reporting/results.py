@@ -119,7 +119,11 @@ def evaluation(found: dict[str, Any]) -> Evaluation | None:
     split=str(found.get("split", "")),
     step=count(found.get("checkpoint_step")),
     by=f"{named(by)}, a {'longer' if compared else 'shorter'} bar is better",
-    columns=tuple((m, named(m)) for m in columns),
+    columns=tuple(
+      (m, named(m))
+      for m in columns
+      if any(row[m] is not None for row in rows.values())
+    ),
     results={
       name: Result(
         named(name),

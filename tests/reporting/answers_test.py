@@ -69,7 +69,7 @@ def test_the_right_answer_and_the_best_one_stand_beside_it():
     ("b, best of 8", "because"),
   ]
   one = answers.Answer("why?", "so", "")
-  assert answers.all_of([("", one)]) == [("", one)]
+  assert answers.all_of([("a", one)]) == [("a", one)]
 
 
 def test_the_page_and_the_table(tmp_path):

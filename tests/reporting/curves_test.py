@@ -94,3 +94,24 @@ def test_the_same_run_gives_the_same_picture():
 def test_a_long_curve_is_a_small_picture():
   values = np.random.default_rng(0).normal(5, 1, 10_000)
   assert len(curves.draw("loss", _lines(values))) < 40_000
+
+
+def test_the_scale_of_a_square_root_marks_what_can_be_read():
+  line = Line("a", [0.0, 1.2, 22.0, 57.0], [7.3, 7.6, 7.4, 7.1], "first")
+  svg = curves.draw("x", [line], linear=True, across="KL", root=True)
+  shown = [float(x) for x in re.findall(r">([\d.]+)</text>", svg)]
+  assert {0, 2, 5, 10, 20, 50} <= set(shown) and not {100, 1} & set(shown)
+  # Places of the points: as the roots, not as the numbers.
+  plain = curves.draw("x", [line], linear=True, across="KL")
+  for text, scale in ((svg, np.sqrt), (plain, np.asarray)):
+    places = re.findall(r'<use xlink:href="[^"]*" x="([\d.]+)"', text)
+    found = np.array(list(map(float, places[: len(line.steps)])))
+    want = scale(np.array(line.steps))
+    got = (found - found[0]) / (found[-1] - found[0])
+    np.testing.assert_allclose(got, want / want[-1], atol=1e-3)
+
+
+def test_an_estimate_of_a_kl_may_be_negative():
+  line = Line("a", [-0.02, 0.0], [0.3, 0.6], "first", notes=["", "b"])
+  svg = curves.draw("x", [line], linear=True, across="KL", root=True)
+  assert ">b</text>" in svg and "nan" not in svg
