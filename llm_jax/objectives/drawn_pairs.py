@@ -51,6 +51,7 @@ class DrawnPairs:
     differs_B1 = by_row(margin_Q > 0)[:, None]
     mean = lambda x_B: by_row(x_B.reshape(Q, K).mean(1).astype(score_QK.dtype))
     out = {n: mean(x) for n, x in batch.items() if n.endswith("_B")}
+    out.pop("beta_B", None)  # of the KL that scores lose; pairs know their own
     out |= {name: batch[name][row_B] for name in _ROWS}
     before_BT = jnp.cumsum(out["mask_BT"], 1) == 0
     out["prompt_BT"] = before_BT & (out["segment_BT"] > 0) & differs_B1

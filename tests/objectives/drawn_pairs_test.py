@@ -73,8 +73,9 @@ def test_the_best_is_chosen_and_the_worst_rejected():
 
 
 def test_what_is_told_is_of_all_completions():
-  given = batch()
+  given = {**batch(), "beta_B": np.ones(B)}
   found = DrawnPairs(K).credit(given)
+  assert "beta_B" not in found
   for name in ("score_B", "length_B", "ended_B"):
     mean_Q = given[name].reshape(-1, K).mean(1)
     np.testing.assert_allclose(found[name], np.repeat(mean_Q, 2), rtol=1e-6)
