@@ -14,6 +14,7 @@ from benchmarks import sameness
 from llm_jax import on_policy
 from llm_jax.checkpoints.store import Checkpoints
 from llm_jax.experiment import Validation
+from llm_jax.judges.function import Function
 from llm_jax.objectives.ppo import PPO
 from llm_jax.sharding import mesh as mesh_lib
 from tests import command, drawing
@@ -21,10 +22,9 @@ from tests import command, drawing
 ROOT = pathlib.Path(__file__).parent.parent
 
 SCRIPT = """
-import os, pathlib, signal, sys, time
+import builtins, os, pathlib, signal, sys, time
 import jax
 from llm_jax import cli, on_policy, reinforcing
-from llm_jax.judges.function import ByFunction
 from llm_jax.on_policy import OnPolicy
 from llm_jax.ops import sampling
 from tests import rl_resume_test
@@ -41,13 +41,12 @@ sys.exit(cli.main(its, sys.argv, "smallest"))
 KILLS = {
   # While the fourth of the first completions is scored, in a thread.
   "reward": """
-one, calls = ByFunction._one, []
-def counted(*args):
+calls = []
+def counted():
   calls.append(0)
   if len(calls) == 4:
     kill()
-  return one(*args)
-ByFunction._one = counted
+builtins.scoring = counted
 """,
   # When the second update's are drawn and scored, and none is learned from.
   "before": """
@@ -94,9 +93,21 @@ reinforcing.functions = functions
 }
 
 
+# Tells who wants to know that it is asked.
+MORTAL = """
+import builtins
+
+def score(prompt, completion, reference):
+  getattr(builtins, "scoring", lambda: None)()
+  return completion.count("e") / 7 - len(completion) / 9
+"""
+
+
 def experiment(home):
+  (home / "mortal.py").write_text(MORTAL)
   return drawing.experiment(
     home,
+    judge=Function(f"{home}/mortal.py:score"),
     objective=PPO(critic="shared"),
     steps=12,
     mesh=mesh_lib.MeshShape(1, 1, 1),
