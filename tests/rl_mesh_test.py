@@ -94,7 +94,8 @@ def test_two_processes_learn_as_one_does(home):
   """And move beta by the mean KL of all that was drawn, not of their own."""
   text = (
     f"drawing.experiment(drawing.pathlib.Path({str(home)!r}), steps=5,"
-    " batch_size=16, validation=drawing.Validation(every=0))"
+    " batch_size=16, validation=drawing.Validation(every=0),"
+    " objective=drawing.PPO(critic='shared'))"
   )
   its = eval(text, {"drawing": drawing})
   flags = "--log.tensorboard=false"
