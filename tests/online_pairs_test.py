@@ -232,6 +232,29 @@ def test_the_optimum_is_reached_where_preferences_are_bradley_terrys():
   assert min(distance(optimum(x)) for x in (0.6, 1.6, -1)) > found
 
 
+def test_an_order_is_enough(both):
+  """Of a judge that knows no more than which of two is better, or neither."""
+  settings = Rollouts(batch=8, max_new_tokens=6, pair_of=2)
+  _, its = source(DPO(), both, settings)
+  ranks = [(0.0, -1.0), (-1.0, 0.0), (0.0, 0.0), (-1.0, 0.0)]
+  asked = []
+
+  def judge(questions):
+    asked.extend(q.completions for q in questions)
+    return [Verdict(rank, ordinal=True) for rank in ranks]
+
+  its._reward = its._reward._replace(score=judge)
+  with jax.enable_x64(True):
+    batch = jax.device_get(its.next(SimpleNamespace(roles=both)))
+  said = [
+    " ".join(map(str, target[mask].tolist()))
+    for target, mask in zip(batch["target_BT"], batch["mask_BT"], strict=True)
+  ]
+  found = {tuple(said[i : i + 2]) for i in range(0, 8, 2)}
+  (a, b), (c, d), _, (e, f) = asked
+  assert found == {(a, b), (d, c), ("", ""), (f, e)}
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
   """(experiment, folder of its run of two updates)."""

@@ -213,6 +213,25 @@ def test_a_judge_that_fails_moves_nothing():
   assert it.source.get_state() == before
 
 
+@pytest.mark.parametrize(
+  "verdicts, said",
+  [
+    ([Verdict((1.0, 2.0))] * (G - 1), "4 scores for 6 completions"),
+    ([Verdict((1.0, 2.0))] * (G + 1), "8 scores for 6 completions"),
+    ([Verdict((1.0,))] * B, "6 scores for 6 completions"),
+    ([Verdict((1.0, float("nan")))] * G, "a score is nan"),
+    ([Verdict((1.0, "2"))] * G, "a score is '2', no finite number"),
+  ],
+)
+def test_what_is_no_score_of_each_completion_is_told(verdicts, said):
+  it = Told()
+  wrong = it.source._reward._replace(score=lambda asked: verdicts)
+  with mock.patch.object(it.source, "_reward", wrong):
+    with pytest.raises(ValueError, match=f"--judge: {said}"):
+      it.source.next(STATE)
+  it.minibatches(1)  # it can still be asked
+
+
 def test_overlong_completions_lose_as_eq_13_says():
   """Known answers by hand, at a limit of 20 and a buffer of 4."""
   shaping = Shaping(missing_eos="keep", overlong=4)
