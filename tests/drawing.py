@@ -28,6 +28,18 @@ def fraction(prompt, completion, reference):
 '''
 
 
+LIVELY = """
+def score(prompt, completion, reference):
+  return sum(map(ord, completion)) % 17 / 7 - 1
+"""
+
+
+def lively(home: pathlib.Path):
+  """A judge of text that is none, whose scores are of all sizes."""
+  (home / "lively.py").write_text(LIVELY)
+  return Function(f"{home}/lively.py:score")
+
+
 def experiment(home: pathlib.Path, **changes):
   """Two updates of four steps; prompts and the reward lie in `home`."""
   (home / "reward.py").write_text(REWARD)

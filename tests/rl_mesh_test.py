@@ -6,7 +6,6 @@ import pytest
 
 from benchmarks import sameness
 from llm_jax import trees
-from llm_jax.judges.function import Function
 from llm_jax.objectives import group
 from llm_jax.objectives.ppo import PPO
 from llm_jax.ops import returns
@@ -19,19 +18,14 @@ OBJECTIVES = {
   "ppo": PPO(whiten_rewards=True, whiten="minibatch"),
   "grpo": group.grpo(4),
 }
-REWARD = """
-def score(prompt, completion, reference):
-  return sum(map(ord, completion)) % 17 / 7 - 1
-"""
 
 
 def update(home, objective, mesh, microbatches, steps=4):
   """{name: array}: what was drawn, what is told, what weights became."""
-  (home / "lively.py").write_text(REWARD)
   its = drawing.experiment(
     home,
     objective=objective,
-    judge=Function(f"{home}/lively.py:score"),
+    judge=drawing.lively(home),
     mesh=mesh_lib.MeshShape(*mesh),
     microbatches=microbatches,
   )

@@ -16,7 +16,6 @@ import pytest
 
 from llm_jax import keys, reinforcing, weights
 from llm_jax import model as model_lib
-from llm_jax.judges.function import Function
 from llm_jax.models import transformer
 from llm_jax.objectives.ppo import PPO
 from llm_jax.objectives.shaping import Shaping
@@ -26,17 +25,12 @@ from tests import drawing
 
 GAMMA, LAM, BETA, TEMPERATURE, N = 0.95, 0.9, 0.3, 0.7, 8
 TARGET = 2.8  # nats, about what the second update finds
-REWARD = """
-def score(prompt, completion, reference):
-  return sum(map(ord, completion)) % 17 / 7 - 1
-"""
 
 
 def settings(home, **changes):
-  (home / "lively.py").write_text(REWARD)
   its = drawing.experiment(
     home,
-    judge=Function(f"{home}/lively.py:score"),
+    judge=drawing.lively(home),
     objective=PPO(gamma=GAMMA, lam=LAM, whiten_rewards=True, **changes),
     shaping=Shaping(
       missing_eos="subtract", beta=BETA, target=TARGET, horizon=100
@@ -44,9 +38,10 @@ def settings(home, **changes):
     mesh=mesh_lib.MeshShape(1, 1, 1),
     microbatches=1,
   )
-  # Which is for what is given, not for what was drawn.
+  # Dropout is for what is given, and averages are for what is kept: what was
+  # drawn knows of neither.
   return dataclasses.replace(
-    its, model=dataclasses.replace(its.model, dropout=0.3)
+    its, model=dataclasses.replace(its.model, dropout=0.3), average=0.9
   )
 
 
