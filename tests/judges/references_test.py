@@ -1,9 +1,10 @@
 """Rules that hold a completion against the known answer."""
 
+import numpy as np
 import pytest
 
 from llm_jax.contracts import Question
-from llm_jax.judges import rules
+from llm_jax.judges import references, rules
 from llm_jax.judges.references import Number, Rouge
 
 PROMPT = (("user", "say"),)
@@ -36,6 +37,25 @@ ROUGE = (
 def test_rouge_is_that_of_the_package(right, said, expected):
   found = scores(Rouge(), said, reference=right)
   assert found == [pytest.approx(expected, abs=1e-12)]
+
+
+def table(a, b):
+  """The longest common subsequence, by the table of all beginnings."""
+  best = np.zeros((len(a) + 1, len(b) + 1), int)
+  for i, x in enumerate(a):
+    for j, y in enumerate(b):
+      here = best[i, j] + 1 if x == y else 0
+      best[i + 1, j + 1] = max(here, best[i, j + 1], best[i + 1, j])
+  return int(best[-1, -1])
+
+
+def test_what_words_have_in_common_is_the_tables():
+  """Up to rows that no machine word holds."""
+  r = np.random.default_rng(0)
+  for size in (0, 1, 2, 5, 9, 40, 70, 130):
+    for other in (0, 1, 3, 64, 65):
+      a, b = (r.choice(list("abcd"), n).tolist() for n in (size, other))
+      assert references._common(a, b) == table(a, b)
 
 
 def test_rouge_is_worth_nothing_below_a_bound():
