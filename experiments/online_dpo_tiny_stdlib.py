@@ -9,8 +9,8 @@ answers prompts twice, `rm_tiny_stdlib` says which answer is better, and DPO
   python -m experiments.rm_tiny_stdlib train
   python -m experiments.online_dpo_tiny_stdlib train
 
-A laptop's CPU (4 cores), a few minutes. Expect answers to held-out docstrings to
-score 0.3 after -0.6 and 58% of them to be whole lines about the right thing
+A laptop's CPU (4 cores), a few minutes. Expect answers to held-out docstrings
+to score 0.3 after -0.6, and 58% of them to be whole lines about the right thing
 after 43% (one seed, 64 questions), 5 nats a completion from the tuned model.
 """
 
