@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from benchmarks import sameness
+from llm_jax import config, on_policy, reinforcing, weights
 from llm_jax import model as model_lib
-from llm_jax import on_policy, reinforcing, weights
 from llm_jax.contracts import Verdict
 from llm_jax.evaluation import divergence
 from llm_jax.experiment import Experiment, SelfPlay
@@ -22,6 +22,7 @@ from llm_jax.objectives.packed import Packed
 from llm_jax.objectives.shaping import Shaping
 from llm_jax.objectives.unreferenced import ORPO
 from llm_jax.ops.sampling import Sampler
+from llm_jax.reporting import report
 from llm_jax.sharding import mesh as mesh_lib
 from llm_jax.tokenizers.bytes import Bytes
 from llm_jax.training import loop
@@ -147,6 +148,8 @@ def test_pairs_stay_together_in_every_minibatch(both):
   made, its = source(DPO(), both, settings)
   its._size = 4
   assert its.per_update == 8
+  given = config.to_json(dataclasses.replace(made, batch_size=4))
+  assert report._per_update(given) == 8
   with jax.enable_x64(True):
     found = [
       jax.device_get(its.next(SimpleNamespace(roles=both))) for _ in range(8)

@@ -105,6 +105,8 @@ def _per_update(given: dict[str, Any]) -> int:
   """Steps that learn from the same drawn completions; 1 where not known."""
   its = _object(given, "rollouts")
   rows = count(its.get("epochs")) * count(its.get("batch"))
+  if pair_of := count(its.get("pair_of")):
+    rows = 2 * rows // pair_of
   return max(1, rows // max(1, count(given.get("batch_size"))))
 
 
