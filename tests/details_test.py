@@ -145,6 +145,17 @@ def test_the_docs_have_the_table():
     assert row in lines, row
 
 
+def test_each_flag_of_the_docs_is_one():
+  ppo = dataclasses.replace(details.RECIPE, ptx=(Ptx(),))
+  named = {leaf.name for leaf in config.leaves(ppo)}
+  found = set(re.findall(r"--([a-z_0-9.]+[a-z0-9])", DOCS))
+  assert len(found) > 50 and "rollouts.target_kl" in found
+  # Some stand for all that begin so, as in --rollouts.*
+  wholes = {name.rpartition(".")[0] for name in named}
+  assert found - named <= wholes, found - named - wholes
+  assert len(found - named) < 6
+
+
 def explained():
   """Names of metrics in the docs."""
   table = DOCS.partition("## Metrics")[2]
