@@ -104,6 +104,9 @@ DETAILS = (
     17,
     "policy's loss",
     ("objective.clip", "objective.clip_high", "objective.dual_clip"),
+    always="log-ratios are kept within 20 nats",
+    shown_by="objectives/ppo_test.py"
+    "::test_a_ratio_without_bounds_leaves_the_others_their_gradient",
   ),
   Detail(
     18, "critic's loss", ("objective.value_weight", "objective.value_clip")

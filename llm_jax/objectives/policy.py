@@ -21,6 +21,8 @@ from llm_jax.ops import weights
 from llm_jax.ops.kl import estimate, Estimator
 from llm_jax.ops.metrics import Mean, Variance
 
+_FAR = 20.0  # nats that a log-ratio may be from 0
+
 
 @dataclasses.dataclass(frozen=True)
 class Policy(Objective):
@@ -110,7 +112,8 @@ class Policy(Objective):
     log_ratio_BT = difference_BT
     if self.ratio == "sequence":
       log_ratio_BT = _same_for_all(difference_BT, mask_BT)
-    ratio_BT = jnp.exp(log_ratio_BT)
+    # e^89 is no number in float32, and its gradient would be nobody's.
+    ratio_BT = jnp.exp(jnp.clip(log_ratio_BT, -_FAR, _FAR))
     high = self.clip if self.clip_high is None else self.clip_high
     clipped_BT = jnp.clip(ratio_BT, 1 - self.clip, 1 + high)
     loss_BT = jnp.maximum(-advantage_BT * ratio_BT, -advantage_BT * clipped_BT)

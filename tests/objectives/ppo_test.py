@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from llm_jax.contracts import Scores
+from llm_jax.objectives import policy
 from llm_jax.objectives.ppo import PPO
 from llm_jax.ops import returns
 from tests.objectives import table
@@ -206,3 +208,24 @@ def test_the_clipped_surrogate_is_rlaxs():
   # Theirs is in the ratio, ours in its logarithm.
   theirs = np.array(RLAX["gradient"]) * np.array(RLAX["ratio"])
   np.testing.assert_allclose(gradient[0], theirs, rtol=1e-12)
+
+
+def test_a_ratio_without_bounds_leaves_the_others_their_gradient():
+  """A token e^100 times as likely; the mutant's gradient is none at all."""
+  log_ratio = jnp.array([[0.1, 100.0, -100.0, -0.1]], jnp.float32)
+  mask_BT = jnp.ones_like(log_ratio, bool)
+  batch = {
+    "mask_BT": mask_BT,
+    "weight_BT": jnp.full_like(log_ratio, 0.25),
+    "advantage_BT": jnp.array([[1.0, 1.0, -1.0, -1.0]], jnp.float32),
+    "old_logp_BT": jnp.zeros_like(log_ratio),
+  }
+  loss = lambda x: PPO().of_scores(Scores(x, x), batch)[0]
+  value, gradient = jax.value_and_grad(loss)(log_ratio)
+  want = -0.25 * jnp.exp(0.1), 0, 0, 0.25 * jnp.exp(-0.1)
+  np.testing.assert_allclose(gradient[0], want, rtol=1e-6)
+  assert value == pytest.approx(
+    0.25 * (-np.exp(0.1) - 1.2 + 0.8 + np.exp(-0.1)), rel=1e-5
+  )
+  with mock.patch.object(policy, "_FAR", np.inf):
+    assert not jnp.isfinite(jax.grad(loss)(log_ratio)).all()
