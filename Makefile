@@ -67,7 +67,7 @@ $(DEMO)/4.done: $(DEMO)/3.done
 
 $(DEMO)/5.done: $(DEMO)/4.done
 	@echo "5/7 PPO of the tuned model: what it says itself, as the reward model scores it, about two minutes"
-	@$(PPO) train --init_from=$(TUNED) --workdir=$(DRAWN) --judge.run=$(JUDGE) --value_from=$(JUDGE) --steps=40
+	@$(PPO) train --init_from=$(TUNED) --workdir=$(DRAWN) --judge.run=$(JUDGE) --value_from=$(JUDGE) --steps=64 --validation.every=64
 	@touch $@
 
 $(DEMO)/6.done: $(DEMO)/5.done

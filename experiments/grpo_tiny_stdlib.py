@@ -18,6 +18,7 @@ from experiments import ppo_tiny_stdlib
 from llm_jax import cli
 from llm_jax.data.instructions import Instructions
 from llm_jax.data.stdlib_tasks import StdlibTasks
+from llm_jax.experiment import Validation
 from llm_jax.generation.rollouts import Rollouts
 from llm_jax.judges.rules import Python
 from llm_jax.models import presets
@@ -35,6 +36,11 @@ EXPERIMENT = dataclasses.replace(
   rollouts=Rollouts(
     batch=64, max_prompt=96, max_new_tokens=32, sampler=Sampler()
   ),
+  value_from=None,
+  validation=Validation(every=40, batches=2, best_of=4),
+  evaluations=(),
+  judges=(),
+  batch_size=64,
   steps=80,
 )
 

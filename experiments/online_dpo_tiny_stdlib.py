@@ -40,6 +40,8 @@ EXPERIMENT = dataclasses.replace(
   optimizer=AdamW(
     peak=3e-4, schedule=Schedule("linear", warmup=10), weight_decay=0.0
   ),
+  value_from=None,
+  batch_size=64,
   steps=60,
 )
 

@@ -2,8 +2,9 @@
 
 Needs no download: the prompts ask what a function of the running interpreter's
 standard library does; `rm_tiny_stdlib` says how good an answer is. PPO
-(arXiv:1909.08593) with the settings of the TL;DR recipe (arXiv:2403.17031),
-from the tuned model, which is also the reference.
+(arXiv:1909.08593) with the settings of the TL;DR recipe (arXiv:2403.17031) but
+for smaller minibatches, read less often, from the tuned model, which is also
+the reference; the critic begins as the reward model.
 
   python -m experiments.pretrain_tiny_stdlib train
   python -m experiments.sft_tiny_stdlib train
@@ -33,7 +34,8 @@ EXPERIMENT = dataclasses.replace(
   model=dataclasses.replace(presets.tiny(), outputs=1),
   objective=PPO(),
   judge=RewardModel(run="runs/rm_tiny_stdlib"),
-  rollouts=Rollouts(batch=64, max_prompt=96, max_new_tokens=32),
+  value_from="runs/rm_tiny_stdlib",
+  rollouts=Rollouts(batch=64, epochs=2, max_prompt=96, max_new_tokens=32),
   shaping=Shaping(missing_eos="subtract"),
   optimizer=AdamW(
     peak=3e-4, schedule=Schedule("linear", warmup=0), weight_decay=0.0
@@ -51,7 +53,7 @@ EXPERIMENT = dataclasses.replace(
     Evaluation("pretraining text", pretrain_tiny_stdlib.EXPERIMENT.data),
   ),
   judges=(Line(), Rouge()),
-  batch_size=64,
+  batch_size=32,
   steps=200,
 )
 
