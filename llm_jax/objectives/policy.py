@@ -31,7 +31,8 @@ class Policy(Objective):
     loss = mean of max(-A rho, -A clip(rho, 1 - low, 1 + high))
            + kl mean of KL(policy || reference) - entropy mean of entropy
 
-  where rho = policy(token) / policy at the time of drawing(token).
+  where rho = policy(token) / policy at the time of drawing(token). Differs from
+  the paper: log rho is kept within 20 nats, so that it is always a number.
   """
 
   reads: ClassVar[tuple[str, ...]] = ("rollouts",)
