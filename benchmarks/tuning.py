@@ -22,7 +22,7 @@ WARM = 2  # steps before those that are timed
 PLAIN = lambda items, total=None, label="": items  # no progress bar
 _ROOT = pathlib.Path(__file__).parents[1]
 
-Variant = tuple[str, str]  # (llm_jax or trl, mode)
+Variant = tuple[str, str]  # (llm_jax or who else, mode)
 Turns = dict[Variant, list[dict]]
 
 
@@ -48,8 +48,8 @@ def alternate(
 
   Args:
     variants: in the order of a round.
-    stem: `benchmarks.{stem}_jax_side` and `benchmarks.{stem}_trl_side` are run
-      with the arguments given, mode, steps.
+    stem: `benchmarks.{stem}_jax_side` and that of the other's name are run with
+      the arguments given, mode, steps.
     given: a file for both sides, in a folder that they may write to.
     python: interpreter of the other side.
     rounds: turns of each.
@@ -59,7 +59,7 @@ def alternate(
   out: Turns = {}
   for i in range(rounds):
     for side, mode in variants:
-      short = {"llm_jax": "jax", "trl": "trl"}[side]
+      short = {"llm_jax": "jax"}.get(side, side)
       found = _run(
         sys.executable if side == "llm_jax" else str(python),
         f"benchmarks.{stem}_{short}_side",
@@ -76,15 +76,18 @@ def alternate(
   return out
 
 
-def show(turns: Turns, counted: dict[str, str]) -> None:
+def show(
+  turns: Turns, counted: dict[str, str], first: str = "first loss"
+) -> None:
   """Prints rates, medians over turns.
 
   Args:
     turns: of `alternate`.
     counted: what a side counted -> its name in the table.
+    first: the first of "losses", in words.
   """
   header = [f"{x}/{s} s" for x in counted.values() for s in ("cpu", "wall")]
-  print(f"{'':<27}" + "".join(f"{h:>16}" for h in [*header, "first loss"]))
+  print(f"{'':<32}" + "".join(f"{h:>16}" for h in [*header, first]))
   for (side, mode), found in turns.items():
     rates = [
       statistics.median(x[what] / x[clock] for x in found)
@@ -92,7 +95,7 @@ def show(turns: Turns, counted: dict[str, str]) -> None:
       for clock in ("cpu", "wall")
     ]
     cells = "".join(f"{x:>16.4g}" for x in [*rates, found[0]["losses"][0]])
-    print(f"{side:<8}{mode:<19}{cells}")
+    print(f"{side:<13}{mode:<19}{cells}")
   print(", ".join(sorted({x[0]["version"] for x in turns.values()})))
 
 

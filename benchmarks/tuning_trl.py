@@ -13,7 +13,7 @@ import torch
 import transformers
 import trl
 
-_WARM = 2
+WARM = 2  # steps before those that are timed
 
 
 def model(given: dict) -> transformers.PreTrainedModel:
@@ -50,7 +50,7 @@ def settings(given: dict, steps: int) -> dict[str, Any]:
   """Of a trainer: as on the other side, and nothing written."""
   return {
     "output_dir": tempfile.mkdtemp(dir="."),
-    "max_steps": _WARM + steps,
+    "max_steps": WARM + steps,
     "learning_rate": 1e-4,
     "lr_scheduler_type": "constant",
     "report_to": "none",
@@ -72,7 +72,7 @@ def time_steps(trainer: Any, count: Any) -> None:
     trainer: with `settings`.
     count: inputs of a step -> what is counted of them.
   """
-  clock = _Clock()
+  clock = Clock()
   trainer.add_callback(clock)
   counts = []
   forward = trainer.compute_loss
@@ -83,8 +83,8 @@ def time_steps(trainer: Any, count: Any) -> None:
 
   trainer.compute_loss = counted
   trainer.train()
-  (w0, c0), (w1, c1) = clock.ends[_WARM - 1], clock.ends[-1]
-  timed = counts[_WARM:]
+  (w0, c0), (w1, c1) = clock.ends[WARM - 1], clock.ends[-1]
+  timed = counts[WARM:]
   losses = [x["loss"] for x in trainer.state.log_history if "loss" in x]
   found = {
     "wall": w1 - w0,
@@ -95,7 +95,7 @@ def time_steps(trainer: Any, count: Any) -> None:
   print(json.dumps({k: sum(x[k] for x in timed) for k in timed[0]} | found))
 
 
-class _Clock(transformers.TrainerCallback):
+class Clock(transformers.TrainerCallback):
   """When each step ended, in wall and processor time."""
 
   def __init__(self) -> None:

@@ -1,0 +1,57 @@
+"""A whole update of PPO beside TRL's, on the same prompts, in one run.
+
+  python -m benchmarks.ppo [--torch_python=PATH] [--rounds=3] [--cores=1]
+      [--updates=2] [--shapes=tiny,small] [--new=64]
+
+PATH is an interpreter that has trl 1.12.0, a late one that has a PPO (pip
+install 'trl==1.12.0' 'transformers==5.23.0' torch); without it only llm_jax is
+timed. An update draws completions of 64 prompts at temperature 0.7, none of
+which stops, has them scored by a reward model, the reference and a critic of
+its own, all of the policy's size, and learns from them in 4 epochs of 4
+minibatches. Both sides begin with small random weights, so the first entropy is
+nearly that of the whole vocabulary; they take turns on the same cores.
+"""
+
+from collections.abc import Sequence
+import json
+import pathlib
+import tempfile
+
+from absl import app, flags
+
+from benchmarks import rollouts, tuning
+
+_TORCH = flags.DEFINE_string("torch_python", None, "with trl 1.12.0")
+_ROUNDS = flags.DEFINE_integer("rounds", 3, "turns of each side", 1)
+_CORES = flags.DEFINE_integer("cores", 1, "cores that a side may use", 1)
+_UPDATES = flags.DEFINE_integer("updates", 2, "updates timed in a turn", 1)
+_SHAPES = flags.DEFINE_list("shapes", ["tiny", "small"], "of the models")
+_NEW = flags.DEFINE_integer("new", 64, "tokens of a completion", 1)
+
+
+def main(argv: Sequence[str]) -> None:
+  """Prints a table."""
+  del argv
+  sides = ["llm_jax", *(["trl"] if _TORCH.value else [])]
+  with tempfile.TemporaryDirectory() as folder:
+    for name in _SHAPES.value:
+      path = rollouts.prepare(pathlib.Path(folder), rollouts.SHAPES[name])
+      given = json.loads(path.read_text())
+      length = rollouts.PROMPT + _NEW.value
+      given |= {"new": _NEW.value, "length": length, "epochs": 4, "parts": 4}
+      path.write_text(json.dumps(given))
+      turns = tuning.alternate(
+        [(side, name) for side in sides],
+        "ppo",
+        path,
+        python=_TORCH.value,
+        rounds=_ROUNDS.value,
+        cores=_CORES.value,
+        steps=_UPDATES.value,
+      )
+      counted = {"tokens": "tokens", "updates": "updates"}
+      tuning.show(turns, counted, first="first entropy")
+
+
+if __name__ == "__main__":
+  app.run(main)
