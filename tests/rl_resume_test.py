@@ -1,5 +1,6 @@
 """Killed at any instant of an update, a run ends as if nothing had happened."""
 
+import dataclasses
 import os
 import pathlib
 import shutil
@@ -15,7 +16,7 @@ from llm_jax import on_policy
 from llm_jax.checkpoints.store import Checkpoints
 from llm_jax.experiment import Validation
 from llm_jax.judges.function import Function
-from llm_jax.objectives.ppo import PPO
+from llm_jax.objectives import group
 from llm_jax.sharding import mesh as mesh_lib
 from tests import command, drawing
 
@@ -105,10 +106,14 @@ def score(prompt, completion, reference):
 
 def experiment(home):
   (home / "mortal.py").write_text(MORTAL)
-  return drawing.experiment(
-    home,
+  its = drawing.experiment(home)
+  return dataclasses.replace(
+    its,
     judge=Function(f"{home}/mortal.py:score"),
-    objective=PPO(critic="shared"),
+    objective=group.grpo(4),
+    rollouts=dataclasses.replace(its.rollouts, drawings=2, widths=2),
+    shaping=dataclasses.replace(its.shaping, scale="running", centre=True),
+    average=0.9,
     steps=12,
     mesh=mesh_lib.MeshShape(1, 1, 1),
     microbatches=1,
@@ -152,7 +157,12 @@ def test_killed_again_and_again_it_ends_the_same(killed):
 
 
 @pytest.mark.parametrize(
-  "forgotten", [{"updates": 0}, {"beta": 0.05}, {"rows": {}}], ids=str
+  "forgotten",
+  [
+    *({"updates": 0}, {"asked": 0}, {"rows": {}}),
+    *({"beta": 0.05}, {"moments": [0, 0, 0]}),
+  ],
+  ids=lambda x: str(*x),
 )
 def test_what_is_forgotten_is_seen(killed, forgotten):
   """Mutants."""
