@@ -19,7 +19,7 @@ import tempfile
 
 from absl import app, flags
 
-from benchmarks import rollouts, tuning
+from benchmarks import drawing, tuning
 
 _TORCH = flags.DEFINE_string("torch_python", None, "with trl 1.12.0")
 _ROUNDS = flags.DEFINE_integer("rounds", 3, "turns of each side", 1)
@@ -35,9 +35,9 @@ def main(argv: Sequence[str]) -> None:
   sides = ["llm_jax", *(["trl"] if _TORCH.value else [])]
   with tempfile.TemporaryDirectory() as folder:
     for name in _SHAPES.value:
-      path = rollouts.prepare(pathlib.Path(folder), rollouts.SHAPES[name])
+      path = drawing.prepare(pathlib.Path(folder), drawing.SHAPES[name])
       given = json.loads(path.read_text())
-      length = rollouts.PROMPT + _NEW.value
+      length = drawing.PROMPT + _NEW.value
       given |= {"new": _NEW.value, "length": length, "epochs": 4, "parts": 4}
       path.write_text(json.dumps(given))
       turns = tuning.alternate(

@@ -1,6 +1,6 @@
 """Drawing completions with llm_jax. Prints a JSON object.
 
-Arguments: the file of `rollouts.prepare`, "each" or "group", drawings.
+Arguments: the file of `drawing.prepare`, "each" or "group", drawings.
 """
 
 import json

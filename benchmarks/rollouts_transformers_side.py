@@ -1,6 +1,6 @@
 """Drawing completions with `transformers`' generate. Prints a JSON object.
 
-Arguments: the file of `rollouts.prepare`, "each" or "group", drawings. Needs
+Arguments: the file of `drawing.prepare`, "each" or "group", drawings. Needs
 torch and transformers.
 """
 

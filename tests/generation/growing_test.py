@@ -59,3 +59,38 @@ def test_a_cache_that_grows_holds_what_a_whole_one_does(unroll, monkeypatch):
     # The mutant: too little room, so the last slot is written again and again.
     short = rollout(unroll, lambda cache, n: cache_lib.grown(cache, n - 1))
     assert (short.sampled_logp_BT != grown.sampled_logp_BT).any()
+
+
+def test_nothing_is_read_once_all_rows_have_stopped(monkeypatch):
+  """In no part of the loop; the mutant goes on to the last token."""
+  monkeypatch.setattr(decode_lib, "_LEAST", 4)
+  shape = dataclasses.replace(small.CONFIG, num_layers=1, unroll=0)
+  _, variables = small.build(shape)
+  model = model_lib.of_shape(shape)
+  calls = []
+
+  def decode(*given):
+    jax.debug.callback(lambda: calls.append(given[1].shape))
+    return model.decode(*given)
+
+  def draw(stops):
+    calls.clear()
+    out = decode_lib.rollout(
+      decode,
+      variables,
+      PROMPTS,
+      LENGTHS,
+      model.open_cache(variables, 3, P),
+      jax.random.key(0),
+      limit=LIMIT,
+      sampler=Sampler(),
+      stop_ids=stops,
+      grow=cache_lib.grown,
+    )
+    jax.effects_barrier()
+    return int(out.length_B.max())
+
+  longest = draw(tuple(range(8)))
+  assert 0 < longest < 4  # within the first part
+  assert calls == [(3, P)] + longest * [(3, 1)]
+  assert draw(()) == LIMIT and len(calls) == 1 + LIMIT
