@@ -36,7 +36,6 @@ def score(prompt, completion, reference):
 '''
 FAILURES = {
   "raise KeyError('gone')": "raised KeyError: 'gone'",
-  "return [1.0, 2.0]": "gave [1.0, 2.0], no number",
   "import time; time.sleep(30)": "took longer than --judge.timeout=0.5",
 }
 
@@ -49,6 +48,7 @@ def whole(tmp_path_factory):
   experiment = dataclasses.replace(
     experiment,
     checkpoints=dataclasses.replace(experiment.checkpoints, every=0),
+    validation=Validation(every=0),
   )
   judged = with_reward(experiment, home / "good", "pass")
   command.train(judged, home / "whole")
@@ -190,9 +190,7 @@ def test_a_reward_model_with_another_tokenizer_reads_the_text(
     return prompt_ids, ids
 
   monkeypatch.setattr(judging._Model, "_whole", whole_)
-  judged = dataclasses.replace(
-    experiment, judge=RewardModel(run=run), steps=1, validation=Validation(0)
-  )
+  judged = dataclasses.replace(experiment, judge=RewardModel(run=run), steps=1)
   row = command.train(judged, tmp_path / "run")["rows"][0]
   assert len(seen) == judged.rollouts.batch and abs(row["judged"]) > 1e-4
   for prompt, completion, read, saved in seen:
