@@ -259,13 +259,12 @@ class OnPolicy(Hook):
     return {**host, **of_rows}
 
   def _drawn(self, roles: Any) -> dict[str, np.ndarray]:
-    rows, asked_for = self._to_learn_from(roles)
+    rows, asked_for, moments = self._to_learn_from(roles)
     away = self._away + 1 if self._is_away(rows) else 0
     if away >= self._shaping.patience:
       raise DivergedError(self._advice(rows, away))
     credited = jax.device_get(dict(self._credit(rows)))
-    self._away = away
-    self._moments = self._shaping.seen(self._moments, rows["judged_B"])
+    self._away, self._moments = away, moments
     if "kl_B" in rows:
       moved, count = float(rows["kl_B"].mean()), len(rows["kl_B"])
       self._beta = self._shaping.next_beta(self._beta, moved, count)
@@ -295,16 +294,21 @@ class OnPolicy(Hook):
       " higher --shaping.most_kl this one goes on"
     )
 
-  def _to_learn_from(self, roles: Any) -> tuple[dict[str, np.ndarray], int]:
-    """Completions of an update, and where the prompts of the next begin."""
-    most, group = self._settings.drawings, self._group
+  def _to_learn_from(
+    self, roles: Any
+  ) -> tuple[dict[str, np.ndarray], int, Moments]:
+    """Completions, where the next update's prompts begin, scores' moments."""
+    most, group, moments = self._settings.drawings, self._group, self._moments
     key = keys.stream(self._key, "rollouts", self._updates)
     per_drawing = self._settings.batch // group
 
     def draw(number: int) -> dict[str, np.ndarray]:
+      nonlocal moments
       asked = self._asked(self._asked_for + number * per_drawing, per_drawing)
       again = jax.random.fold_in(key, number) if number else key
-      return self.draw(roles, asked, again, self._moments)
+      found = self.draw(roles, asked, again, moments)
+      moments = self._shaping.seen(moments, found["judged_B"])
+      return found
 
     rows, drawings, flat = redrawing.gathered(draw, most, group)
     told = {"drawings": float(drawings)} if most > 1 else {}
@@ -322,7 +326,7 @@ class OnPolicy(Hook):
         f" {per_drawing} are wanted; others fill the batch and teach nothing"
         " (said once; the metric drawings tells of each update)"
       )
-    return rows, self._asked_for + drawings * per_drawing
+    return rows, self._asked_for + drawings * per_drawing, moments
 
   def _asked(self, begin: int, count: int) -> list[Prompt]:
     """Some prompts in their order, each as often as it has completions."""

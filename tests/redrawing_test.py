@@ -59,13 +59,13 @@ def test_what_comes_is_taken_where_no_more_is_allowed():
 class Told:
   """A source over a model of numbers: who was asked, and which keys drew."""
 
-  def __init__(self, drawings=4, dull=(), prompts=PROMPTS):
+  def __init__(self, drawings=4, dull=(), prompts=PROMPTS, scale="none"):
     self.asked, self.keys = [], []
     self.source = on_policy.OnPolicy(
       Rollouts(
         batch=B, epochs=2, max_new_tokens=T, drawings=drawings, widths=1
       ),
-      Shaping(missing_eos="keep"),
+      Shaping(missing_eos="keep", scale=scale),
       OBJECTIVE,
       prompts,
       on_policy.Functions(self.draw, self.score),
@@ -134,6 +134,21 @@ def test_prompts_go_on_where_the_last_drawing_ended():
   assert len(set(map(tuple, it.keys))) == len(it.keys)  # each with its own key
   drawings = [b["told_drawings_B"][0] for b in found[::UPDATE]]
   assert sum(drawings) == len(it.keys) and max(drawings) > 1
+
+
+def test_scores_of_several_drawings_are_of_one_scale():
+  """That of the first; or, in the end, of all that was judged."""
+  it = Told(dull=DULL, scale="first")
+  found = it.minibatches(UPDATE)
+  assert len(it.keys) > 1
+  size, _, _ = it.source.get_state()["moments"]
+  scale = [b["told_judged_B"] / b["told_score_B"] for b in found]
+  assert size == B
+  np.testing.assert_allclose(scale, scale[0][0], rtol=1e-5)
+  it = Told(dull=DULL, scale="running")
+  it.minibatches(UPDATE)
+  size, _, _ = it.source.get_state()["moments"]
+  assert size == B * len(it.keys) > B
 
 
 def test_one_drawing_is_as_it_was():
