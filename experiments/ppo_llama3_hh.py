@@ -14,7 +14,7 @@ steps are 80 updates, one pass over the prompts of the harmless half
       --data.sources.0.paths=hh_harmless.jsonl.gz
 
 `--init_from` is a run folder that holds the tuned model, which is the
-reference, too. 16 TPU v5p chips or 32 GPUs of 80 GB; not run yet: `plan` says
+reference, too. 16 TPU v5p chips or 16 GPUs of 80 GB; not run yet: `plan` says
 what it needs, and beside that are the weights of the reward model, 30 GiB over
 all devices.
 """
