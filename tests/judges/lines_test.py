@@ -26,6 +26,7 @@ def score(completion, reference=RIGHT):
     ("Close the file and flush its buffer.", 0.5),  # another function's
     ("Return a new one, of the object given.", 0.5),  # mutant: common words
     ("Close the file", 0),
+    ("The sections.\nReturn a list of their names.", 0.5),  # no line
     ("", 0),
   ],
 )
