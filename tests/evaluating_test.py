@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from llm_jax import evaluating
+from llm_jax import evaluating, weights
 from llm_jax.data.conversation import Conversation, Message
 from llm_jax.data.conversations import Conversations
 from llm_jax.data.files import Files
@@ -193,3 +193,15 @@ def test_a_row_longer_than_the_model_is_refused(runs):
 def test_every_name_is_one_dataset_s(runs, name):
   with pytest.raises(ValueError, match=rf"--evaluations\.1\.name={name}: "):
     _experiment(runs, name=name)
+
+
+def test_a_head_that_the_reference_lacks_is_the_policy_s_own(monkeypatch):
+  """It is there to be read, and says nothing of tokens."""
+  monkeypatch.setattr(weights, "origin", lambda run, flag: run)
+  monkeypatch.setattr(weights, "base_of", lambda *_: {"embedding": 1})
+  own = {"embedding": 2, weights.OUTPUT_HEAD: 3}
+  there = lambda params: evaluating._there(
+    "x", None, None, {"policy": {"params": params}}
+  )
+  assert there(own) == {"params": own | {"embedding": 1}}
+  assert there({"embedding": 2}) == {"params": {"embedding": 1}}
