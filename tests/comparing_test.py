@@ -196,7 +196,7 @@ def test_answers_are_drawn_and_judged(home):
 def test_runs_of_every_kind_are_asked_the_same_and_held_against_one(home):
   folder, base = home
   base = base.partition("=")[2]
-  trained(home, "dpo")
+  liked = shutil.copytree(trained(home, "dpo"), folder / "liked")
   sources = (PreferenceFiles(paths=(str(folder / "rows.jsonl"),)),)
   data = dataclasses.replace(
     EXPERIMENT.data, sources=sources, cache=str(folder / "cache")
@@ -222,18 +222,18 @@ def test_runs_of_every_kind_are_asked_the_same_and_held_against_one(home):
   began = shutil.copytree(base, folder / "began")
   there, told = asked(began, f"--kl_from={base}", "--samples.max_new_tokens=4")
   assert there["kl"] == 0 and there["completions"] == 6  # from itself
-  here, others = asked(folder / "dpo")
-  same, _ = asked(folder / "dpo", f"--kl_from={base}")
+  here, others = asked(liked)
+  same, _ = asked(liked, f"--kl_from={base}")
   assert same["kl"] == here["kl"] != 0  # what it began with
   # Mutant: the run that is named is not asked.
-  own, _ = asked(folder / "dpo", f"--kl_from={folder / 'dpo'}")
+  own, _ = asked(liked, f"--kl_from={liked}")
   assert own["kl"] == 0
   assert told["asked"] == others["asked"]
   assert told["asked"]["questions"] == 6
   assert {a["reference"] for a in told["answers"]} <= {
     r["chosen"] for r in ROWS
   }
-  sharp, others = asked(folder / "dpo", "--validation.temperature=0.2")
+  sharp, others = asked(liked, "--validation.temperature=0.2")
   assert sharp["kl"] != here["kl"] and others["asked"] != told["asked"]
   assert others["answers"] != told["answers"]
 
