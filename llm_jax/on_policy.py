@@ -242,7 +242,9 @@ class OnPolicy(Hook):
     if moments is not None:
       scale = self._shaping.seen(moments, judged_B)
     earned_B = self._shaping.scores(judged_B, host["ended_B"], scale)
-    unlike_BT = np.abs(old_BT - host["sampled_logp_BT"])
+    unlike_BT = old_BT - host["sampled_logp_BT"]
+    if not self._settings.sampler.filters:  # which only add to what they keep
+      unlike_BT = np.abs(unlike_BT)
     of_rows = {
       **{f"part_{name}_B": x_B.astype(wide) for name, x_B in parts.items()},
       "judged_B": judged_B.astype(wide),

@@ -19,6 +19,7 @@ from llm_jax import model as model_lib
 from llm_jax.models import transformer
 from llm_jax.objectives.ppo import PPO
 from llm_jax.objectives.shaping import Shaping
+from llm_jax.ops.sampling import Sampler
 from llm_jax.sharding import mesh as mesh_lib
 from llm_jax.tokenizers.bytes import ByteTokenizer
 from tests import drawing
@@ -322,9 +323,13 @@ def asked_again(tmp_path_factory):
     found = prompts(*given)
     return [max(found, key=lambda p: len(p.ids))] * len(found)
 
+  its = settings(home)
+  filters = Sampler(temperature=TEMPERATURE, top_k=60, top_p=0.9)
+  drawn = dataclasses.replace(its.rollouts, sampler=filters)
+  its = dataclasses.replace(its, rollouts=drawn)
   with (
     mock.patch.object(reinforcing, "prompts", one),
-    drawing.begun(home, settings(home)) as (its, run),
+    drawing.begun(home, its) as (its, run),
   ):
     next_ = lambda count: [
       jax.device_get(run.source.next(run.state)) for _ in range(count)
@@ -372,6 +377,14 @@ def test_one_order_for_all_epochs_would_be_seen(asked_again):
   assert mutant[1] == mutant[0] == mutant[3]
   found = orders(found[""])
   assert found[1] != found[0] != found[3] != found[1]
+
+
+def test_filters_are_no_mismatch(asked_again):
+  """The mutant looks at both sides, and filters make tokens likelier."""
+  for batch in asked_again[0][""]:
+    assert 0 <= batch["told_mismatch_B"].max() < 1e-9
+    moved_BT = batch["old_logp_BT"] - batch["sampled_logp_BT"]
+    assert np.abs(moved_BT[batch["mask_BT"]]).max() > 0.1
 
 
 def test_the_updates_own_pass_has_the_samplers_temperature(asked_again):

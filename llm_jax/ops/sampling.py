@@ -33,6 +33,11 @@ class Sampler:
     high=1,
   )
 
+  @property
+  def filters(self) -> bool:
+    """Whether some tokens may be ruled out, and others be likelier for it."""
+    return self.top_k > 0 or self.top_p < 1 or self.min_p > 0
+
 
 def filtered(logits_BV: jax.Array, sampler: Sampler) -> jax.Array:
   """Logits after temperature and filters; -inf where a token is ruled out.
