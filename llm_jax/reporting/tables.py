@@ -5,7 +5,7 @@ import dataclasses
 from typing import Any
 
 from llm_jax.reporting import preferences
-from llm_jax.reporting.numerals import named
+from llm_jax.reporting.numerals import judged, named
 
 _MEASURES = (
   "loss",
@@ -36,7 +36,9 @@ def evaluation(found: dict[str, Any]) -> str:
   parts += [_best_of(name, its) for name, its in found.get("said", {}).items()]
   parts = [part for part in parts if part]
   if len(found.get("datasets", {})) > 1:
-    parts.append(_measures(found["datasets"], _MEASURES))
+    every = dict.fromkeys(m for r in found["datasets"].values() for m in r)
+    known = (*_MEASURES, *judged(every))
+    parts.append(_measures(found["datasets"], known))
   if "against" in found:
     parts.append(_comparison(found["against"]))
   return "\n\n".join(parts)

@@ -81,6 +81,10 @@ def test_the_page_and_the_table(tmp_path):
   row = next(line for line in said.splitlines() if line.startswith("2 "))
   assert row.split() == ["2", "0.2000", "1.5000", "-9.0000"]
   assert "data: best of" in said and "RewardModel (rm)" in said
+  both = {"data": {"loss": 1.0}, "asked": {"score": 2.0, "rouge_score": 0.125}}
+  lines = tables.evaluation({**FOUND, "datasets": both}).splitlines()
+  assert lines[-3].split()[-2:] == ["score", "ROUGE-L"]
+  assert lines[-1].split() == ["asked", "2.0000", "0.1250"]
 
 
 @pytest.mark.parametrize(
