@@ -45,8 +45,8 @@ demo: $(PAGE) ## trains and judges five small models, and compares them (about 1
 # Each stage leaves a file when it has ended: a demo that was stopped goes on
 # with the stage that it was in, which goes on from its last checkpoint.
 $(DEMO)/1.done: | $(STAMP)
-	@echo "1/7 Pretraining a small model on the standard library's text, about 4 minutes"
-	@$(PRETRAIN) train --workdir=$(BASE) --steps=600
+	@echo "1/7 Pretraining a small model on the standard library's text, about 3 minutes"
+	@$(PRETRAIN) train --workdir=$(BASE) --steps=500
 	@touch $@
 
 $(DEMO)/2.done: $(DEMO)/1.done
