@@ -9,7 +9,8 @@ timed. An update draws completions of 64 prompts at temperature 0.7, none of
 which stops, has them scored by a reward model, the reference and a critic of
 its own, all of the policy's size, and learns from them in 4 epochs of 4
 minibatches. Both sides begin with small random weights, so the first entropy is
-nearly that of the whole vocabulary; they take turns on the same cores.
+nearly that of the whole vocabulary; they take turns on the same cores. A last
+line is of llm_jax with a critic on the policy's own trunk.
 """
 
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ import tempfile
 
 from absl import app, flags
 
-from benchmarks import drawing, tuning
+from benchmarks import drawing, ppo_jax_side, tuning
 
 _TORCH = flags.DEFINE_string("torch_python", None, "with trl 1.12.0")
 _ROUNDS = flags.DEFINE_integer("rounds", 3, "turns of each side", 1)
@@ -40,8 +41,11 @@ def main(argv: Sequence[str]) -> None:
       length = drawing.PROMPT + _NEW.value
       given |= {"new": _NEW.value, "length": length, "epochs": 4, "parts": 4}
       path.write_text(json.dumps(given))
+      variants = [(side, name) for side in sides]
+      # Half the work, which the other side has no setting for.
+      variants.append(("llm_jax", f"{name}{ppo_jax_side.SHARED}"))
       turns = tuning.alternate(
-        [(side, name) for side in sides],
+        variants,
         "ppo",
         path,
         python=_TORCH.value,

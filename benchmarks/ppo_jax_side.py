@@ -1,6 +1,6 @@
 """Updates of PPO with llm_jax. Prints a JSON object.
 
-Arguments: the file that `ppo` prepares, a name, updates.
+Arguments: the file that `ppo` prepares, a name and how it ends, updates.
 """
 
 from collections.abc import Sequence
@@ -26,13 +26,15 @@ from llm_jax.sharding import mesh as mesh_lib
 from llm_jax.training.optimizers import AdamW
 from llm_jax.training.schedules import Schedule
 
+SHARED = ", shared"  # after a name: the critic is on the policy's trunk
 
-def experiment(given: dict[str, Any]) -> Experiment:
+
+def experiment(given: dict[str, Any], name: str) -> Experiment:
   """With the settings of both sides."""
   rows = len(given["prompts"])
   return Experiment(
     model=rollouts_jax_side.shape(given, outputs=1),
-    objective=PPO(),
+    objective=PPO(critic="shared" if name.endswith(SHARED) else "own"),
     optimizer=AdamW(
       peak=3e-6, schedule=Schedule("constant", 0), weight_decay=0.0
     ),
@@ -78,7 +80,7 @@ def main() -> None:
   """Runs a few updates and times the later ones."""
   host.keep_memory()
   given = json.loads(pathlib.Path(sys.argv[1]).read_text())
-  its, updates = experiment(given), int(sys.argv[3])
+  its, updates = experiment(given, sys.argv[2]), int(sys.argv[3])
   model = model_lib.of_shape(its.model)
   mesh = mesh_lib.make(its.mesh)
   with jax.set_mesh(mesh):
