@@ -182,7 +182,7 @@ def test_updates_too_far_in_a_row_are_counted(patience):
   def draws(roles):
     kl = [2.0, 0.0, 2.0, 2.0, 0.0, 2.0, 2.0, 2.0][len(counts)]
     row = {"kl_B": [kl], "length_B": [1.0], "judged_B": [0.0]}
-    return {n: np.array(x) for n, x in row.items()}, 0
+    return {n: np.array(x) for n, x in row.items()}, 0, Moments()
 
   its._to_learn_from = draws
   said = f"in {patience} updates in a row"
