@@ -37,6 +37,7 @@ def experiment(folder, objective, packing="one", **changes):
       sources=(PreferenceFiles(paths=(str(path),)),),
       rows=kind,
       length=32,
+      widths=2,
       packing=packing,
       validation=0.3,
       cache=str(folder / "cache"),
