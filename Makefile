@@ -46,7 +46,7 @@ demo: $(PAGE) ## trains and judges five small models, and compares them (about 1
 # with the stage that it was in, which goes on from its last checkpoint.
 $(DEMO)/1.done: | $(STAMP)
 	@echo "1/7 Pretraining a small model on the standard library's text, about 3 minutes"
-	@$(PRETRAIN) train --workdir=$(BASE) --steps=500
+	@$(PRETRAIN) train --workdir=$(BASE) --steps=450
 	@touch $@
 
 $(DEMO)/2.done: $(DEMO)/1.done
@@ -56,7 +56,7 @@ $(DEMO)/2.done: $(DEMO)/1.done
 
 $(DEMO)/3.done: $(DEMO)/2.done
 	@echo "3/7 A reward model, which tells better answers from worse ones, about a minute"
-	@$(RM) train --init_from=$(TUNED) --workdir=$(JUDGE) --steps=200 --validation.every=100
+	@$(RM) train --init_from=$(TUNED) --workdir=$(JUDGE) --steps=160 --validation.every=80
 	@$(RM) evaluate --workdir=$(JUDGE)
 	@touch $@
 
@@ -73,7 +73,7 @@ $(DEMO)/5.done: $(DEMO)/4.done
 $(DEMO)/6.done: $(DEMO)/5.done
 	@echo "6/7 All of them answer the same questions, about two minutes"
 	@$(ASK) --workdir=$(BASE) --validation.best_of=1
-	@$(ASK) --workdir=$(TUNED) --validation.best_of=8
+	@$(ASK) --workdir=$(TUNED) --validation.best_of=4
 	@$(ASK) --workdir=$(LIKED) --validation.best_of=1
 	@$(ASK) --workdir=$(DRAWN) --validation.best_of=1
 	@touch $@

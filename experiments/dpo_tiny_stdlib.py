@@ -25,7 +25,8 @@ from llm_jax.training.schedules import Schedule
 EXPERIMENT = dataclasses.replace(
   sft_tiny_stdlib.EXPERIMENT,
   objective=DPO(beta=0.1),
-  data=Preferences(length=128, too_long="drop"),
+  # One width: in so few steps another would not pay for being compiled.
+  data=Preferences(length=128, too_long="drop", widths=1),
   optimizer=AdamW(
     peak=5e-4, schedule=Schedule("cosine", warmup=20), weight_decay=0.0
   ),
