@@ -39,7 +39,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(BIN)/python -c 'import jax, llm_jax'
 	@touch $(STAMP)
 
-demo: $(PAGE) ## trains and judges five small models, and compares them (about 12 minutes)
+demo: $(PAGE) ## trains and judges five small models, and compares them (about 13 minutes)
 	@echo "Done. Open $(PAGE); each model's own page is report.html in its folder"
 
 # Each stage leaves a file when it has ended: a demo that was stopped goes on
