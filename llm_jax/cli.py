@@ -231,9 +231,10 @@ def _parse(given: flags.FlagValues, argv: list[str], draws: bool) -> str:
 def _near(name: str, given: flags.FlagValues) -> str:
   """The flag that was meant, maybe."""
   head, _, last = name.rpartition(".")
-  # First by the last part alone, --peak for --optimizer.peak; then among
-  # settings of the same part; then among all.
-  near = [f for f in given if f.rpartition(".")[2] == last][:3]
+  # First by the last part alone, --peak for --optimizer.peak, those with few
+  # parts before; then among settings of the same part; then among all.
+  same = [f for f in given if f.rpartition(".")[2] == last]
+  near = sorted(same, key=lambda f: f.count("."))[:3]
   if not near and head:
     same = [f for f in given if f.rpartition(".")[0] == head]
     near = [f for f in same if f.startswith(name)][:3]
