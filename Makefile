@@ -82,8 +82,8 @@ $(PAGE): $(DEMO)/6.done
 	@echo "7/7 Beside each other"
 	@$(PPO) compare --runs=$(BASE),$(TUNED),$(LIKED),$(DRAWN) --into=$(@D)
 
-test: $(STAMP) ## every test (about 13 minutes on four cores)
-	@echo "Running the tests: about 13 minutes on four cores, less the next time"
+test: $(STAMP) ## every test (about 15 minutes on four cores)
+	@echo "Running the tests: about 15 minutes on four cores, less the next time"
 	@$(BIN)/python -m pytest -n auto
 
 lint: $(STAMP) ## format, lint, architecture and types (1 minute)
