@@ -1,8 +1,6 @@
 """The verb `evaluate`: a run on its own data, on others, beside another run."""
 
-from collections.abc import Iterable
 import dataclasses
-import itertools
 import pathlib
 from typing import Any, NamedTuple
 
@@ -22,11 +20,18 @@ from llm_jax import (
   weights,
 )
 from llm_jax import model as model_lib
-from llm_jax.contracts import Batch, Roles, Tokenizer
+from llm_jax.contracts import Roles, Tokenizer
 from llm_jax.data.instructions import Instructed
 from llm_jax.data.preferences import Preferences
 from llm_jax.data.preferred import Preferred
-from llm_jax.data.questions import Example
+from llm_jax.datasets import (
+  check_classes,
+  check_lengths,
+  Dataset,
+  of_run,
+  OWN,
+  with_room,
+)
 from llm_jax.evaluation import (
   classes,
   comparison,
@@ -34,46 +39,17 @@ from llm_jax.evaluation import (
   ngrams,
   pairs,
 )
-from llm_jax.experiment import Asked, Evaluation, Experiment
-from llm_jax.objectives.classification import Classification
+from llm_jax.experiment import Asked, Experiment
 from llm_jax.reporting import files, report, tables
 from llm_jax.reporting.progress import progress, say, waiting
 from llm_jax.sharding import mesh as mesh_lib
 from llm_jax.tokenizers import store as tokenizers
 from llm_jax.training.refresh import Refresh
 
-OWN = "data"  # what the run's own data is called
 BASELINE_TOKENS = 5_000_000  # that n-gram models learn from, at most
 _LONGER = 8  # tokens that an answer may have more than the longest reference
 
 Measures = dict[str, float]
-
-
-@dataclasses.dataclass(frozen=True)
-class Dataset:
-  """What one line of the table is measured on."""
-
-  settings: Evaluation
-  batches: Any  # a sequence of batches
-  num_batches: int
-  examples: list[Example]
-  pairs: Any = None  # batches of pairs, where `batches` are of likes
-  together: int = 1  # rows of a prompt, in `pairs` or else in `batches`
-
-  @property
-  def name(self) -> str:
-    return self.settings.name
-
-  def rows(self) -> Iterable[Batch]:
-    """The batches to measure."""
-    return (self.batches[i] for i in range(self.num_batches))
-
-  def compared(self) -> Iterable[Batch] | None:
-    """The batches of pairs; None where there are no others."""
-    if not self.pairs:
-      return self.pairs
-    size = min(len(self.pairs), self.settings.batches or len(self.pairs))
-    return (self.pairs[i] for i in range(size))
 
 
 def evaluate(
@@ -99,7 +75,7 @@ def evaluate(
   """
   checks.settings(experiment)
   checks.checkpoint(folder, step)
-  _check_lengths(experiment)
+  check_lengths(experiment)
   mesh = mesh_lib.make(experiment.mesh)
   share = build.check_batch(experiment, mesh)
   if against is not None:
@@ -108,7 +84,7 @@ def evaluate(
     _other("kl_from", kl_from, folder, experiment)
   with jax.set_mesh(mesh):
     made = build.data(experiment, folder)
-    datasets = list(_datasets(experiment, made, share))
+    datasets = list(of_run(experiment, made, share))
     _check_judged(experiment, datasets)
     judging = answering.judges(experiment, folder, step, mesh)
     at, measured, compared, classified, said = _measure(
@@ -172,19 +148,6 @@ def _headline(measured: dict[str, Measures]) -> Measures:
   return measured.get(OWN) or next(iter(measured.values()), {})
 
 
-def _check_lengths(experiment: Experiment) -> None:
-  """ValueError where a row of other data is longer than the model allows."""
-  longest = experiment.model.max_length
-  places = experiment.peft.places
-  soft = f" after {places} virtual tokens" if places else ""
-  for i, e in enumerate(experiment.evaluations):
-    if e.data.length + places > longest:
-      raise ValueError(
-        f"--evaluations.{i}.data.length={e.data.length}:{soft} longer than"
-        f" --model.max_length={longest}"
-      )
-
-
 def _check_judged(experiment: Experiment, datasets: list[Dataset]) -> None:
   """ValueError where judges are asked, and there is nothing to be judged."""
   given = f"--validation.best_of={experiment.validation.best_of}"
@@ -195,7 +158,7 @@ def _check_judged(experiment: Experiment, datasets: list[Dataset]) -> None:
   if not _speaks(experiment):
     kind = type(experiment.objective).__name__
     raise ValueError(f"{given}: a run trained with {kind} gives no answers")
-  if not any(_is_asked(d) for d in datasets):
+  if not any(d.is_asked for d in datasets):
     raise ValueError(
       f"{given}: there are no questions; --validation.questions says how many"
       " of instructions or preferences are answered"
@@ -205,10 +168,6 @@ def _check_judged(experiment: Experiment, datasets: list[Dataset]) -> None:
 def _speaks(experiment: Experiment) -> bool:
   """Whether it is a policy: what has outputs of its own says numbers."""
   return not experiment.model.outputs or experiment.draws
-
-
-def _is_asked(d: Dataset) -> bool:
-  return bool(d.examples) and isinstance(d.settings.data, Asked)
 
 
 def _other(
@@ -232,51 +191,6 @@ def _other(
   return settings, there
 
 
-def _datasets(
-  experiment: Experiment, made: build.Data, share: tuple[int, int]
-) -> Iterable[Dataset]:
-  """The run's own data, then the others."""
-  v = experiment.validation
-  own = Evaluation(OWN, experiment.data, v.split, 0, v.questions)
-  yield _dataset(own, made.tokens, experiment.batch_size, share)
-  for i, e in enumerate(experiment.evaluations):
-    try:
-      tokens = build.tokens(e.data, made.tokenizer)
-      yield _dataset(e, tokens, experiment.batch_size, share)
-    except ValueError as error:
-      raise ValueError(f"--evaluations.{i} ({e.name}): {error}") from error
-
-
-def _dataset(
-  settings: Evaluation, tokens: Any, batch_size: int, share: tuple[int, int]
-) -> Dataset:
-  batches = tokens.held_out(settings.split, batch_size, share)
-  size, examples = len(batches), []
-  if isinstance(tokens, Instructed | Preferred) and settings.questions:
-    examples = tokens.examples(
-      settings.split, settings.questions, settings.shots
-    )
-  chosen = min(size, settings.batches or size)
-  found = Dataset(settings, batches, chosen, examples)
-  where = settings.data
-  if not isinstance(where, Preferences):
-    return found
-  in_pairs: Any = None
-  if where.rows in ("labels", "answers", "classes"):
-    alone = where.rows == "classes"
-    where = dataclasses.replace(where, rows="pairs")
-    try:
-      as_pairs = tokens.read_as(where)
-      in_pairs = as_pairs.held_out(settings.split, batch_size, share)
-    except ValueError as error:  # single likes are no pairs
-      if not alone:  # classes are measured without
-        say(f"{settings.name}: no pairs are compared; {error}")
-      in_pairs = ()
-  return dataclasses.replace(
-    found, pairs=in_pairs, together=where.rows_together
-  )
-
-
 class _Measured(NamedTuple):
   """What there is of a run, by dataset."""
 
@@ -297,7 +211,7 @@ def _measure(
   judging: answering.Judging | None,
   kl_from: str | None,
 ) -> _Measured:
-  _check_classes(experiment, datasets)
+  check_classes(experiment, datasets)
   model = model_lib.make(experiment, tokenizer)
   asked = Asked if experiment.draws else Preferences
   asks = comparing.has_reference(experiment) and any(
@@ -342,7 +256,7 @@ def _measure(
       bar = progress(d.rows(), d.num_batches, f"evaluating {d.name}")
       found = score(roles, bar)
     if not isinstance(where, Preferences) and d.examples:
-      examples, size = _with_room(d, tokenizer, room)
+      examples, size = with_room(d, tokenizer, room)
       answer = asking.answerer(experiment, model, tokenizer, where)
       prompts = [e.prompt_ids for e in examples]
       answers = progress(
@@ -356,7 +270,7 @@ def _measure(
       found |= exact_match.evaluate(texts, references)
       parts = exact_match.by_task(texts, references, tasks)
     compares = asks and isinstance(where, asked)
-    if _is_asked(d) and _speaks(experiment) and (judging or compares):
+    if d.is_asked and _speaks(experiment) and (judging or compares):
       drawn, told = drawing.measure(d.name, where, d.examples, judging)
       found |= drawn
       if told:
@@ -376,50 +290,6 @@ def _there(
   head = weights.OUTPUT_HEAD
   own = roles["policy"]["params"]
   return {"params": {**({head: own[head]} if head in own else {}), **params}}
-
-
-def _check_classes(experiment: Experiment, datasets: list[Dataset]) -> None:
-  """ValueError where classes are not those that a classifier tells apart."""
-  own = experiment.data
-  if not isinstance(experiment.objective, Classification):
-    return
-  assert isinstance(own, Preferences)  # whose rows it reads
-  for d in datasets:
-    where = d.settings.data
-    if isinstance(where, Preferences) and where.rows == "classes":
-      if where.classes != own.classes:
-        raise ValueError(
-          f"{d.name}: has the classes {', '.join(where.classes)}, and the run"
-          f" tells {', '.join(own.classes)} apart"
-        )
-
-
-def _with_room(
-  d: Dataset, tokenizer: Tokenizer, room: int
-) -> tuple[list[Example], int]:
-  """Questions that can be read with their answers; tokens of the longest.
-
-  Raises:
-    ValueError: there is none.
-  """
-  found = tokenizer.encode_batch([e.reference for e in d.examples])
-  sizes = list(map(len, found))
-  fits = [
-    1 + len(e.prompt_ids) + size <= room
-    for e, size in zip(d.examples, sizes, strict=True)
-  ]
-  if not all(fits):
-    said = (
-      f"{d.name}: {fits.count(False)} of {len(fits)} questions are, with their"
-      f" answers, longer than the {room} tokens that --model.max_length leaves"
-    )
-    if not any(fits):
-      raise ValueError(said)
-    say(f"{said}; they are left out")
-  return (
-    list(itertools.compress(d.examples, fits)),
-    max(itertools.compress(sizes, fits)),
-  )
 
 
 def _part(datasets: list[Dataset], others: dict[str, Measures]) -> None:

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from llm_jax import checks, evaluating
+from llm_jax import checks, datasets
 from llm_jax.data.preference_sources import PreferenceFiles
 from llm_jax.data.preferences import Preferences
 from llm_jax.experiment import Evaluation
@@ -76,12 +76,12 @@ def test_what_does_not_fit_is_told(experiment, want):
 
 
 def test_other_data_have_the_same_classes():
-  dataset = lambda data: evaluating.Dataset(Evaluation("o", data), [], 0, [])
-  evaluating._check_classes(settings(), [dataset(classes(*NAMES))])
+  dataset = lambda data: datasets.Dataset(Evaluation("o", data), [], 0, [])
+  datasets.check_classes(settings(), [dataset(classes(*NAMES))])
   others = [dataset(classes("no", "yes"))]
   with pytest.raises(ValueError) as e:
-    evaluating._check_classes(settings(), others)
+    datasets.check_classes(settings(), others)
   assert str(e.value) == (
     "o: has the classes no, yes, and the run tells bad, fair, good apart"
   )
-  evaluating._check_classes(command.EXPERIMENT, others)
+  datasets.check_classes(command.EXPERIMENT, others)

@@ -10,7 +10,6 @@ import pytest
 from llm_jax import cli, config
 
 ROOT = pathlib.Path(__file__).parents[1]
-pytestmark = pytest.mark.skipif(not shutil.which("make"), reason="no make")
 
 
 def commands(folder):

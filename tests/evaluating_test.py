@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from llm_jax import evaluating, weights
+from llm_jax import datasets, evaluating, weights
 from llm_jax.data.conversation import Conversation, Message
 from llm_jax.data.conversations import Conversations
 from llm_jax.data.files import Files
@@ -165,16 +165,16 @@ def test_questions_without_room_for_their_answers_are_left_out(capsys):
   turns = (Message("user", "?"), Message("assistant", "!"))
   answers = ["ab", "a" * 5, "abc", ""]
   examples = [Example([1] * 6, a, Conversation(turns)) for a in answers]
-  d = evaluating.Dataset(Evaluation("asked"), [], 0, examples)
+  d = datasets.Dataset(Evaluation("asked"), [], 0, examples)
   # Mutant: the token that begins a document is forgotten.
   for room, want in ((12, 4), (11, 3), (10, 3), (9, 2), (7, 1)):
-    kept, longest = evaluating._with_room(d, ByteTokenizer(), room)
+    kept, longest = datasets.with_room(d, ByteTokenizer(), room)
     assert len(kept) == want
     assert longest == max(len(e.reference) for e in kept)
     said = capsys.readouterr().err
     assert (f"asked: {4 - want} of 4 questions are" in said) == (want < 4)
   with pytest.raises(ValueError, match="asked: 4 of 4 questions are, with"):
-    evaluating._with_room(d, ByteTokenizer(), 6)
+    datasets.with_room(d, ByteTokenizer(), 6)
 
 
 def test_a_row_longer_than_the_model_is_refused(runs):
