@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from benchmarks import rollouts_jax_side, tuning
+from benchmarks import tuning, tuning_jax
 from llm_jax import axes, host, on_policy, reinforcing, weights
 from llm_jax import model as model_lib
 from llm_jax.contracts import Question, Verdict
@@ -33,7 +33,7 @@ def experiment(given: dict[str, Any], name: str) -> Experiment:
   """With the settings of both sides."""
   rows = len(given["prompts"])
   return Experiment(
-    model=rollouts_jax_side.shape(given, outputs=1),
+    model=tuning_jax.shape(given, norm_eps=1e-6, outputs=1),
     objective=PPO(critic="shared" if name.endswith(SHARED) else "own"),
     optimizer=AdamW(
       peak=3e-6, schedule=Schedule("constant", 0), weight_decay=0.0

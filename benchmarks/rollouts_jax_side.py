@@ -13,29 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks import tuning_jax
 from llm_jax import host
 from llm_jax import model as model_lib
 from llm_jax.generation import rollouts
 from llm_jax.models import cache
-from llm_jax.models.config import TransformerConfig
 from llm_jax.ops.sampling import Sampler
-
-
-def shape(given: dict[str, Any], **settings: Any) -> TransformerConfig:
-  """Of the decoder that both sides share."""
-  s = given["shape"]
-  return TransformerConfig(
-    num_layers=s["layers"],
-    embed_dim=s["width"],
-    mlp_dim=s["mlp"],
-    num_heads=s["heads"],
-    vocab_size=s["vocab"],
-    max_length=given["length"],
-    norm_eps=1e-6,
-    unroll=0,
-    dtype="bfloat16" if jax.default_backend() == "gpu" else "float32",
-    **settings,
-  )
 
 
 def params(given: dict[str, Any]) -> dict[str, Any]:
@@ -89,7 +72,7 @@ def main() -> None:
   host.keep_memory()
   given = json.loads(pathlib.Path(sys.argv[1]).read_text())
   mode, draws = sys.argv[2], int(sys.argv[3])
-  model = model_lib.of_shape(shape(given))
+  model = model_lib.of_shape(tuning_jax.shape(given, norm_eps=1e-6))
   variables = {"params": params(given)}
   batch = prompts(given, mode)
   group = given["group"] if mode == "group" else 1

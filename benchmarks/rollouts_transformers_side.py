@@ -16,22 +16,13 @@ import numpy as np
 import torch
 import transformers
 
+from benchmarks import llama
+
 
 def model(given: dict[str, Any]) -> transformers.PreTrainedModel:
   """The decoder that both sides share, with its weights."""
-  s = given["shape"]
-  config = transformers.LlamaConfig(
-    vocab_size=s["vocab"],
-    hidden_size=s["width"],
-    intermediate_size=s["mlp"],
-    num_hidden_layers=s["layers"],
-    num_attention_heads=s["heads"],
-    num_key_value_heads=s["heads"],
-    max_position_embeddings=given["length"],
-    tie_word_embeddings=True,
-    bos_token_id=1,
-    eos_token_id=None,
-    pad_token_id=0,
+  config = llama.config(
+    given, max_position_embeddings=given["length"], eos_token_id=None
   )
   out = transformers.LlamaForCausalLM(config).eval()
   with np.load(given["weights"]) as found, torch.no_grad():

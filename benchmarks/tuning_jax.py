@@ -23,10 +23,10 @@ from llm_jax.training.optimizers import AdamW
 from llm_jax.training.schedules import Schedule
 
 
-def experiment(given: dict, data: DataSettings, **settings) -> Experiment:
-  """One of the shape that both sides share."""
+def shape(given: dict, **settings) -> TransformerConfig:
+  """Of the decoder that both sides share."""
   s = given["shape"]
-  shape = TransformerConfig(
+  return TransformerConfig(
     num_layers=s["layers"],
     embed_dim=s["width"],
     mlp_dim=s["mlp"],
@@ -35,9 +35,14 @@ def experiment(given: dict, data: DataSettings, **settings) -> Experiment:
     max_length=given["length"],
     unroll=0,
     dtype="bfloat16" if jax.default_backend() == "gpu" else "float32",
+    **settings,
   )
+
+
+def experiment(given: dict, data: DataSettings, **settings) -> Experiment:
+  """One of the shape that both sides share."""
   base = Experiment(
-    model=shape,
+    model=shape(given),
     objective=Causal(),
     data=data,
     optimizer=AdamW(

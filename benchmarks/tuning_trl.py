@@ -13,24 +13,15 @@ import torch
 import transformers
 import trl
 
+from benchmarks import llama
+
 WARM = 2  # steps before those that are timed
 
 
 def model(given: dict) -> transformers.PreTrainedModel:
   """A Llama of the shape that both sides share."""
-  s = given["shape"]
-  config = transformers.LlamaConfig(
-    vocab_size=s["vocab"],
-    hidden_size=s["width"],
-    intermediate_size=s["mlp"],
-    num_hidden_layers=s["layers"],
-    num_attention_heads=s["heads"],
-    num_key_value_heads=s["heads"],
-    max_position_embeddings=given["length"] + 1,
-    tie_word_embeddings=True,
-    bos_token_id=1,
-    eos_token_id=2,
-    pad_token_id=0,
+  config = llama.config(
+    given, max_position_embeddings=given["length"] + 1, eos_token_id=2
   )
   torch.manual_seed(0)
   return transformers.LlamaForCausalLM(config)
