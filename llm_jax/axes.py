@@ -26,7 +26,7 @@ class Axis(NamedTuple):
 
 
 KEY = {
-  "B": Axis("sequences in a batch", activation=("data", "fsdp")),
+  "B": Axis("sequences in a batch", activation=("data", "fsdp", "expert")),
   "T": Axis("query or target positions"),
   "S": Axis("key and value positions"),
   "D": Axis("residual stream width", weight=("fsdp",)),
@@ -55,7 +55,7 @@ def spec(
   shape: tuple[int, ...] | None = None,
   sizes: dict[str, int] | None = None,
 ) -> PartitionSpec:
-  """ "BTD", "activation" -> PartitionSpec(("data", "fsdp"), None, None).
+  """ "DF", "weight" -> PartitionSpec("fsdp", "tensor").
 
   Args:
     suffix: one letter of `KEY` a dim; a digit or `_` is a dim that is never

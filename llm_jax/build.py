@@ -111,20 +111,19 @@ def check_batch(experiment: Experiment, mesh: Mesh) -> tuple[int, int]:
   """This process's share of a batch; ValueError where it cannot be cut."""
   share = mesh_lib.share(mesh, experiment.batch_size)
   together = experiment.objective.rows_together
-  cuts = mesh.shape["data"] * mesh.shape["fsdp"] * experiment.microbatches
+  cuts = mesh_lib.row_cuts(mesh.shape) * experiment.microbatches
+  by = mesh_lib.say_row_cuts(mesh.shape)
   if experiment.batch_size % (cuts * together):
     rows = f" x {together} rows that belong together" if together > 1 else ""
     raise ValueError(
       f"--batch_size={experiment.batch_size}: not divisible by"
-      f" --microbatches={experiment.microbatches} x data"
-      f" {mesh.shape['data']} x fsdp {mesh.shape['fsdp']}{rows}"
+      f" --microbatches={experiment.microbatches} x {by}{rows}"
     )
   for i, its in experiment.beside.items():
     if its.batch_size % (cuts * together):  # they are cut as the others are
       raise ValueError(
         f"--ptx.{i}.batch_size={its.batch_size}: not divisible by"
-        f" --microbatches={experiment.microbatches} x data"
-        f" {mesh.shape['data']} x fsdp {mesh.shape['fsdp']} x {together}"
+        f" --microbatches={experiment.microbatches} x {by} x {together}"
       )
   return share
 

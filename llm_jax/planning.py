@@ -11,6 +11,7 @@ from llm_jax.models import cache, sizing
 from llm_jax.models.config import TransformerConfig
 from llm_jax.models.heads import LOGIT_BYTES
 from llm_jax.reporting.throughput import PEAK
+from llm_jax.sharding import mesh as mesh_lib
 from llm_jax.training.state import TrainState
 
 # Bytes that a program may use on one device.
@@ -42,7 +43,7 @@ def describe(
   flops = sizing.flops_per_token(shape, e.data.length)
   devices = math.prod(mesh_shape.values())
   tokens = e.batch_size * e.data.length
-  cuts = mesh_shape["data"] * mesh_shape["fsdp"]
+  cuts = mesh_lib.row_cuts(mesh_shape)
   rows_here = e.batch_size // e.microbatches // cuts
   stays = abstract.frozen.get("reference", {})
   kept = _bytes(abstract.trainable) + _bytes(abstract.frozen)
@@ -87,7 +88,7 @@ def describe(
     work += flops.full * beside * e.steps
     seconds = work / (peak * EXPECTED_MFU * devices)
   moving = trees.size(abstract.trainable)
-  mesh = " x ".join(f"{k} {v}" for k, v in mesh_shape.items())
+  mesh = " x ".join(f"{k} {v}" for k, v in mesh_shape.items() if v > 1)
   rows = [
     ("parameters", f"{sizes.total:,}"),
     ("  that multiply each token", f"{sizes.matmul:,}"),
@@ -98,7 +99,7 @@ def describe(
     ("flops a token, full attention", f"{flops.full:,.0f}"),
     ("flops a token, causal attention", f"{flops.causal:,.0f}"),
     ("flops in all", f"{flops.full * tokens * e.steps:.3g}"),
-    ("devices", f"{devices} x {device_kind} ({mesh})"),
+    ("devices", f"{devices} x {device_kind}" + (f" ({mesh})" if mesh else "")),
     *((f"bytes a device: {k}", human(v)) for k, v in parts.items()),
     ("bytes a device: all", human(total)),
     ("device memory", human(limit) if limit else "unknown"),

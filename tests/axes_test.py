@@ -21,9 +21,9 @@ SIZES = {"data": 2, "fsdp": 2, "tensor": 2}
 @pytest.mark.parametrize(
   "suffix,kind,want",
   [
-    ("BTD", "activation", P(("data", "fsdp"), None, None)),
-    ("BTNH", "activation", P(("data", "fsdp"), None, "tensor", None)),
-    ("BTV", "activation", P(("data", "fsdp"), None, "tensor")),
+    ("BTD", "activation", P(("data", "fsdp", "expert"), None, None)),
+    ("BTNH", "activation", P(("data", "fsdp", "expert"), None, "tensor", None)),
+    ("BTV", "activation", P(("data", "fsdp", "expert"), None, "tensor")),
     ("DF", "weight", P("fsdp", "tensor")),
     ("LDNH", "weight", P(None, "fsdp", "tensor", None)),
     ("DV", "weight", P("fsdp", "tensor")),

@@ -65,7 +65,7 @@ WRONG = {
   "--batch_size=12": "--batch_size=12: not divisible by the mesh",
   "--microbatches=3": "--batch_size=8: not divisible by --microbatches=3",
   "--mesh.data=16": "needs 16 devices, this machine has 8",
-  "--mesh.fsdp=3": "--mesh.fsdp=3 --mesh.tensor=1: 8 devices are not",
+  "--mesh.fsdp=3": "--mesh.fsdp=3: 8 devices are not",
   "--mesh.fsdp=-1": "-1 at most once",
   "--mesh.tensor=0": "sizes are 1 or more",
   "--model.vocab_size=100": "--model.vocab_size=100: the tokenizer has 268",

@@ -1,4 +1,4 @@
-"""One mesh of three axes, and who holds which rows of a batch."""
+"""One mesh for everything, and who holds which rows of a batch."""
 
 from collections.abc import Mapping
 import dataclasses
@@ -12,7 +12,9 @@ import numpy as np
 from llm_jax import axes
 from llm_jax.config import field
 
-NAMES = ("data", "fsdp", "tensor")
+# From the axis whose devices may lie furthest apart to the one whose devices
+# speak most, which are neighbours.
+NAMES = ("stage", "data", "fsdp", "expert", "context", "tensor")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,12 +26,19 @@ class MeshShape:
   tensor: int = field(
     1, "devices that share heads, feed-forward and vocabulary", low=-1
   )
+  context: int = field(
+    1, "devices that share the positions of each row", low=-1
+  )
+  expert: int = field(
+    1, "devices that share experts; elsewhere they share rows", low=-1
+  )
+  stage: int = field(1, "devices that share layers, in turn", low=-1)
 
-  def sizes(self, num_devices: int) -> tuple[int, int, int]:
-    """The three sizes, with -1 filled. ValueError where they do not fit."""
-    given = (self.data, self.fsdp, self.tensor)
+  def sizes(self, num_devices: int) -> tuple[int, ...]:
+    """A size for each of `NAMES`, -1 filled. ValueError where it cannot be."""
+    given = tuple(getattr(self, name) for name in NAMES)
     asked = " ".join(
-      f"--mesh.{n}={s}" for n, s in zip(NAMES, given, strict=True)
+      f"--mesh.{n}={s}" for n, s in zip(NAMES, given, strict=True) if s != 1
     )
     if 0 in given or min(given) < -1 or given.count(-1) > 1:
       raise ValueError(f"{asked}: sizes are 1 or more, and -1 at most once")
@@ -42,8 +51,7 @@ class MeshShape:
       raise ValueError(
         f"{asked}: {num_devices} devices are not divisible by {rest}"
       )
-    data, fsdp, tensor = (s if s != -1 else num_devices // rest for s in given)
-    return data, fsdp, tensor
+    return tuple(s if s != -1 else num_devices // rest for s in given)
 
 
 def make(shape: MeshShape, devices: Any = None) -> Mesh:
@@ -63,16 +71,26 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, axes.spec("B", "activation"))
 
 
+def row_cuts(sizes: Mapping[str, int]) -> int:
+  """Into how many parts the rows of a batch are cut: data x fsdp x expert."""
+  return math.prod(sizes[name] for name in axes.KEY["B"].activation)
+
+
+def say_row_cuts(sizes: Mapping[str, int]) -> str:
+  """ "data 2 x fsdp 2 x expert 1", for errors."""
+  return " x ".join(f"{n} {sizes[n]}" for n in axes.KEY["B"].activation)
+
+
 def share(mesh: Mesh, batch_size: int) -> tuple[int, int]:
   """(index, count): this process holds block `index` of `count` equal ones.
 
-  Processes that only differ along `tensor` hold, and read, the same rows.
+  Processes that only differ along other axes hold, and read, the same rows.
   """
-  cuts = mesh.shape["data"] * mesh.shape["fsdp"]
+  cuts = row_cuts(mesh.shape)
   if batch_size % cuts:
     raise ValueError(
-      f"--batch_size={batch_size}: not divisible by the mesh, data x fsdp ="
-      f" {mesh.shape['data']} x {mesh.shape['fsdp']}"
+      f"--batch_size={batch_size}: not divisible by the mesh,"
+      f" {say_row_cuts(mesh.shape)}"
     )
   mine = batch_sharding(mesh).addressable_devices_indices_map((batch_size,))
   starts = sorted({index[0].start or 0 for index in mine.values() if index})

@@ -22,19 +22,26 @@ from llm_jax.sharding.mesh import MeshShape
   ],
 )
 def test_minus_one_is_all_that_is_left(given, want):
-  assert MeshShape(*given).sizes(8) == want
+  data, fsdp, tensor = want
+  assert MeshShape(*given).sizes(8) == (1, data, fsdp, 1, 1, tensor)
   mesh = mesh_lib.make(MeshShape(*given))
-  assert tuple(mesh.shape.values()) == want
-  assert tuple(mesh.shape) == ("data", "fsdp", "tensor")
+  assert tuple(mesh.shape.values()) == (1, data, fsdp, 1, 1, tensor)
+  assert tuple(mesh.shape) == mesh_lib.NAMES
   assert len(set(mesh.devices.flat)) == mesh.size
 
 
+@pytest.mark.parametrize("name", mesh_lib.NAMES)
+def test_every_axis_has_its_setting(name):
+  shape = MeshShape(**({"data": 2} | {name: 4}))
+  found = dict(mesh_lib.make(shape).shape)
+  assert found[name] == 4 and found["data"] == (4 if name == "data" else 2)
+  shape = MeshShape(**({"data": 2} | {name: -1}))
+  assert dict(mesh_lib.make(shape).shape)[name] == (8 if name == "data" else 4)
+
+
 def test_the_default_is_every_device_a_copy():
-  assert dict(mesh_lib.make(MeshShape()).shape) == {
-    "data": 8,
-    "fsdp": 1,
-    "tensor": 1,
-  }
+  found = dict(mesh_lib.make(MeshShape()).shape)
+  assert found == dict.fromkeys(mesh_lib.NAMES, 1) | {"data": 8}
   one = mesh_lib.make(MeshShape(), jax.devices()[3:4])
   assert list(one.devices.flat) == [jax.devices()[3]]
 
@@ -56,12 +63,12 @@ def test_what_does_not_fit_is_refused_with_its_flags(given, says):
   message = str(e.value)
   assert says in message and "\n" not in message
   for name, size in zip(("data", "fsdp", "tensor"), given, strict=True):
-    assert f"--mesh.{name}={size}" in message
+    assert (f"--mesh.{name}={size}" in message) == (size != 1)
 
 
 def test_a_batch_that_cannot_be_cut_is_refused():
   mesh = mesh_lib.make(MeshShape(2, 2, 2))
-  with pytest.raises(ValueError, match=r"--batch_size=6: .* 2 x 2"):
+  with pytest.raises(ValueError, match=r"--batch_size=6: .* data 2 x fsdp 2"):
     mesh_lib.share(mesh, 6)
 
 
