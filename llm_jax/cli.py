@@ -40,6 +40,7 @@ READ_BY = {
   "against": ("evaluate",),
   "kl_from": ("evaluate",),
   "judge": ("evaluate", "label"),
+  "distributed": tuple(VERBS),
   "coordinator": tuple(VERBS),
   "num_processes": tuple(VERBS),
   "process_id": tuple(VERBS),
@@ -161,6 +162,12 @@ def _define(experiment: Experiment) -> flags.FlagValues:
     " in place of the judge of the experiment",
   )
   define(
+    flags.DEFINE_bool,
+    "distributed",
+    False,
+    "several processes, found by JAX: on TPU pods, Slurm, Open MPI, Kubernetes",
+  )
+  define(
     flags.DEFINE_string, "coordinator", None, "several processes: host:port"
   )
   define(
@@ -253,12 +260,21 @@ def _run_verb(
   host.keep_memory()
   import jax  # noqa: PLC0415  (a bad flag is told before JAX is loaded)
 
-  if given.coordinator:
+  if given.distributed or given.coordinator:
     # It takes SIGTERM; only training does something with it.
     jax.config.update("jax_enable_preemption_service", verb == "train")
-    jax.distributed.initialize(
-      given.coordinator, given.num_processes, given.process_id
-    )
+    try:
+      jax.distributed.initialize(
+        given.coordinator, given.num_processes, given.process_id
+      )
+    except ValueError as e:
+      if given.coordinator or "coordinator_address" not in str(e):
+        raise
+      raise ValueError(
+        "--distributed: JAX finds no cluster here (a TPU pod, Slurm's srun,"
+        " mpirun or Kubernetes); elsewhere give --coordinator,"
+        " --num_processes and --process_id"
+      ) from e
   if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
     compiled = host.cache_folder() / "compiled"
     jax.config.update("jax_compilation_cache_dir", str(compiled))
@@ -326,6 +342,8 @@ def _check_processes(given: flags.FlagValues) -> None:
   missing = [f"--{n}" for n in names if given[n].value is None]
   if len(missing) == len(names):
     return
+  if given.distributed:
+    raise ValueError("--distributed: finds what --coordinator says; give one")
   if missing:
     raise ValueError(f"{' and '.join(missing)}: must be given with the others")
   if not 0 <= given.process_id < given.num_processes:

@@ -58,6 +58,8 @@ WRONG = {
   "plan": "unexpected 'plan' after train",
   "--num_processes=2": "--coordinator and --process_id: must be given",
   "--coordinator=a:1 --num_processes=2 --process_id=2": "from 0 to",
+  "--distributed": "--distributed: JAX finds no cluster here",
+  "--distributed --process_id=0": "finds what --coordinator says; give one",
   "--model.num_heads=3": "--model.num_heads=3: must divide",
   "--model.num_heads=4 --model.num_kv_heads=3": "--model.num_kv_heads=3: must",
   "--data.length=64": "--data.length=64: longer than --model.max_length=32",
