@@ -1,6 +1,6 @@
 """One mesh for everything, and who holds which rows of a batch."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import dataclasses
 import math
 from typing import Any
@@ -11,10 +11,31 @@ import numpy as np
 
 from llm_jax import axes
 from llm_jax.config import field
+from llm_jax.sharding import layout
 
 # From the axis whose devices may lie furthest apart to the one whose devices
 # speak most, which are neighbours.
 NAMES = ("stage", "data", "fsdp", "expert", "context", "tensor")
+
+
+@dataclasses.dataclass(frozen=True)
+class Slices:
+  """How many slices lie along an axis; between them the network is slow."""
+
+  data: int = field(1, "slices that copies of the model lie over", low=1)
+  fsdp: int = field(1, "slices that devices sharing weights lie over", low=1)
+  stage: int = field(1, "slices that layers lie over", low=1)
+
+  def over(self, sizes: Sequence[int]) -> tuple[int, ...]:
+    """Slices along each of `NAMES`. ValueError where an axis is not cut so."""
+    found = tuple(getattr(self, name, 1) for name in NAMES)
+    for name, size, n in zip(NAMES, sizes, found, strict=True):
+      if size % n:
+        raise ValueError(
+          f"--mesh.slices.{name}={n}: does not divide the {size} of"
+          f" --mesh.{name}"
+        )
+    return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +54,7 @@ class MeshShape:
     1, "devices that share experts; elsewhere they share rows", low=-1
   )
   stage: int = field(1, "devices that share layers, in turn", low=-1)
+  slices: Slices = Slices()
 
   def sizes(self, num_devices: int) -> tuple[int, ...]:
     """A size for each of `NAMES`, -1 filled. ValueError where it cannot be."""
@@ -58,12 +80,9 @@ def make(shape: MeshShape, devices: Any = None) -> Mesh:
   """The mesh over the first of `devices` (default: all) that it needs."""
   devices = jax.devices() if devices is None else devices
   sizes = shape.sizes(len(devices))
-  return jax.make_mesh(
-    sizes,
-    NAMES,
-    axis_types=(AxisType.Auto,) * len(NAMES),
-    devices=devices[: math.prod(sizes)],
-  )
+  over = shape.slices.over(sizes)
+  placed = layout.arrange(devices[: math.prod(sizes)], sizes, over)
+  return Mesh(placed, NAMES, axis_types=(AxisType.Auto,) * len(NAMES))
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
