@@ -24,6 +24,7 @@ from llm_jax import model as model_lib
 from llm_jax.checkpoints.store import Store
 from llm_jax.contracts import (
   Batch,
+  Block,
   Evaluator,
   Hook,
   Source,
@@ -107,7 +108,7 @@ def _tokens(
   return found
 
 
-def check_batch(experiment: Experiment, mesh: Mesh) -> tuple[int, int]:
+def check_batch(experiment: Experiment, mesh: Mesh) -> Block:
   """This process's share of a batch; ValueError where it cannot be cut."""
   share = mesh_lib.share(mesh, experiment.batch_size)
   together = experiment.objective.rows_together
@@ -209,7 +210,7 @@ def _source(
   the_model: Model,
   mesh: Mesh,
   folder: pathlib.Path,
-  share: tuple[int, int],
+  share: Block,
 ) -> Source:
   """Batches on the mesh: of data, or of what a model says to its prompts."""
   found = made.tokens
@@ -249,7 +250,7 @@ def _validator(
   made: Data,
   the_model: Model,
   mesh: Mesh,
-  share: tuple[int, int],
+  share: Block,
   source: Source,
 ) -> Evaluator:
   """What is measured of held-out data; ValueError where there is none."""
@@ -273,7 +274,7 @@ def _hooks(
   made: Data,
   the_model: Model,
   metrics: reporting.Metrics,
-  share: tuple[int, int],
+  share: Block,
   source: Source,
 ) -> list[Hook]:
   validation, samples = experiment.validation, experiment.samples

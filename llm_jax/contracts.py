@@ -24,6 +24,10 @@ where rows hold several documents, `segment_BT` i32 (0 = padding) and
 bool, scores of other positions are nothing. What a source has to tell of rows,
 `told_x_B`, nobody reads: its mean is the metric x of the step."""
 
+Block = tuple[int | tuple[int, ...], int]
+"""(index, count): the rows of a global batch that are a process's, as one of
+`count` equal blocks, or, with several indices, as those, in their order."""
+
 Roles = Mapping[str, Any]
 """Role ("policy", "reference", ...) -> Flax variables."""
 

@@ -6,7 +6,7 @@ import itertools
 from typing import Any
 
 from llm_jax import build
-from llm_jax.contracts import Batch, Tokenizer
+from llm_jax.contracts import Batch, Block, Tokenizer
 from llm_jax.data.instructions import Instructed
 from llm_jax.data.preferences import Preferences
 from llm_jax.data.preferred import Preferred
@@ -51,7 +51,7 @@ class Dataset:
 
 
 def of_run(
-  experiment: Experiment, made: build.Data, share: tuple[int, int]
+  experiment: Experiment, made: build.Data, share: Block
 ) -> Iterable[Dataset]:
   """The run's own data, then the others."""
   v = experiment.validation
@@ -66,7 +66,7 @@ def of_run(
 
 
 def _dataset(
-  settings: Evaluation, tokens: Any, batch_size: int, share: tuple[int, int]
+  settings: Evaluation, tokens: Any, batch_size: int, share: Block
 ) -> Dataset:
   batches = tokens.held_out(settings.split, batch_size, share)
   size, examples = len(batches), []

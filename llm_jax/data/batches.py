@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from llm_jax.contracts import Batch
+from llm_jax.contracts import Batch, Block
 from llm_jax.data.packing import Row, Rows
 
 _ENDLESS = 2**40  # samples, of a source that repeats for ever
@@ -46,7 +46,7 @@ class Offline:
     rows: one for each part of the mixture.
     weights: share of samples from each.
     batch_size: B of the global batch.
-    block: (index, count): which of `count` equal blocks is this process's.
+    block: which rows of each batch are this process's.
     together: how many rows a sample is, if `rows` gives several at once.
     widths: how many a batch may have, up to all T.
   """
@@ -56,7 +56,7 @@ class Offline:
     rows: Sequence[Rows],
     weights: Sequence[float],
     batch_size: int,
-    block: tuple[int, int] = (0, 1),
+    block: Block = (0, 1),
     together: int = 1,
     widths: int = 1,
   ):
@@ -135,7 +135,7 @@ class Finite:
     self,
     rows: Rows,
     batch_size: int,
-    block: tuple[int, int] = (0, 1),
+    block: Block = (0, 1),
     together: int = 1,
     widths: int = 1,
   ):
@@ -170,8 +170,8 @@ class Finite:
 
 
 def of_block(
-  batch: int, batch_size: int, block: tuple[int, int], together: int = 1
-) -> range:
+  batch: int, batch_size: int, block: Block, together: int = 1
+) -> Sequence[int]:
   """Samples, of `together` rows each, of a process's block of a batch."""
   index, count = block
   if batch_size % (count * together):
@@ -180,8 +180,14 @@ def of_block(
       f"--batch_size={batch_size}: not divisible by {count} processes{of}"
     )
   size = batch_size // (count * together)
-  first = (batch * count + index) * size
-  return range(first, first + size)
+  if isinstance(index, int):
+    first = (batch * count + index) * size
+    return range(first, first + size)
+  return [
+    at
+    for i in index
+    for at in of_block(batch, batch_size, (i, count), together)
+  ]
 
 
 def stack(rows: Sequence[Row], together: int = 1) -> Batch:

@@ -11,6 +11,7 @@ import numpy as np
 
 from llm_jax import axes
 from llm_jax.config import field
+from llm_jax.contracts import Block
 from llm_jax.sharding import layout
 
 # From the axis whose devices may lie furthest apart to the one whose devices
@@ -100,10 +101,11 @@ def say_row_cuts(sizes: Mapping[str, int]) -> str:
   return " x ".join(f"{n} {sizes[n]}" for n in axes.KEY["B"].activation)
 
 
-def share(mesh: Mesh, batch_size: int) -> tuple[int, int]:
-  """(index, count): this process holds block `index` of `count` equal ones.
+def share(mesh: Mesh, batch_size: int) -> Block:
+  """The rows of a batch that this process's devices hold.
 
-  Processes that only differ along other axes hold, and read, the same rows.
+  Processes that only differ along other axes hold, and read, the same rows. A
+  pod's torus may leave a process rows that are not beside each other.
   """
   cuts = row_cuts(mesh.shape)
   if batch_size % cuts:
@@ -111,34 +113,56 @@ def share(mesh: Mesh, batch_size: int) -> tuple[int, int]:
       f"--batch_size={batch_size}: not divisible by the mesh,"
       f" {say_row_cuts(mesh.shape)}"
     )
-  mine = batch_sharding(mesh).addressable_devices_indices_map((batch_size,))
-  starts = sorted({index[0].start or 0 for index in mine.values() if index})
-  if not starts:
+  held, count = _held(mesh), cuts
+  if not held:
     raise ValueError(
       f"--mesh: process {jax.process_index()} has no device in a mesh of"
       f" {mesh.size}; use all devices of all processes"
     )
-  rows = batch_size // cuts * len(starts)
-  if starts[-1] - starts[0] + batch_size // cuts != rows or starts[0] % rows:
-    raise ValueError("this process's devices do not hold one block of rows")
-  return starts[0] // rows, batch_size // rows
+  first, n = held[0], len(held)
+  if held == tuple(range(first, first + n)) and first % n == cuts % n == 0:
+    return first // n, count // n
+  return held, count
+
+
+def _held(mesh: Mesh) -> tuple[int, ...]:
+  """Which of the equal parts of a batch this process's devices hold."""
+  cuts = row_cuts(mesh.shape)
+  mine = batch_sharding(mesh).addressable_devices_indices_map((cuts,))
+  return tuple(
+    sorted({index[0].start or 0 for index in mine.values() if index})
+  )
 
 
 def place(batch: Any, mesh: Mesh) -> Any:
   """This process's rows -> arrays of the global batch, cut over the mesh."""
-  sharding = batch_sharding(mesh)
   if jax.process_count() == 1:
-    return jax.device_put(batch, sharding)
-  return jax.tree.map(
-    lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)),
-    batch,
-  )
+    return jax.device_put(batch, batch_sharding(mesh))
+  held, cuts = _held(mesh), row_cuts(mesh.shape)
+
+  def put(x: Any) -> jax.Array:
+    rows, x = len(x) // len(held), np.asarray(x)
+
+    def part(index: Any) -> np.ndarray:
+      first = held.index((index[0].start or 0) // rows) * rows
+      return x[first : first + rows]
+
+    shape = (rows * cuts, *x.shape[1:])
+    return jax.make_array_from_callback(shape, batch_sharding(mesh), part)
+
+  return jax.tree.map(put, batch)
 
 
 def place_whole(batch: Mapping[str, Any], mesh: Mesh) -> Any:
   """A batch that every process has whole -> arrays cut over the mesh."""
   (size,) = {len(x) for x in batch.values()}
-  index, count = share(mesh, size)
-  return place(
-    {name: np.array_split(x, count)[index] for name, x in batch.items()}, mesh
-  )
+  share(mesh, size)  # or say what is wrong
+  if jax.process_count() == 1:
+    return place(batch, mesh)
+
+  def put(x: Any) -> jax.Array:
+    x = np.asarray(x)
+    sharding = batch_sharding(mesh)
+    return jax.make_array_from_callback(x.shape, sharding, x.__getitem__)
+
+  return {name: put(x) for name, x in batch.items()}

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from llm_jax.data import batches
 from llm_jax.sharding import mesh as mesh_lib
 from llm_jax.sharding.mesh import MeshShape
 
@@ -128,12 +129,31 @@ def test_a_process_left_out_of_the_mesh_is_told(monkeypatch):
     list(shares(monkeypatch, MeshShape(4, 1, 1), 16, 2))
 
 
-def test_rows_that_are_not_one_block_are_refused(monkeypatch):
-  mesh = mesh_lib.make(MeshShape(8, 1, 1))
-  mine = Process(mesh_lib.batch_sharding(mesh), jax.devices()[::2])
-  monkeypatch.setattr(mesh_lib, "batch_sharding", lambda mesh: mine)
-  with pytest.raises(ValueError, match="one block of rows"):
-    mesh_lib.share(mesh, 16)
+@pytest.mark.parametrize(
+  ("shape", "mine", "want"),
+  [
+    ((8, 1, 1), slice(0, 8, 2), ((0, 2, 4, 6), 8)),
+    ((8, 1, 1), slice(1, 3), ((1, 2), 8)),
+    ((4, 1, 2), slice(2, 4), (1, 4)),
+    ((2, 2, 2), slice(0, 8, 4), ((0, 2), 4)),
+  ],
+)
+def test_rows_that_are_not_one_block_are_told_one_by_one(
+  monkeypatch, shape, mine, want
+):
+  mesh = mesh_lib.make(MeshShape(*shape))
+  held = Process(mesh_lib.batch_sharding(mesh), jax.devices()[mine])
+  monkeypatch.setattr(mesh_lib, "batch_sharding", lambda mesh: held)
+  share = mesh_lib.share(mesh, 16)
+  assert share == want
+  rows = set()
+  for (cut,) in held.addressable_devices_indices_map((16,)).values():
+    rows |= set(range(16)[cut])
+  assert list(batches.of_block(1, 16, share)) == [16 + i for i in sorted(rows)]
+  pairs = [
+    row for i in batches.of_block(0, 16, share, 2) for row in (2 * i, 2 * i + 1)
+  ]
+  assert pairs == sorted(rows)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -157,11 +177,3 @@ def test_a_placed_batch_is_cut_over_data_and_fsdp_only(shape):
   at = {s.device: s.index for s in placed["weight_B"].addressable_shards}
   for row in mesh.devices.reshape(-1, shape[2]):
     assert all(at[a] == at[b] for a, b in itertools.pairwise(row))
-
-
-def test_of_what_is_whole_a_process_places_its_share(monkeypatch):
-  mesh = mesh_lib.make(MeshShape(8, 1, 1))
-  monkeypatch.setattr(mesh_lib, "share", lambda mesh, size: (1, 2))
-  monkeypatch.setattr(mesh_lib, "place", lambda batch, mesh: batch)
-  found = mesh_lib.place_whole({"weight_B": np.arange(16)}, mesh)
-  np.testing.assert_array_equal(found["weight_B"], np.arange(8, 16))

@@ -13,6 +13,7 @@ import numpy as np
 import optax
 
 from llm_jax import axes, trees
+from llm_jax.data import batches
 from llm_jax.objectives.causal import Causal
 from llm_jax.sharding import mesh as mesh_lib
 from llm_jax.training import state as state_lib
@@ -42,9 +43,8 @@ def plan(mesh, config=CONFIG, batch=None, objective=None):
     )
   )
   placement = axes.shardings(boxed_state, mesh)
-  index, count = mesh_lib.share(mesh, small.DIMS.B)
-  rows = small.DIMS.B // count
-  mine = {k: v[index * rows : (index + 1) * rows] for k, v in batch.items()}
+  mine = batches.of_block(0, small.DIMS.B, mesh_lib.share(mesh, small.DIMS.B))
+  placed = mesh_lib.place({k: v[mine] for k, v in batch.items()}, mesh)
   step = jax.jit(
     functools.partial(
       step_lib.train_step,
@@ -56,7 +56,7 @@ def plan(mesh, config=CONFIG, batch=None, objective=None):
     out_shardings=(placement, None),
   )
   state = _put(state, placement)
-  return step, _put(state, placement), mesh_lib.place(mine, mesh)
+  return step, state, placed
 
 
 def _put(state, placement):
@@ -71,9 +71,9 @@ def _put(state, placement):
   return jax.tree.map(put, state, placement)
 
 
-def run(shape, **kwargs):
+def run(shape, devices=None, **kwargs):
   """Path -> array: losses, and what one step of slope 1 moved."""
-  mesh = mesh_lib.make(mesh_lib.MeshShape(*shape))
+  mesh = mesh_lib.make(mesh_lib.MeshShape(*shape), devices)
   with jax.set_mesh(mesh):
     step, before, batch = plan(mesh, **kwargs)
     after, metrics = step(before, batch)
@@ -94,9 +94,17 @@ def main() -> None:
   if processes > 1:
     jax.distributed.initialize(f"localhost:{port}", processes, process)
   with jax.enable_x64(True):
-    found = run((2, 2, 2))
+    # In a pod's torus a process may hold rows that are not beside each other.
+    devices = [d for pair in zip(*_by_process(), strict=True) for d in pair]
+    found = {0: run((2, 2, 2)), 1: run((8, 1, 1), devices)}
   if process == 0:
-    np.savez(out, **found)
+    flat = {f"{i}/{k}": x for i, its in found.items() for k, x in its.items()}
+    np.savez(out, **flat)
+
+
+def _by_process():
+  half = jax.device_count() // 2
+  return jax.devices()[:half], jax.devices()[half:]
 
 
 if __name__ == "__main__":
