@@ -17,9 +17,8 @@ RM := $(BIN)/python -m experiments.rm_tiny_stdlib
 DPO := $(BIN)/python -m experiments.dpo_tiny_stdlib
 PPO := $(BIN)/python -m experiments.ppo_tiny_stdlib
 # All are asked the questions of one experiment, in the same way.
-ASK := $(PPO) evaluate --judge=$(JUDGE) --kl_from=$(TUNED) --batch_size=64 \
-	--validation.questions=0 --validation.temperature=0.7 \
-	--samples.max_new_tokens=32
+ASK := $(PPO) evaluate --judge=$(JUDGE) --kl_from=$(TUNED) --only=docstrings \
+	--batch_size=64 --validation.temperature=0.7 --samples.max_new_tokens=32
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test lint clean
@@ -39,14 +38,14 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(BIN)/python -c 'import jax, llm_jax'
 	@touch $(STAMP)
 
-demo: $(PAGE) ## trains and judges five small models, and compares them (about 13 minutes)
+demo: $(PAGE) ## trains and judges five small models, and compares them (about 12 minutes)
 	@echo "Done. Open $(PAGE); each model's own page is report.html in its folder"
 
 # Each stage leaves a file when it has ended: a demo that was stopped goes on
 # with the stage that it was in, which goes on from its last checkpoint.
 $(DEMO)/1.done: | $(STAMP)
 	@echo "1/7 Pretraining a small model on the standard library's text, about 3 minutes"
-	@$(PRETRAIN) train --workdir=$(BASE) --steps=450
+	@$(PRETRAIN) train --workdir=$(BASE) --steps=380
 	@touch $@
 
 $(DEMO)/2.done: $(DEMO)/1.done
@@ -56,8 +55,7 @@ $(DEMO)/2.done: $(DEMO)/1.done
 
 $(DEMO)/3.done: $(DEMO)/2.done
 	@echo "3/7 A reward model, which tells better answers from worse ones, about a minute"
-	@$(RM) train --init_from=$(TUNED) --workdir=$(JUDGE) --steps=160 --validation.every=80
-	@$(RM) evaluate --workdir=$(JUDGE)
+	@$(RM) train --init_from=$(TUNED) --workdir=$(JUDGE) --steps=140 --validation.every=70
 	@touch $@
 
 $(DEMO)/4.done: $(DEMO)/3.done

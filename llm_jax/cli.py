@@ -39,6 +39,7 @@ READ_BY = {
   "checkpoint_step": ("evaluate", "generate", "label", "merge"),
   "against": ("evaluate",),
   "kl_from": ("evaluate",),
+  "only": ("evaluate",),
   "judge": ("evaluate", "label"),
   "distributed": tuple(VERBS),
   "coordinator": tuple(VERBS),
@@ -153,6 +154,13 @@ def _define(experiment: Experiment) -> flags.FlagValues:
     None,
     "run folder that the KL of answers is measured from; none = what the policy"
     " began with",
+  )
+  define(
+    flags.DEFINE_list,
+    "only",
+    [],
+    "names of the evaluations to measure, between commas; `data` is the run's"
+    " own; none = all",
   )
   define(
     flags.DEFINE_string,
@@ -303,7 +311,7 @@ def _run_verb(
     return verbs.plan(experiment)
   if verb == "evaluate":
     return evaluating.evaluate(
-      experiment, folder, step, given.against, given.kl_from
+      experiment, folder, step, given.against, given.kl_from, given.only
     )
   if verb == "generate":
     return verbs.generate(

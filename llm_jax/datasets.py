@@ -1,6 +1,6 @@
 """What `evaluate` measures a run on: its own data, and others'."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 import dataclasses
 import itertools
 from typing import Any
@@ -50,16 +50,34 @@ class Dataset:
     return (self.pairs[i] for i in range(size))
 
 
+def chosen(experiment: Experiment, only: Sequence[str]) -> Experiment:
+  """With the evaluations that are named; ValueError for a name of none."""
+  names = [OWN, *(e.name for e in experiment.evaluations)]
+  for name in only:
+    if name not in names:
+      raise ValueError(
+        f"--only={name}: must be of the data there are: {', '.join(names)}"
+      )
+  if not only:
+    return experiment
+  kept = tuple(e for e in experiment.evaluations if e.name in only)
+  return dataclasses.replace(experiment, evaluations=kept)
+
+
 def of_run(
-  experiment: Experiment, made: build.Data, share: Block
+  experiment: Experiment,
+  own: Any,
+  tokenizer: Tokenizer,
+  share: Block,
 ) -> Iterable[Dataset]:
-  """The run's own data, then the others."""
+  """The run's own data as ids, unless there is None, then the others."""
   v = experiment.validation
-  own = Evaluation(OWN, experiment.data, v.split, 0, v.questions)
-  yield _dataset(own, made.tokens, experiment.batch_size, share)
+  if own is not None:
+    its = Evaluation(OWN, experiment.data, v.split, 0, v.questions)
+    yield _dataset(its, own, experiment.batch_size, share)
   for i, e in enumerate(experiment.evaluations):
     try:
-      tokens = build.tokens(e.data, made.tokenizer)
+      tokens = build.tokens(e.data, tokenizer)
       yield _dataset(e, tokens, experiment.batch_size, share)
     except ValueError as error:
       raise ValueError(f"--evaluations.{i} ({e.name}): {error}") from error

@@ -1,5 +1,6 @@
 """The verb `evaluate`: a run on its own data, on others, beside another run."""
 
+from collections.abc import Sequence
 import dataclasses
 import pathlib
 from typing import Any, NamedTuple
@@ -27,6 +28,7 @@ from llm_jax.data.preferred import Preferred
 from llm_jax.datasets import (
   check_classes,
   check_lengths,
+  chosen,
   Dataset,
   of_run,
   OWN,
@@ -58,6 +60,7 @@ def evaluate(
   step: int | None,
   against: str | None = None,
   kl_from: str | None = None,
+  only: Sequence[str] = (),
 ) -> int:
   """Measures a checkpoint; prints tables, writes evaluation.json.
 
@@ -68,6 +71,7 @@ def evaluate(
     against: folder of another run, measured likewise.
     kl_from: folder of the run that KL of answers is from; None is what a
       policy began with.
+    only: names of the data to measure; none is all of them.
 
   Raises:
     ValueError: data that the model cannot read; another run that is none, or
@@ -75,6 +79,7 @@ def evaluate(
   """
   checks.settings(experiment)
   checks.checkpoint(folder, step)
+  experiment = chosen(experiment, only)
   check_lengths(experiment)
   mesh = mesh_lib.make(experiment.mesh)
   share = build.check_batch(experiment, mesh)
@@ -83,12 +88,18 @@ def evaluate(
   if kl_from is not None:
     _other("kl_from", kl_from, folder, experiment)
   with jax.set_mesh(mesh):
-    made = build.data(experiment, folder)
-    datasets = list(of_run(experiment, made, share))
+    made = None
+    if not only or OWN in only:
+      made = build.data(experiment, folder)
+    tokenizer = (
+      made.tokenizer if made else tokenizers.load(folder / "tokenizer")
+    )
+    own = made.tokens if made else None
+    datasets = list(of_run(experiment, own, tokenizer, share))
     _check_judged(experiment, datasets)
     judging = answering.judges(experiment, folder, step, mesh)
     at, measured, compared, classified, said = _measure(
-      experiment, mesh, made.tokenizer, datasets, folder, step, judging, kl_from
+      experiment, mesh, tokenizer, datasets, folder, step, judging, kl_from
     )
     split = experiment.validation.split
     found: dict[str, Any] = {
@@ -116,7 +127,7 @@ def evaluate(
       there, others, *_ = _measure(
         other,
         mesh,
-        made.tokenizer,
+        tokenizer,
         datasets,
         other_folder,
         None,
@@ -131,9 +142,10 @@ def evaluate(
         "datasets": others,
         "comparison": comparison.compare(measured, others),
       }
-  counts_all = not isinstance(made.tokens, Instructed | Preferred)
   first = jax.process_index() == 0
+  counts_all = made and not isinstance(own, Instructed | Preferred)
   if experiment.validation.baselines and counts_all and first:
+    assert made is not None
     with waiting("n-gram baselines"):
       found["results"] |= _baselines(made, split)
   if first:

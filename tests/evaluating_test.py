@@ -125,6 +125,23 @@ def test_other_data_and_another_run_are_measured_alike(runs):
     assert alone["datasets"][name] == against["datasets"][name]
 
 
+def test_what_is_named_is_measured_alone(runs, monkeypatch):
+  """Without the run's own data being read, which may take long."""
+  monkeypatch.delattr("llm_jax.build.data")
+  experiment = _experiment(runs)
+  asked = ["evaluate", f"--workdir={runs / 'tuned'}", *QUICK]
+  said = command.call(*asked, "--only=text", experiment=experiment)
+  assert said.code == 0, said.err
+  found = json.loads((runs / "tuned/evaluation.json").read_text())
+  assert list(found["datasets"]) == ["text"]
+  assert found["results"] == {"model": found["datasets"]["text"]}
+  said = command.call(*asked, "--only=text,txt", experiment=experiment)
+  assert said.code == 2
+  assert said.err.strip() == (
+    "error: --only=txt: must be of the data there are: data, text, questions"
+  )
+
+
 def test_another_run_must_be_one_and_read_the_same_tokens(runs, tmp_path):
   flags = ["evaluate", f"--workdir={runs / 'tuned'}"]
   for flag in ("against", "kl_from"):
