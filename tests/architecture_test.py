@@ -77,9 +77,12 @@ def test_rooms_do_not_know_each_other_and_use_only_their_doors():
 
 
 def copy(folder):
-  shutil.copytree(
-    PACKAGE, folder / "llm_jax", ignore=shutil.ignore_patterns("__pycache__")
-  )
+  for package in ("llm_jax", "launch"):
+    shutil.copytree(
+      ROOT / package,
+      folder / package,
+      ignore=shutil.ignore_patterns("__pycache__"),
+    )
   shutil.copy(ROOT / "pyproject.toml", folder)
 
 

@@ -1,0 +1,58 @@
+"""Text for bash: settings at the top, then lines that are always the same."""
+
+import pathlib
+import shlex
+from typing import Any
+
+_HERE = pathlib.Path(__file__).parent
+
+
+def script(about: str, variables: dict[str, Any], *bodies: str) -> str:
+  """A whole script, which may also be pasted into a shell.
+
+  It is one subshell: what is pasted ends that, not the shell, and is read to
+  its last line before any of it runs.
+  """
+  parts = [assignments(variables), *bodies]
+  text = "\n".join(part.strip("\n") + "\n" for part in parts)
+  return f"#!/usr/bin/env bash\n# {about}\n(\nset -euo pipefail\n\n{text})\n"
+
+
+def assignments(variables: dict[str, Any]) -> str:
+  """name=value lines; a list becomes an array."""
+  lines = []
+  for name, value in variables.items():
+    if isinstance(value, bool):
+      value = str(value).lower()
+    if isinstance(value, list | tuple):
+      lines.append(f"{name}=({_wrapped(list(value))})")
+    else:
+      lines.append(f"{name}={shlex.quote(str(value))}")
+  return "\n".join(lines) + "\n"
+
+
+def body(name: str) -> str:
+  """A file of this folder, without its lines for shellcheck."""
+  text = (_HERE / name).read_text(encoding="utf-8")
+  lines = text.splitlines()
+  return "\n".join(x for x in lines if not x.startswith("# shellcheck"))
+
+
+def heredoc(path: str, word: str, text: str) -> str:
+  """Lines that write `text` to the file `path`, an expression of bash."""
+  assert word not in text.splitlines()
+  return f"cat >{path} <<'{word}'\n{text.rstrip()}\n{word}\n"
+
+
+def _wrapped(words: list[str]) -> str:
+  """On one line, or an option a line where it is long."""
+  line = shlex.join(words)
+  if len(line) < 60:
+    return line
+  lines: list[str] = []
+  for word in map(shlex.quote, words):
+    if lines and not word.startswith("-") and not lines[-1].startswith("-"):
+      lines[-1] += f" {word}"
+    else:
+      lines.append(word)
+  return "\n  " + "\n  ".join(lines) + "\n"
