@@ -1,6 +1,6 @@
 """Experiment -> Run: the one place where the rooms meet."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import dataclasses
 import functools
 import pathlib
@@ -111,9 +111,15 @@ def _tokens(
 def check_batch(experiment: Experiment, mesh: Mesh) -> Block:
   """This process's share of a batch; ValueError where it cannot be cut."""
   share = mesh_lib.share(mesh, experiment.batch_size)
+  check_cuts(experiment, mesh.shape)
+  return share
+
+
+def check_cuts(experiment: Experiment, sizes: Mapping[str, int]) -> None:
+  """ValueError where a mesh of such sizes cannot cut a batch."""
   together = experiment.objective.rows_together
-  cuts = mesh_lib.row_cuts(mesh.shape) * experiment.microbatches
-  by = mesh_lib.say_row_cuts(mesh.shape)
+  cuts = mesh_lib.row_cuts(sizes) * experiment.microbatches
+  by = mesh_lib.say_row_cuts(sizes)
   if experiment.batch_size % (cuts * together):
     rows = f" x {together} rows that belong together" if together > 1 else ""
     raise ValueError(
@@ -126,7 +132,6 @@ def check_batch(experiment: Experiment, mesh: Mesh) -> Block:
         f"--ptx.{i}.batch_size={its.batch_size}: not divisible by"
         f" --microbatches={experiment.microbatches} x {by} x {together}"
       )
-  return share
 
 
 def run(experiment: Experiment, folder: pathlib.Path, mesh: Mesh) -> Run:

@@ -1,6 +1,5 @@
 """The verbs: `python -m experiments.NAME VERB [--flag=value ...]`."""
 
-from collections.abc import Callable
 import dataclasses
 import difflib
 import itertools
@@ -12,40 +11,13 @@ from typing import Any
 
 from absl import flags
 
-from llm_jax import config, host
+from llm_jax import command_flags, config, host
+from llm_jax.command_flags import READ_BY, VERBS
 from llm_jax.experiment import Experiment
 from llm_jax.judges.function import Function
 from llm_jax.judges.reward import RewardModel
 from llm_jax.training.hooks import DivergedError, NonFiniteError
 
-VERBS = {
-  "train": "runs, or resumes what --workdir holds",
-  "plan": "parameters, flops, bytes a device, expected time",
-  "evaluate": "measures a checkpoint; a table and evaluation.json",
-  "compare": "evaluated --runs beside each other; a page at --into",
-  "generate": "text from --prompt, --prompts_file or the terminal",
-  "label": "completions of prompts, judged: preferences at --into",
-  "merge": "adapters into their base; an ordinary run folder at --into",
-  "show": "resolved settings, and each parameter's shape and placement",
-}
-# Flags that are no settings of an experiment, and the verbs that read them.
-READ_BY = {
-  "prompt": ("generate",),
-  "prompts_file": ("generate", "label"),
-  "adapter": ("generate",),
-  "into": ("compare", "label", "merge"),
-  "runs": ("compare",),
-  "best": ("label",),
-  "checkpoint_step": ("evaluate", "generate", "label", "merge"),
-  "against": ("evaluate",),
-  "kl_from": ("evaluate",),
-  "only": ("evaluate",),
-  "judge": ("evaluate", "label"),
-  "distributed": tuple(VERBS),
-  "coordinator": tuple(VERBS),
-  "num_processes": tuple(VERBS),
-  "process_id": tuple(VERBS),
-}
 # Settings, by how they begin, that only some verbs read.
 _READ_BY = {
   ("label.",): ("label",),
@@ -122,68 +94,7 @@ def _is_function(judge: str) -> bool:
 def _define(experiment: Experiment) -> flags.FlagValues:
   given = flags.FlagValues()
   config.define(experiment, given)
-
-  def define(make: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
-    make(*args, flag_values=given, **kwargs)
-
-  define(
-    flags.DEFINE_multi_string, "prompt", [], "continue this text; repeatable"
-  )
-  define(flags.DEFINE_string, "prompts_file", None, "a prompt a line")
-  define(
-    flags.DEFINE_multi_string,
-    "adapter",
-    [],
-    "answer with this run's adapters; runs/a+runs/b stacks two, none is the"
-    " base; repeatable: each prompt is answered with each",
-  )
-  define(
-    flags.DEFINE_string, "into", None, "folder of a run or page, or .jsonl"
-  )
-  define(
-    flags.DEFINE_list, "runs", [], "folders of evaluated runs, between commas"
-  )
-  define(flags.DEFINE_bool, "best", False, "the best completions, to train on")
-  define(
-    flags.DEFINE_integer, "checkpoint_step", None, "which one; none = the last"
-  )
-  define(flags.DEFINE_string, "against", None, "run folder to compare with")
-  define(
-    flags.DEFINE_string,
-    "kl_from",
-    None,
-    "run folder that the KL of answers is measured from; none = what the policy"
-    " began with",
-  )
-  define(
-    flags.DEFINE_list,
-    "only",
-    [],
-    "names of the evaluations to measure, between commas; `data` is the run's"
-    " own; none = all",
-  )
-  define(
-    flags.DEFINE_string,
-    "judge",
-    None,
-    "run folder of a reward model, or FILE.py:NAME of a function, that judges"
-    " in place of the judge of the experiment",
-  )
-  define(
-    flags.DEFINE_bool,
-    "distributed",
-    False,
-    "several processes, found by JAX: on TPU pods, Slurm, Open MPI, Kubernetes",
-  )
-  define(
-    flags.DEFINE_string, "coordinator", None, "several processes: host:port"
-  )
-  define(
-    flags.DEFINE_integer, "num_processes", None, "several processes: how many"
-  )
-  define(
-    flags.DEFINE_integer, "process_id", None, "several processes: this one"
-  )
+  command_flags.define(given)
   return given
 
 
@@ -308,7 +219,9 @@ def _run_verb(
     _check_tokenizer(experiment, given)
     return verbs.train(_with_judge(experiment, given, verb), folder, name)
   if verb == "plan":
-    return verbs.plan(experiment)
+    return verbs.plan(
+      experiment, given.topology, given.slices, given.search, given.compile
+    )
   if verb == "evaluate":
     return evaluating.evaluate(
       experiment, folder, step, given.against, given.kl_from, given.only

@@ -12,17 +12,11 @@ from llm_jax.models.config import TransformerConfig
 from llm_jax.models.heads import LOGIT_BYTES
 from llm_jax.reporting.throughput import PEAK
 from llm_jax.sharding import mesh as mesh_lib
+from llm_jax.sharding.topologies import CHIPS
 from llm_jax.training.state import TrainState
 
 # Bytes that a program may use on one device.
-MEMORY = {
-  "TPU v4": 30.75 * 2**30,
-  "TPU v5 lite": 15.75 * 2**30,
-  "TPU v5": 95.74 * 2**30,
-  "TPU v6 lite": 31.25 * 2**30,
-  "NVIDIA H100 80GB HBM3": 79.1 * 2**30,
-  "NVIDIA H200": 139.8 * 2**30,
-}
+MEMORY = {chip.kind: chip.memory for chip in CHIPS.values()}
 EXPECTED_MFU = 0.4
 
 
@@ -46,9 +40,9 @@ def describe(
   cuts = mesh_lib.row_cuts(mesh_shape)
   rows_here = e.batch_size // e.microbatches // cuts
   stays = abstract.frozen.get("reference", {})
-  kept = _bytes(abstract.trainable) + _bytes(abstract.frozen)
+  kept = bytes_of(abstract.trainable) + bytes_of(abstract.frozen)
   asks = "reference" in abstract.frozen or abstract.reference is not None
-  reference = _bytes(stays) + _bytes(abstract.reference)
+  reference = bytes_of(stays) + bytes_of(abstract.reference)
   models = 1 + e.objective.needs_critic
   beside = sum(
     (its.batch_size or e.batch_size) * its.data.length
@@ -58,7 +52,7 @@ def describe(
     shape, count // e.microbatches // cuts
   )
   step = {
-    "gradients": _bytes(abstract.trainable) * (1 + (e.microbatches > 1)),
+    "gradients": bytes_of(abstract.trainable) * (1 + (e.microbatches > 1)),
     "activations": (models * whole(tokens) + whole(beside))
     // mesh_shape["tensor"],
     "logits": 3
@@ -71,10 +65,10 @@ def describe(
   if e.draws:
     drawing = {"cache of what is drawn": _cache(e, shape) // devices}
   parts = {
-    "parameters": kept - _bytes(stays),
+    "parameters": kept - bytes_of(stays),
     **({"reference": reference} if asks else {}),
-    "optimizer": _bytes(abstract.opt_state),
-    "moving average": _bytes(abstract.average),
+    "optimizer": bytes_of(abstract.opt_state),
+    "moving average": bytes_of(abstract.average),
   }
   # What is drawn and what is learned are not there at the same time.
   total = sum(parts.values()) + max(sum(step.values()), sum(drawing.values()))
@@ -128,7 +122,7 @@ def _cache(experiment: Experiment, shape: TransformerConfig) -> int:
   return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(empty))
 
 
-def _bytes(tree: Any) -> int:
+def bytes_of(tree: Any) -> int:
   """Bytes on one device."""
   total = 0
   for x in jax.tree.leaves(tree):

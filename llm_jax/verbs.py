@@ -19,6 +19,8 @@ from llm_jax import (
   config,
   details,
   planning,
+  topology_plan,
+  topology_report,
   trees,
   weights,
 )
@@ -28,6 +30,7 @@ from llm_jax.peft.method import Full
 from llm_jax.reporting import report
 from llm_jax.reporting.progress import progress, say, waiting
 from llm_jax.sharding import mesh as mesh_lib
+from llm_jax.sharding import topologies
 from llm_jax.training import loop
 
 settings = claim.settings
@@ -97,9 +100,32 @@ def train(experiment: Experiment, folder: pathlib.Path, name: str) -> int:
   return 143 if stop.asked else 0
 
 
-def plan(experiment: Experiment) -> int:
-  """Prints what the run costs; 3 where it does not fit."""
+def plan(
+  experiment: Experiment,
+  topology: str | None = None,
+  slices: int = 1,
+  search: bool = False,
+  compile_it: bool = True,
+) -> int:
+  """Prints what the run costs; 3 where it does not fit.
+
+  Args:
+    experiment: what is planned.
+    topology: machines that are not here; None = this one, by analysis.
+    slices: how many of them.
+    search: also say which settings may be better there.
+    compile_it: compile for them, too.
+  """
   checks.settings(experiment)
+  if topology is not None:
+    return _plan_for(experiment, topologies.of(topology, slices), compile_it)
+  for flag, given in (
+    (f"slices={slices}", slices != 1),
+    ("search", search),
+    ("nocompile", not compile_it),
+  ):
+    if given:
+      raise ValueError(f"--{flag}: needs --topology, as in v5p-128")
   mesh = mesh_lib.make(experiment.mesh)
   build.check_batch(experiment, mesh)
   model = model_lib.of_shape(model_lib.expected_shape(experiment))
@@ -119,6 +145,18 @@ def plan(experiment: Experiment) -> int:
     say("does not fit")
     return 3
   return 0
+
+
+def _plan_for(
+  experiment: Experiment, topology: topologies.Topology, compile_it: bool
+) -> int:
+  """Prints what the run needs of machines that are not here."""
+  plan = topology_plan.make(experiment, topology, compile_it)
+  _columns(topology_report.rows(plan))
+  print("\n".join(topology_report.sent(plan)))
+  if not plan.fits:
+    say("does not fit")
+  return 0 if plan.fits else 3
 
 
 def show(experiment: Experiment, name: str) -> int:

@@ -59,8 +59,8 @@ def test_parameters_and_bytes_are_the_real_tree_s(name):
   rows, _, abstract = described(e)
   total = sizing.parameters(e.model).total
   assert rows["parameters"] == f"{total:,}"
-  assert planning._bytes(abstract.trainable) == 4 * total
-  extra = planning._bytes(abstract.opt_state) - 8 * total
+  assert planning.bytes_of(abstract.trainable) == 4 * total
+  extra = planning.bytes_of(abstract.opt_state) - 8 * total
   assert 0 <= extra <= 16  # counts of steps
   assert rows["bytes a device: parameters"] == planning.human(4 * total)
   flops = sizing.flops_per_token(e.model, e.data.length)
@@ -121,7 +121,7 @@ def test_mutant_counting_whole_arrays_is_caught(monkeypatch):
   whole = lambda tree: sum(
     math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree)
   )
-  monkeypatch.setattr(planning, "_bytes", whole)
+  monkeypatch.setattr(planning, "bytes_of", whole)
   with pytest.raises(AssertionError):
     test_bytes_a_device_are_those_it_holds(optimizers.AdamW)
 
@@ -195,11 +195,11 @@ def test_what_draws_keeps_a_cache_and_a_critic_in_its_step():
   few = dataclasses.replace(drawn, batch=32)
   _, step, abstract = asked(PPO(critic="shared"), rollouts=few)
   rest = sum(
-    planning._bytes(x) for x in (abstract.trainable, abstract.opt_state)
+    planning.bytes_of(x) for x in (abstract.trainable, abstract.opt_state)
   )
   assert less["bytes"] == rest + cache + 2
   learning = step["bytes"] - rest
-  assert planning._bytes(abstract.trainable) + activations < learning < cache
+  assert planning.bytes_of(abstract.trainable) + activations < learning < cache
   plain, nothing, _ = asked(Causal())
   assert name("cache of what is drawn") not in plain
   assert nothing["bytes"] == step["bytes"]

@@ -3,8 +3,8 @@
 import collections
 import time
 
-# Dense bfloat16 flop/s of one chip, by JAX's device_kind, from the vendors'
-# data sheets.
+# Dense bfloat16 flop/s of one device, by JAX's device_kind, from the vendors'
+# data sheets. Each core of a TPU7x is a device.
 PEAK = {
   "TPU v4": 275e12,
   "TPU v5 lite": 197e12,
@@ -13,6 +13,7 @@ PEAK = {
   "TPU v5p": 459e12,
   "TPU v6 lite": 918e12,
   "TPU v6e": 918e12,
+  "TPU7x": 1153.5e12,
   "NVIDIA A100-SXM4-40GB": 312e12,
   "NVIDIA A100-SXM4-80GB": 312e12,
   "NVIDIA H100 80GB HBM3": 989e12,
