@@ -7,7 +7,6 @@ import os
 import pathlib
 import sys
 import traceback
-from typing import Any
 
 from absl import flags
 

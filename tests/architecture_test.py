@@ -21,7 +21,7 @@ DOORS = {
   "pyarrow": {"data"},
   "sentencepiece": {"tokenizers"},
   "tokenizers": {"tokenizers"},
-  "absl": {"config", "cli"},
+  "absl": {"config", "cli", "command_flags"},
   "rich": {"reporting"},
   "tensorboardX": {"reporting"},
   "matplotlib": {"reporting"},
