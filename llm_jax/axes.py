@@ -35,6 +35,7 @@ KEY = {
   "N": Axis("query heads", ("tensor",), ("tensor",)),
   "K": Axis("key and value heads", ("tensor",), ("tensor",)),
   "H": Axis("width of one head"),
+  "M": Axis("experts of a mixture", weight=("expert",)),
   "L": Axis("layers, stacked"),
   "P": Axis("learned positions"),
   "R": Axis("adapter rank, or bottleneck width"),
@@ -90,12 +91,17 @@ def box(x: Any, suffix: str) -> Any:
   return nn.LogicallyPartitioned(x, tuple(suffix))
 
 
+def num_stacked(suffix: str) -> int:
+  """Dims before those of one kernel, layers and experts: "LMDF" -> 2."""
+  return len(suffix) - len(suffix.lstrip("LM"))
+
+
 def num_inputs(suffix: str) -> int:
   """How many dims of a kernel are contracted: "LDNH" -> 1, "LNHD" -> 2.
 
   Kernels read the residual stream D or write it.
   """
-  dims = suffix.removeprefix("L")
+  dims = suffix.lstrip("LM")
   return 1 if dims.startswith("D") else len(dims) - 1
 
 

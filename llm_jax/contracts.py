@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from llm_jax.ops.metrics import Mean
+from llm_jax.ops.routing import Routing
 
 Batch = Mapping[str, Any]
 """Arrays of one global batch, by suffixed name. A causal batch holds
@@ -42,6 +43,7 @@ class Scores(NamedTuple):
   entropy_BT: jax.Array | None = None  # nats, where asked for
   hit_BT: jax.Array | None = None  # target is the arg max, where asked for
   output_BTO: jax.Array | None = None  # of the output head, where there is one
+  routing: Routing | None = None  # of experts, where there are any
 
 
 class Score(Protocol):

@@ -7,6 +7,7 @@ or else from the seed. Checksums of the frozen half tell another base apart.
 from collections.abc import Callable, Sequence
 import dataclasses
 import functools
+import operator
 import pathlib
 from typing import Any
 import warnings
@@ -23,6 +24,7 @@ from llm_jax.experiment import Experiment
 from llm_jax.model import Model
 from llm_jax.objectives.mixed import Mixed
 from llm_jax.objectives.packed import Packed
+from llm_jax.objectives.routed import Routed
 from llm_jax.ops.checksum import checksum
 from llm_jax.peft import hold, merge
 from llm_jax.peft.sites import Base
@@ -33,7 +35,10 @@ from llm_jax.training.state import TrainState
 
 OUTPUT_HEAD = "output_head"  # of a model; a base may be without it
 # Settings that say what weights mean, and that no shape tells apart.
-_MEANING = ("norm", "positions", "activation")
+_MEANING = (
+  *("norm", "positions", "activation"),
+  *("experts.per_token", "experts.normalise"),
+)
 Encode = Callable[[str], Sequence[int]]
 
 
@@ -152,7 +157,7 @@ def plan(
   )
   step = functools.partial(
     step_lib.train_step,
-    objective=Packed(_whole_objective(experiment)),
+    objective=_whole_objective(experiment),
     forward=forward(model, experiment.scored_at),
     optimizer=optimizer,
     microbatches=experiment.microbatches,
@@ -179,10 +184,13 @@ def plan(
 
 
 def _whole_objective(experiment: Experiment) -> Objective:
-  """The objective, with what is modelled beside it."""
+  """The objective, with what is modelled beside it, on whatever rows."""
   weights = tuple(its.weight for its in experiment.beside.values())
-  objective = experiment.objective
-  return Mixed(objective, weights) if weights else objective
+  objective, experts = experiment.objective, experiment.model.experts
+  whole = Packed(Mixed(objective, weights) if weights else objective)
+  if not experts.num:
+    return whole
+  return Routed(whole, experts.balance, experts.z_loss)
 
 
 def _moving(
@@ -283,7 +291,8 @@ def _named(experiment: Experiment, flag: str, plan: Plan, mesh: Mesh) -> Any:
   folder = origin(getattr(experiment, flag), flag)
   there, here = claim.settings(folder).model, experiment.model
   for name in _MEANING:
-    if (old := getattr(there, name)) != (new := getattr(here, name)):
+    read = operator.attrgetter(name)
+    if (old := read(there)) != (new := read(here)):
       raise ValueError(
         f"--model.{name}={new}: the weights of --{flag}={folder} were"
         f" trained with {old}"

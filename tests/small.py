@@ -9,7 +9,7 @@ import numpy as np
 
 from llm_jax import axes, trees
 from llm_jax.models import transformer
-from llm_jax.models.config import TransformerConfig
+from llm_jax.models.config import Experts, TransformerConfig
 
 DIMS = chex.Dimensions(B=8, T=12, V=16, D=16)
 
@@ -50,6 +50,9 @@ SHAPES = {
     activation="relu2",
     logit_softcap=5.0,
     positions="none",
+  ),
+  "moe": dataclasses.replace(
+    CONFIG, mlp_dim=8, experts=Experts(num=4, per_token=2)
   ),
 }
 

@@ -22,13 +22,15 @@ from llm_jax.ops import positions
 class Context(NamedTuple):
   """What every layer shares: rotary tables, and a mask unless plain causal.
 
-  Of rows of several documents `segment_BT` says the same as the mask.
+  Of rows of several documents `segment_BT` says the same as the mask. What is
+  told of routing is told of the tokens of `real_BT`, None = all.
   """
 
   cos: jax.Array | None
   sin: jax.Array | None
   mask_B1TS: jax.Array | None
   segment_BT: jax.Array | None = None
+  real_BT: jax.Array | None = None
 
 
 class Attention(nn.Module):

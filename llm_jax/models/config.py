@@ -17,8 +17,27 @@ class RopeScaling:
 
 
 @dataclasses.dataclass(frozen=True)
+class Experts:
+  """A mixture of experts in place of each block's feed-forward."""
+
+  num: int = field(
+    0, "M, experts, each --model.mlp_dim wide; 0 = one feed-forward", low=0
+  )
+  per_token: int = field(2, "experts that a token goes to", low=1)
+  normalise: bool = field(True, "the weights of a token's experts sum to 1")
+  balance: float = field(
+    0.01, "weight of the loss of uneven use, added in each layer", low=0
+  )
+  z_loss: float = field(
+    0.0,
+    "weight of log(sum exp)^2 of the router's logits (ST-MoE: 1e-3)",
+    low=0,
+  )
+
+
+@dataclasses.dataclass(frozen=True)
 class TransformerConfig:
-  """A decoder-only transformer: GPT-2, Llama 3, Qwen 3 and between."""
+  """A decoder-only transformer: GPT-2, Llama 3, Qwen 3, Mixtral and between."""
 
   num_layers: int = field(4, "L, blocks", low=1)
   embed_dim: int = field(128, "D, residual width", low=1)
@@ -32,6 +51,7 @@ class TransformerConfig:
     0, "V, rows of the embedding; 0 = the tokenizer's", low=0
   )
   max_length: int = field(1024, "longest sequence, tokens", low=1)
+  experts: Experts = Experts()
   norm: Literal["rms", "layer"] = field("rms", "kind of normalisation")
   norm_eps: float = field(1e-5, "added to the variance", low=0)
   norm_bias: bool = field(False, "a bias in each LayerNorm")
@@ -97,6 +117,13 @@ class TransformerConfig:
       )
     if self.positions == "rope" and self.H % 2:
       raise ValueError(f"--model.head_dim={self.H}: rope needs an even width")
+    if 0 < self.experts.num < self.experts.per_token:
+      raise ValueError(
+        f"--model.experts.per_token={self.experts.per_token}: there are"
+        f" --model.experts.num={self.experts.num}"
+      )
+    if self.experts.num and self.mlp_bias:
+      raise ValueError("--model.mlp_bias=True: experts have no biases")
 
   @property
   def K(self) -> int:

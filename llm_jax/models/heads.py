@@ -7,6 +7,8 @@ nobody asks about there may be none.
 Dimension key: B sequences; T positions; C chunk; D residual; V vocabulary.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 
@@ -128,7 +130,7 @@ def _num_cuts() -> int:
   """Devices that the rows of a batch are cut over."""
   mesh = jax.sharding.get_abstract_mesh()
   sizes = {} if mesh.empty else dict(mesh.shape)
-  return sizes.get("data", 1) * sizes.get("fsdp", 1)
+  return math.prod(sizes.get(name, 1) for name in axes.KEY["B"].activation)
 
 
 def _chunk_that_fits(B: int, T: int, V: int) -> int:

@@ -1,6 +1,7 @@
 """A dense map whose kernel remembers the letters of its dims."""
 
 import math
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -15,6 +16,19 @@ ADAPTER_NAMES = (
   *("a", "b", "scale", "dropout", "magnitude"),
   *("input_scale", "output_scale", "bias"),
 )
+
+
+def stored(module: Any, suffix: str, shape: tuple[int, ...]) -> jax.Array:
+  """The kernel of a module in its dtype; normal with deviation `std` at first.
+
+  Collection "quantised" may hold it in few bits (`ops/quantise`).
+  """
+  if module.has_variable("quantised", "kernel"):
+    codes = module.get_variable("quantised", "kernel")
+    return dequantise(codes, module.dtype)
+  initializer = axes.init(nn.initializers.normal(module.std), suffix)
+  kernel: jax.Array = module.param("kernel", initializer, shape)
+  return kernel.astype(module.dtype)
 
 
 class Linear(nn.Module):
@@ -51,7 +65,8 @@ class Linear(nn.Module):
     adapter = self._adapter()
     if "input_scale" in adapter:
       x = x * adapter["input_scale"].reshape(-1)
-    kernel = self._kernel(dims).reshape(math.prod(dims), -1)
+    kernel = stored(self, self.shape, (*dims, *self.features))
+    kernel = kernel.reshape(math.prod(dims), -1)
     y = matmul(x, kernel)
     if "a" in adapter:
       y = self._low_rank(x, kernel, y, adapter)
@@ -64,15 +79,6 @@ class Linear(nn.Module):
     if "output_scale" in adapter:
       y = y * adapter["output_scale"]
     return y
-
-  def _kernel(self, dims: tuple[int, ...]) -> jax.Array:
-    if self.has_variable("quantised", "kernel"):
-      return dequantise(self.get_variable("quantised", "kernel"), self.dtype)
-    return self.param(
-      "kernel",
-      axes.init(nn.initializers.normal(self.std), self.shape),
-      (*dims, *self.features),
-    ).astype(self.dtype)
 
   def _adapter(self) -> dict[str, jax.Array]:
     return {

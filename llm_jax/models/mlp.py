@@ -3,6 +3,8 @@
 Dimension key: B sequences; T positions; D residual; F feed-forward width.
 """
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -35,14 +37,6 @@ class MLP(nn.Module):
       )(x_BTD)
       return axes.constrain(y_BTF, "BTF")
 
-    if c.activation == "swiglu":
-      h_BTF = jax.nn.silu(widen("gate")) * widen("up")
-    elif c.activation == "geglu":
-      h_BTF = jax.nn.gelu(widen("gate"), approximate=True) * widen("up")
-    elif c.activation == "gelu":
-      h_BTF = jax.nn.gelu(widen("up"), approximate=True)
-    else:
-      h_BTF = jnp.square(jax.nn.relu(widen("up")))
     return Linear(
       "FD",
       (c.embed_dim,),
@@ -50,4 +44,15 @@ class MLP(nn.Module):
       bias=c.mlp_bias,
       dtype=dtype,
       name="down",
-    )(h_BTF)
+    )(activate(c.activation, widen))
+
+
+def activate(kind: str, widen: Callable[[str], jax.Array]) -> jax.Array:
+  """The non-linearity, of what the maps "up" and, if gated, "gate" give."""
+  if kind == "swiglu":
+    return jax.nn.silu(widen("gate")) * widen("up")
+  if kind == "geglu":
+    return jax.nn.gelu(widen("gate"), approximate=True) * widen("up")
+  if kind == "gelu":
+    return jax.nn.gelu(widen("up"), approximate=True)
+  return jnp.square(jax.nn.relu(widen("up")))

@@ -2,13 +2,14 @@
 
 Sources: nanoGPT's README (nano_shakespeare), GPT-2's released configuration
 (124M), the released configurations of Llama 3 (arXiv:2407.21783, table 3) and
-3.2, and of Qwen 3 (arXiv:2505.09388, table 1).
+3.2, of Mixtral (arXiv:2401.04088, table 1) and of Qwen 3 (arXiv:2505.09388,
+tables 1 and 2).
 """
 
 import dataclasses
 from typing import Literal
 
-from llm_jax.models.config import RopeScaling, TransformerConfig
+from llm_jax.models.config import Experts, RopeScaling, TransformerConfig
 
 _GPT2 = TransformerConfig(
   norm="layer",
@@ -144,4 +145,45 @@ def qwen3_0_6b() -> TransformerConfig:
     qk_norm=True,
     tied=True,
     dtype="bfloat16",
+  )
+
+
+def tiny_moe() -> TransformerConfig:
+  """The demo's decoder with 8 experts, of which a token takes 2, half as wide.
+
+  A token meets about as many parameters as in `tiny`.
+  """
+  return dataclasses.replace(
+    tiny(), mlp_dim=256, experts=Experts(num=8, per_token=2)
+  )
+
+
+def mixtral_8x7b() -> TransformerConfig:
+  """46,702,792,704 parameters, of which a token meets 12.9e9."""
+  return TransformerConfig(
+    num_layers=32,
+    embed_dim=4096,
+    mlp_dim=14_336,
+    num_heads=32,
+    num_kv_heads=8,
+    vocab_size=32_000,
+    max_length=32_768,
+    rope_theta=1_000_000.0,
+    tied=False,
+    dtype="bfloat16",
+    experts=Experts(num=8, per_token=2, balance=1e-3),
+  )
+
+
+def qwen3_30b_a3b() -> TransformerConfig:
+  """30,532,122,624 parameters, of which a token meets 3.35e9."""
+  return dataclasses.replace(
+    qwen3_0_6b(),
+    num_layers=48,
+    embed_dim=2048,
+    mlp_dim=768,
+    num_heads=32,
+    num_kv_heads=4,
+    tied=False,
+    experts=Experts(num=128, per_token=8, balance=1e-3),
   )

@@ -13,7 +13,8 @@ class Sizes(NamedTuple):
 
   total: int
   embedding: int  # tables that are looked up, never multiplied
-  matmul: int  # parameters that multiply each token, the head included
+  matmul: int  # parameters that multiply each token, the head included; of
+  # experts, those that a token goes to
 
 
 def parameters(config: TransformerConfig) -> Sizes:
@@ -29,7 +30,12 @@ def parameters(config: TransformerConfig) -> Sizes:
   )
   norm = D * (2 if c.norm == "layer" and c.norm_bias else 1)
   gated = c.activation in ("swiglu", "geglu")
-  kernels = D * H * (N + 2 * K) + N * H * D + D * F * (3 if gated else 2)
+  mlp = D * F * (3 if gated else 2)
+  active = D * H * (N + 2 * K) + N * H * D + mlp
+  kernels = active
+  if c.experts.num:
+    active += D * c.experts.num + (c.experts.per_token - 1) * mlp
+    kernels = active + (c.experts.num - c.experts.per_token) * mlp
   biases = (
     (H * (N + 2 * K) if c.qkv_bias else 0)
     + (D if c.out_bias else 0)
@@ -41,7 +47,7 @@ def parameters(config: TransformerConfig) -> Sizes:
   head = 0 if c.tied else V * D
   total = c.num_layers * block + norm + tables + head + D * c.outputs
   looked_up = places if c.tied else tables
-  matmul = c.num_layers * kernels + V * D + D * c.outputs
+  matmul = c.num_layers * active + V * D + D * c.outputs
   return Sizes(total, looked_up, matmul)
 
 
@@ -72,16 +78,24 @@ def activation_bytes(config: TransformerConfig, tokens: int) -> int:
   Counts what the remat policy keeps in each block: the block's input always;
   with `dots`, every matmul's result; with `none`, also the norms' outputs,
   rotated queries and keys, attention's output and the non-linearity's result.
-  Attention is counted as a kernel that keeps no T x T matrix.
+  Attention is counted as a kernel that keeps no T x T matrix. Of experts the
+  policy `dots` keeps nothing; with `none` each that a token goes to keeps its
+  input and output, too.
   """
   c = config
   width = {"bfloat16": 2, "float32": 4, "float64": 8}[c.dtype]
   gated = c.activation in ("swiglu", "geglu")
   heads = c.H * (c.num_heads + 2 * c.K)
+  inner = c.mlp_dim * (2 if gated else 1)
   kept = c.embed_dim
   if c.remat in ("dots", "none"):
-    kept += heads + 2 * c.embed_dim + c.mlp_dim * (2 if gated else 1)
+    kept += heads + c.embed_dim
+    if not c.experts.num:
+      kept += c.embed_dim + inner
   if c.remat == "none":
     kept += 2 * c.embed_dim + heads + c.num_heads * c.H
-    kept += c.mlp_dim * (2 if gated else 1)
+    kept += inner
+    if c.experts.num:
+      again = c.experts.per_token * (2 * c.embed_dim + 2 * inner)
+      kept += again - inner
   return c.num_layers * tokens * kept * width

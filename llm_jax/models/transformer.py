@@ -16,20 +16,25 @@ from llm_jax.models import heads
 from llm_jax.models.attention import Attention, Context
 from llm_jax.models.bottleneck import Bottleneck
 from llm_jax.models.config import TransformerConfig
+from llm_jax.models.experts import Mixture
 from llm_jax.models.mlp import MLP
 from llm_jax.models.norms import Norm
 from llm_jax.ops import masks, positions
+from llm_jax.ops.routing import real_tokens, Routing
 
 
 class Block(nn.Module):
-  """x + attention(norm(x)), then x + mlp(norm(x))."""
+  """x + attention(norm(x)), then x + mlp(norm(x)).
+
+  Where the latter is a mixture of experts, how it routed comes beside.
+  """
 
   config: TransformerConfig
 
   @nn.compact
   def __call__(
     self, carry: tuple, layer: int | jax.Array, context: Context
-  ) -> tuple[tuple, None]:
+  ) -> tuple[tuple, Routing | None]:
     c = self.config
     x_BTD, cache = carry
     norm = lambda name: Norm(c.norm, c.norm_eps, bias=c.norm_bias, name=name)
@@ -39,10 +44,14 @@ class Block(nn.Module):
     )
     y_BTD = Bottleneck(name="attention_adapter")(y_BTD)
     x_BTD = axes.constrain(x_BTD + drop(y_BTD), "BTD")
-    y_BTD = MLP(c, name="mlp")(norm("mlp_norm")(x_BTD))
+    n_BTD, routing = norm("mlp_norm")(x_BTD), None
+    if c.experts.num:
+      y_BTD, routing = Mixture(c, name="mlp")(n_BTD, context.real_BT)
+    else:
+      y_BTD = MLP(c, name="mlp")(n_BTD)
     y_BTD = Bottleneck(name="mlp_adapter")(y_BTD)
     x_BTD = axes.constrain(x_BTD + drop(y_BTD), "BTD")
-    return (x_BTD, cache), None
+    return (x_BTD, cache), routing
 
 
 class Decoder(nn.Module):
@@ -87,6 +96,16 @@ class Decoder(nn.Module):
       segment_BT: document of each token, 0 = padding; None = one a row.
       position_BT: place within the document; None = place in the row.
     """
+    return self._read(tokens_BT, segment_BT, position_BT)[0]
+
+  def _read(
+    self,
+    tokens_BT: jax.Array,
+    segment_BT: jax.Array | None,
+    position_BT: jax.Array | None,
+    real_BT: jax.Array | None = None,
+  ) -> tuple[jax.Array, Routing | None]:
+    """Activations, and how the tokens of `real_BT` went to experts."""
     B, T = tokens_BT.shape
     x_BTD, at_BT = self._embed(tokens_BT), position_BT
     if at_BT is None:
@@ -100,15 +119,20 @@ class Decoder(nn.Module):
         [_rows(jnp.arange(X), B), jnp.broadcast_to(at_BT + X, (B, T))], 1
       )
       if segment_BT is not None or self.config.window:
-        real_BT = jnp.ones((B, T), int) if segment_BT is None else segment_BT
+        own_BT = jnp.ones((B, T), int) if segment_BT is None else segment_BT
         shared_BX = jnp.full((B, X), masks.EVERYONE)
-        segment_BT = jnp.concatenate([shared_BX, real_BT], 1)
+        segment_BT = jnp.concatenate([shared_BX, own_BT], 1)
+      if real_BT is not None:
+        real_BT = jnp.pad(real_BT, ((0, 0), (X, 0)))
     mask_B1TS = None
     if segment_BT is not None:
       mask_B1TS = masks.attention_mask(
         segment_BT, segment_BT, at_BT, at_BT, self.config.window
       )
-    return self._run(x_BTD, at_BT, mask_B1TS, None, segment_BT)[0][:, X:]
+    x_BTD, _, routing = self._run(
+      x_BTD, at_BT, mask_B1TS, None, segment_BT, real_BT
+    )
+    return x_BTD[:, X:], routing
 
   def score(
     self,
@@ -122,10 +146,11 @@ class Decoder(nn.Module):
 
     What the output head says of a position, it says of the text up to it.
     """
-    x_BTD = self(
+    x_BTD, routing = self._read(
       batch["tokens_BT"],
-      segment_BT=batch.get("segment_BT"),
-      position_BT=batch.get("position_BT"),
+      batch.get("segment_BT"),
+      batch.get("position_BT"),
+      real_tokens(batch) if self.config.experts.num else None,
     )
     scores = heads.token_scores(
       x_BTD,
@@ -138,7 +163,7 @@ class Decoder(nn.Module):
       special_GD=self._special_head(),
       asked_BT=batch.get("asked_BT"),
       temperature=temperature,
-    )
+    )._replace(routing=routing)
     if not self.config.outputs:
       return scores
     output_BTO = heads.outputs(x_BTD, self.output_head_DO)
@@ -203,7 +228,7 @@ class Decoder(nn.Module):
       cache.position_BS,
       self.config.window,
     )
-    x_BTD, cache = self._run(x_BTD, position_BT, mask_B1TS, cache)
+    x_BTD, cache, _ = self._run(x_BTD, position_BT, mask_B1TS, cache)
     return x_BTD, cache_lib.advance(cache, T)
 
   def _embed(self, tokens_BT: jax.Array) -> jax.Array:
@@ -233,7 +258,8 @@ class Decoder(nn.Module):
     mask_B1TS: jax.Array | None,
     cache: Any,
     segment_BT: jax.Array | None = None,
-  ) -> tuple[jax.Array, Any]:
+    real_BT: jax.Array | None = None,
+  ) -> tuple[jax.Array, Any, Routing | None]:
     c, dtype = self.config, jnp.dtype(self.config.dtype)
     if c.positions == "learned":
       x_BTD += self.positions_PE.astype(dtype)[at_BT]
@@ -251,14 +277,14 @@ class Decoder(nn.Module):
       cos, sin = positions.rope_tables(at_BT, frequencies, dtype)
     x_BTD = self.embed_dropout(x_BTD, deterministic=not self.has_rng("dropout"))
     x_BTD = axes.constrain(x_BTD, "BTD")
-    context = Context(cos, sin, mask_B1TS, segment_BT)
+    context, routing = Context(cos, sin, mask_B1TS, segment_BT, real_BT), None
     if cache is not None and not c.unroll:
       x_BTD, cache = self._layer_by_layer((x_BTD, cache), context)
     else:
-      (x_BTD, cache), _ = self.blocks(
+      (x_BTD, cache), routing = self.blocks(
         (x_BTD, cache), jnp.arange(c.num_layers), context
       )
-    return self.final_norm(x_BTD), cache
+    return self.final_norm(x_BTD), cache, routing
 
   def _layer_by_layer(self, carry: tuple, context: Context) -> tuple:
     """The blocks, each with its number known: a cache may be in parts."""

@@ -75,7 +75,7 @@ class Packed(Around):
           raise ValueError("of packed rows some cannot be asked about alone")
         found = score(variables, batch, **how)
         each = lambda x: slots.each(x, inside_BST, self.rows_together)
-        return jax.tree.map(each, found)
+        return jax.tree.map(each, found._replace(routing=None))
 
       return scores
 

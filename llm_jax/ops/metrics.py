@@ -70,3 +70,20 @@ class Variance(Mean):
     if not weight:
       return 0.0
     return max(float(self.square) / weight - (total / weight) ** 2, 0.0)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Largest(Mean):
+  """The largest of several means: totals [..., M] over one weight.
+
+  Of leading dims, the mean of their largest ones.
+  """
+
+  def __add__(self, other: Mean) -> "Largest":
+    return Largest(self.total + other.total, self.weight + other.weight)
+
+  def compute(self) -> float:
+    """0 where nothing counts."""
+    weight = float(self.weight)
+    return float(self.total.max(-1).mean()) / weight if weight else 0.0

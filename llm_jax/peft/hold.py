@@ -30,7 +30,8 @@ def hold(
     if held == "same" or is_trainable(f"params/{path}") is not False:
       trees.put(kept, path, axes.box(x, suffix))
     elif held != "bfloat16" and _is_kernel(path, suffix):
-      dims = tuple(range(1, 1 + axes.num_inputs(suffix)))
+      first = axes.num_stacked(suffix)
+      dims = tuple(range(first, first + axes.num_inputs(suffix)))
       codes = quantise.quantise(x, held, dims)
       box = lambda leaf, suffix=suffix: axes.box(leaf, suffix)
       trees.put(quantised, path, jax.tree.map(box, codes))

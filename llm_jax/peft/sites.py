@@ -53,7 +53,8 @@ class Base(NamedTuple):
     every = []
     for path, suffix in trees.paths(self.suffixes):
       at, _, leaf = path.rpartition("/")
-      if leaf == "kernel" and suffix.startswith("L"):
+      # No adapter is made for each expert apart.
+      if leaf == "kernel" and axes.num_stacked(suffix) == 1:
         shape = trees.get(self.params, path).shape
         every.append(Site(at.removeprefix("blocks/"), at, suffix, shape))
     for pattern in patterns:

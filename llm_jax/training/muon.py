@@ -3,11 +3,14 @@
 Dimension key: L layers; I dims contracted; O dims made.
 """
 
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+
+from llm_jax import axes
 
 _STEPS = 5
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -25,12 +28,12 @@ def is_matrix(suffix: str) -> bool:
   One of them is the residual stream (D, or E in a table) or an adapter's (R);
   the bias of the query heads, "NH", has two dims and is a vector.
   """
-  dims = suffix.replace("L", "")
+  dims = suffix.lstrip("LM")
   return len(dims) >= 2 and any(letter in dims for letter in "DER")
 
 
 def orthogonalise(suffixes: Any) -> optax.GradientTransformation:
-  """Each layer's matrix M -> 0.2 sqrt(max(I, O)) U V^T, where M = U S V^T.
+  """Each layer's matrices M -> 0.2 sqrt(max(I, O)) U V^T, where M = U S V^T.
 
   Jordan et al. 2024 (kellerjordan.github.io/posts/muon); the factor gives
   updates Adam's size, arXiv:2502.16982, eq. 4.
@@ -70,7 +73,12 @@ def newton_schulz(x_LIO: jax.Array) -> jax.Array:
 
 
 def _as_matrices(suffix: str, x: jax.Array) -> jax.Array:
-  """[L, I, O]. One side is a single dim: the first, or else the last."""
-  if suffix[1] in "DR":
-    return x.reshape(*x.shape[:2], -1)
-  return x.reshape(x.shape[0], -1, x.shape[-1])
+  """[L, I, O]. One side is a single dim: the first, or else the last.
+
+  L counts the matrices, with experts L M of them.
+  """
+  first = axes.num_stacked(suffix)
+  stacked = math.prod(x.shape[:first])
+  if suffix[first] in "DR":
+    return x.reshape(stacked, x.shape[first], -1)
+  return x.reshape(stacked, -1, x.shape[-1])

@@ -169,6 +169,9 @@ def test_token_scores_are_the_naive_softmax():
     "llama3_8b",
     "llama3_70b",
     "qwen3_0_6b",
+    "tiny_moe",
+    "mixtral_8x7b",
+    "qwen3_30b_a3b",
   ],
 )
 def test_sizing_counts_the_real_tree(name):
@@ -188,6 +191,8 @@ def test_sizing_knows_published_counts():
   assert total("llama3_8b") == 8_030_261_248
   assert total("llama3_70b") == 70_553_706_496
   assert total("qwen3_0_6b") == 596_049_920
+  assert total("mixtral_8x7b") == 46_702_792_704
+  assert total("qwen3_30b_a3b") == 30_532_122_624
 
 
 @SHAPES
@@ -195,9 +200,13 @@ def test_sizing_counts_every_shape(shape):
   _, variables = small.build(small.SHAPES[shape])
   config = small.SHAPES[shape]
   assert sizing.parameters(config).total == trees.size(variables)
-  kernels = sum(
-    x.size for p, x in trees.paths(variables) if p.endswith("kernel")
+  experts = config.experts
+  meets = lambda path: (  # the part of a parameter that a token meets
+    experts.per_token / experts.num if "mlp" in path and experts.num else 1
   )
+  kernels = sum(
+    x.size * meets(p) for p, x in trees.paths(variables) if p.endswith("kernel")
+  ) + sum(x.size for p, x in trees.paths(variables) if p.endswith("router"))
   head = small.DIMS.V * small.DIMS.D
   assert sizing.parameters(config).matmul == kernels + head
 

@@ -219,11 +219,11 @@ def test_kernels_and_tables_decay_and_nothing_else(shape):
   last = {path: path.split("/")[-1] for path in suffixes}
   assert set(last.values()) <= {
     *("kernel", "embedding", "positions", "head"),
-    *("bias", "scale"),
+    *("bias", "scale", "router"),
   }
   for path, suffix in suffixes.items():
     assert muon.is_matrix(suffix) == (last[path] not in ("bias", "scale")), path
-    assert muon.is_hidden(suffix) == (last[path] == "kernel"), path
+    assert muon.is_hidden(suffix) == (last[path] in ("kernel", "router")), path
 
 
 def test_two_dims_are_not_a_matrix():
