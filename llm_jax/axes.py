@@ -64,7 +64,7 @@ def spec(
     kind: whether the tensor is a weight or an activation.
     shape: with `sizes`, drops mesh axes that do not divide their dim (one
       key/value head is not cut over two devices, it is copied).
-    sizes: mesh axis -> number of devices along it.
+    sizes: mesh axis -> number of devices along it; others cut nothing.
   """
   entries: list[Any] = []
   for i, letter in enumerate(suffix):
@@ -73,7 +73,7 @@ def spec(
       cut = getattr(KEY[letter], kind)
     if shape is not None and sizes is not None:
       kept: tuple[str, ...] = ()
-      for name in cut:
+      for name in (n for n in cut if n in sizes):
         if shape[i] % math.prod(sizes[a] for a in (*kept, name)) == 0:
           kept += (name,)
       cut = kept

@@ -6,7 +6,6 @@ of a device's own experts, at most.
 """
 
 import functools
-import sys
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -106,10 +105,10 @@ def _over_mesh(
   mesh = jax.sharding.get_abstract_mesh()
   kinds = zip(mesh.axis_names, mesh.axis_types, strict=True)
   free = {name for name, kind in kinds if kind == AxisType.Auto}
-  if all(mesh.shape[name] == 1 for name in free):
+  # What was cut outside of here is not cut once more.
+  sizes = {name: mesh.shape[name] for name in free}
+  if all(size == 1 for size in sizes.values()):
     return _mixed(x_BTD, weight_BTC, choice_BTC, kernels, activation, Cuts())
-  # What is cut already, outside of here, divides nothing once more.
-  sizes = {n: s if n in free else sys.maxsize for n, s in mesh.shape.items()}
 
   def names(suffix: str, kind: axes.Kind, shape: tuple) -> list[tuple]:
     spec = axes.spec(suffix, kind, shape, sizes)
