@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from llm_jax import checks, claim, config, trees, weights
+from llm_jax import checks, claim, config, storage, trees, weights
 from llm_jax import model as model_lib
 from llm_jax.checkpoints.store import Store
 from llm_jax.contracts import Tokenizer
@@ -180,7 +180,7 @@ def _parts(name: str) -> list[str]:
 
 def _settings(run: str, base: Experiment) -> Experiment:
   """Settings of an adapter's run; ValueError where it is none, or another's."""
-  folder = pathlib.Path(run).expanduser()
+  folder = storage.path(run).expanduser()
   try:
     found = claim.settings(folder)
     checks.checkpoint(folder, None)
@@ -213,7 +213,7 @@ def _load(
       f"--adapter={run}: trained weights of the base itself; use it with"
       " --workdir"
     )
-  store = Store(pathlib.Path(run).expanduser() / "checkpoints", warn=say)
+  store = Store(storage.path(run).expanduser() / "checkpoints", warn=say)
   part = "average" if its.average is not None else "trainable"
   at, found = store.restore_part({part: plan.abstract.trainable})
   frozen = weights.frozen_on(

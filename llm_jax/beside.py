@@ -4,6 +4,7 @@ from collections.abc import Sequence
 import pathlib
 from typing import Any
 
+from llm_jax import storage
 from llm_jax.experiment import MAY_CHANGE
 from llm_jax.reporting import beside, files, settings
 from llm_jax.reporting.beside import Run
@@ -28,7 +29,7 @@ def compare(folders: Sequence[str], into: pathlib.Path) -> int:
     raise ValueError(f"{given}: expected two run folders or more")
   if not all(folders):
     raise ValueError(f"{given}: a name is empty")
-  where = [pathlib.Path(f).expanduser() for f in folders]
+  where = [storage.path(f).expanduser() for f in folders]
   places = [path.resolve() for path in where]
   if twice := [f for i, f in enumerate(folders) if places[i] in places[:i]]:
     raise ValueError(f"--runs: {twice[0]} is named twice")

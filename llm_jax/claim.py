@@ -6,11 +6,11 @@ import fcntl
 import os
 import pathlib
 import re
-import shutil
 
 import jax
 
-from llm_jax import config, host
+from llm_jax import config, host, storage
+from llm_jax.checkpoints import staging
 from llm_jax.experiment import Experiment, MAY_CHANGE
 from llm_jax.reporting import environment, files
 
@@ -35,7 +35,7 @@ def _about(folder: pathlib.Path) -> tuple[str, Experiment] | None:
       return None
     return about["name"], config.from_json(about["settings"])
   except OSError as e:
-    raise ValueError(f"--workdir={folder}: {e.strerror or e}") from e
+    raise ValueError(f"--workdir={folder}: {storage.reason(e)}") from e
   except (KeyError, TypeError, AttributeError) as e:
     raise ValueError(f"{path}: not the settings of a run ({e!r})") from e
 
@@ -57,8 +57,14 @@ def claim(
 
   Raises:
     ValueError: the folder holds another experiment or other files, is being
-      trained in, or cannot be written.
+      trained in, or cannot be written; of several processes, where Orbax has
+      no way to write from all of them.
   """
+  if staging.needed(folder) and jax.process_count() > 1:
+    raise ValueError(
+      f"--workdir={folder}: several processes write checkpoints on a shared"
+      " disk or to gs://, not there"
+    )
   if jax.process_index():  # the first process makes the folder
     if not host.agreed(False):
       raise ValueError(f"--workdir={folder}: the first process cannot have it")
@@ -90,15 +96,11 @@ def _claim(
     raise ValueError(
       f"--workdir={str(folder)!r}: not UTF-8, which checkpoints cannot bear"
     ) from e
+  storage.check_writable(folder, "workdir")
   _about(folder)  # no folder at all, or one that can be read
-  new_folders = [p for p in (folder, *folder.parents) if not p.exists()]
-  try:
-    folder.mkdir(parents=True, exist_ok=True)
-  except OSError as e:
-    raise ValueError(
-      f"--workdir={folder}: cannot be written ({e.strerror or e})"
-    ) from e
-  _lock(folder, held)
+  new_folders = [] if storage.is_remote(folder) else _make(folder)
+  if not storage.is_remote(folder):  # which has no locks, either
+    _lock(folder, held)
   found = _about(folder)
   if found is not None:
     _check_same(folder, found, (name, experiment))
@@ -118,7 +120,7 @@ def _claim(
       files.write_json(path, about)
     except OSError as e:
       raise ValueError(
-        f"--workdir={folder}: cannot be written ({e.strerror or e})"
+        f"--workdir={folder}: cannot be written ({storage.reason(e)})"
       ) from e
     yield
   except BaseException:
@@ -127,12 +129,24 @@ def _claim(
         files.write_text(path, before)
       raise
     for made in _MADE_FIRST:
-      shutil.rmtree(folder / made, ignore_errors=True)
+      storage.remove(folder / made)
     path.unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # someone else's file is in it
       for empty in new_folders:
         empty.rmdir()
     raise
+
+
+def _make(folder: pathlib.Path) -> list[pathlib.Path]:
+  """Makes a folder; returns those that were not there, the innermost first."""
+  new = [p for p in (folder, *folder.parents) if not p.exists()]
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+  except OSError as e:
+    raise ValueError(
+      f"--workdir={folder}: cannot be written ({e.strerror or e})"
+    ) from e
+  return new
 
 
 def _lock(folder: pathlib.Path, held: contextlib.ExitStack) -> None:
@@ -163,7 +177,7 @@ def note(folder: pathlib.Path, **facts: int) -> None:
 
 def _holds_files(folder: pathlib.Path) -> bool:
   """Whether it holds more than what a process killed here was writing."""
-  left = re.compile(r"experiment\.json\.\d+\.partial")
+  left = re.compile(r"experiment\.json\.[0-9a-f]+\.partial")
   return folder.exists() and not all(
     left.fullmatch(p.name) for p in folder.iterdir()
   )

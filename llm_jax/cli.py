@@ -10,7 +10,7 @@ import traceback
 
 from absl import flags
 
-from llm_jax import command_flags, config, host
+from llm_jax import command_flags, config, host, storage
 from llm_jax.command_flags import READ_BY, VERBS
 from llm_jax.experiment import Experiment
 from llm_jax.judges.function import Function
@@ -67,6 +67,11 @@ def main(experiment: Experiment, argv: list[str], name: str) -> int:
   except (DivergedError, NonFiniteError) as e:
     print(f"stopped: {e}", file=sys.stderr)
     return 1
+  except Exception as e:
+    if not storage.is_of_library(e):
+      raise
+    print(f"error: {storage.reason(e)}", file=sys.stderr)
+    return 2
   except KeyboardInterrupt:
     again = "; the same command goes on from the last checkpoint"
     said = f"interrupted{again if 'train' in argv[1:2] else ''}"
@@ -198,7 +203,7 @@ def _run_verb(
     jax.config.update("jax_compilation_cache_dir", str(compiled))
   from llm_jax import beside, evaluating, labelling, verbs  # noqa: PLC0415
 
-  folder = pathlib.Path(experiment.workdir or f"runs/{name}")
+  folder = storage.path(experiment.workdir or f"runs/{name}")
   step = given.checkpoint_step
   asked = experiment.data  # where `label` finds its prompts
   if verb in ("evaluate", "generate", "label", "merge"):
@@ -248,11 +253,12 @@ def _run_verb(
     )
   if verb == "compare":
     into = given.into or "runs/compared"
-    return beside.compare(given.runs, pathlib.Path(into))
+    return beside.compare(given.runs, storage.path(into))
   if verb == "merge":
     if not given.into:
       raise ValueError("--into: no folder given to write the merged run to")
-    return verbs.merge(experiment, folder, step, pathlib.Path(given.into), name)
+    into = storage.path(given.into)
+    return verbs.merge(experiment, folder, step, into, name)
   return verbs.show(experiment, name)
 
 

@@ -1,13 +1,12 @@
 """Preferences measured, for the verb `evaluate`."""
 
 from collections.abc import Iterable
-import pathlib
 from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
-from llm_jax import measuring, weights
+from llm_jax import measuring, storage, weights
 from llm_jax.checkpoints.store import Store
 from llm_jax.contracts import Batch, Objective, Roles
 from llm_jax.data.preferences import Preferences
@@ -35,7 +34,7 @@ def has_reference(experiment: Experiment) -> bool:
   if {"rankings", "classes", "text"} & set(objective.reads):
     return False
   return base is None or bool(
-    Store(pathlib.Path(base).expanduser() / "checkpoints").steps()
+    Store(storage.path(base).expanduser() / "checkpoints").steps()
   )
 
 

@@ -8,7 +8,15 @@ from typing import Any
 
 import jax
 
-from llm_jax import asking, checks, config, judging, prompting, weights
+from llm_jax import (
+  asking,
+  checks,
+  config,
+  judging,
+  prompting,
+  storage,
+  weights,
+)
 from llm_jax import model as model_lib
 from llm_jax.checkpoints.store import Store
 from llm_jax.contracts import Judge, Question, Tokenizer
@@ -97,7 +105,7 @@ def _check(
     raise ValueError("label: runs in one process; leave out --coordinator")
   if not into.endswith(".jsonl"):
     raise ValueError(f"--into={into}: expected a file that ends in .jsonl")
-  path = pathlib.Path(into)
+  path = storage.local(into, "into")
   if path.is_dir() or (
     path.exists() and not pathlib.Path(f"{into}.asked").exists()
   ):

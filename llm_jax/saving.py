@@ -45,6 +45,7 @@ class Save(Hook):
       self._saved = step
       position = self._source.get_state() | {"base": self._base}
       with self._metrics.during("saving"):
+        self._metrics.send()  # no checkpoint without the rows before it
         self._store.save(
           step, weights.saved(state), position, self._validate.at(step)
         )

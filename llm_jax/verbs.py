@@ -19,6 +19,7 @@ from llm_jax import (
   config,
   details,
   planning,
+  storage,
   topology_plan,
   topology_report,
   trees,
@@ -280,9 +281,9 @@ def lines(prompts_file: str | None) -> list[str]:
     return []
   given = f"--prompts_file={prompts_file}"
   try:
-    text = pathlib.Path(prompts_file).expanduser().read_text(encoding="utf-8")
+    text = storage.path(prompts_file).expanduser().read_text(encoding="utf-8")
   except OSError as e:
-    raise ValueError(f"{given}: cannot be read ({e.strerror})") from e
+    raise ValueError(f"{given}: cannot be read ({storage.reason(e)})") from e
   except UnicodeDecodeError as e:
     raise ValueError(f"{given}: not UTF-8 at byte {e.start}") from e
   if not text:

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from llm_jax import axes, claim, keys, trees
+from llm_jax import axes, claim, keys, storage, trees
 from llm_jax import model as model_lib
 from llm_jax.checkpoints.store import Store
 from llm_jax.contracts import Batch, Forward, Objective
@@ -419,7 +419,7 @@ def frozen_on(
 
 def origin(run: str, flag: str = "init_from") -> pathlib.Path:
   """The run that a flag names; ValueError where there is none."""
-  folder = pathlib.Path(run).expanduser()
+  folder = storage.path(run).expanduser()
   if not Store(folder / "checkpoints").steps():
     raise ValueError(f"--{flag}={run}: holds no trained run")
   return folder

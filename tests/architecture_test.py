@@ -13,6 +13,8 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = ROOT / "llm_jax"
 DOORS = {
+  "upath": {"storage"},
+  "fsspec": {"storage"},
   "flax": {"axes", "models"},
   "optax": {"training"},
   "orbax": {"checkpoints"},

@@ -1,82 +1,81 @@
 """A list of a folder's files, each with its size and checksum.
 
 It is written last, so a folder without one was not written to its end, and a
-folder that differs from it is damaged.
+folder that differs from it is damaged. Of what lies in a bucket nothing is read
+for it: the bucket tells sizes and, where it knows them, checksums of its own.
 """
 
 from concurrent import futures
 import json
-import os
 import pathlib
 from typing import Any
 import zlib
 
-_NAME = "files.json"
+from llm_jax import storage
+
+NAME = "files.json"
 
 
 def exists(folder: pathlib.Path) -> bool:
   """Whether the folder was once written to its end."""
-  return (folder / _NAME).exists()
+  return (folder / NAME).exists()
 
 
 def write(folder: pathlib.Path) -> None:
   """Lists what is there; none of it may change afterwards."""
   files = _checksums(folder)
-  write_json(folder / _NAME, {"files": files, "checksum": _of_list(files)})
+  about = {"files": files, "checksum": _of_list(files)}
+  storage.write(folder / NAME, json.dumps(about).encode())
 
 
 def checksum(folder: pathlib.Path) -> int:
   """A number that changes with any file that was listed."""
-  return json.loads((folder / _NAME).read_text(encoding="utf-8"))["checksum"]
+  return json.loads((folder / NAME).read_text(encoding="utf-8"))["checksum"]
 
 
 def remove(folder: pathlib.Path) -> None:
   """Takes the list away, before the files it names are."""
-  (folder / _NAME).unlink(missing_ok=True)
+  (folder / NAME).unlink(missing_ok=True)
 
 
 def damage(folder: pathlib.Path) -> str | None:
   """What is wrong with a folder, in words; None if nothing is."""
   try:
-    about = json.loads((folder / _NAME).read_text(encoding="utf-8"))
+    about = json.loads((folder / NAME).read_text(encoding="utf-8"))
     wanted = about["files"]
     if about["checksum"] != _of_list(wanted):
-      return f"{_NAME} has changed"
+      return f"{NAME} has changed"
     found = _checksums(folder)
   except FileNotFoundError:
     return "it was not written to its end"
   except OSError as e:
     return f"it cannot be read ({e})"
   except (ValueError, TypeError, KeyError):
-    return f"{_NAME} is broken"
+    return f"{NAME} is broken"
   for name, (size, crc) in wanted.items():
     if name not in found:
       return f"{name} is missing"
     if found[name][0] != size:
       return f"{name} has {found[name][0]} bytes instead of {size}"
-    if found[name][1] != crc:
+    its = found[name][1]
+    # A copy out of a bucket, or into one, has only its size to show.
+    if type(its) is type(crc) and its != crc:
       return f"{name} has changed"
   return None
 
 
-def write_json(path: pathlib.Path, value: Any) -> None:
-  """Writes a file that is whole or not there, and sees it to the disk."""
-  partial = path.with_name(path.name + ".partial")
-  with partial.open("w", encoding="utf-8") as f:
-    json.dump(value, f)
-    f.flush()
-    os.fsync(f.fileno())
-  os.replace(partial, path)
-
-
-def _of_list(files: dict[str, list[int]]) -> int:
+def _of_list(files: dict[str, list[Any]]) -> int:
   return zlib.crc32(json.dumps(files, sort_keys=True).encode())
 
 
-def _checksums(folder: pathlib.Path) -> dict[str, list[int]]:
+def _checksums(folder: pathlib.Path) -> dict[str, list[Any]]:
   """File -> [size, CRC-32], several files at a time."""
+  if storage.is_remote(folder):
+    found = {k: [*about] for k, about in storage.listed(folder).items()}
+    found.pop(NAME, None)
+    return found
   files = sorted(p for p in folder.rglob("*") if p.is_file())
-  files = [p for p in files if p.name != _NAME]
+  files = [p for p in files if p.name != NAME]
   with futures.ThreadPoolExecutor(4) as pool:
     sums = list(pool.map(_checksum, files))
   return {

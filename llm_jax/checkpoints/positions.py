@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from llm_jax.checkpoints import listing
+from llm_jax import storage
 
 _JSON, _ARRAYS = "position.json", "position.npz"
 _MARK = "array in position.npz"
@@ -37,14 +37,14 @@ def write(
   if arrays:
     with (folder / _ARRAYS).open("wb") as f:
       np.savez(f, **arrays)  # type: ignore[arg-type]
-  listing.write_json(folder / _JSON, about)
+  storage.write(folder / _JSON, json.dumps(about).encode())
 
 
 def read(folder: pathlib.Path) -> dict[str, Any]:
   """What was written."""
   arrays: dict[str, np.ndarray] = {}
   if (folder / _ARRAYS).exists():
-    with np.load(folder / _ARRAYS) as saved:
+    with (folder / _ARRAYS).open("rb") as f, np.load(f) as saved:
       arrays = dict(saved)
 
   def whole(value: Any) -> Any:

@@ -8,19 +8,19 @@ is damaged, and the one before it is used.
 
 from collections.abc import Callable, Iterable
 from concurrent import futures
+import contextlib
 import dataclasses
 import errno
 import math
 import os
 import pathlib
-import shutil
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 
-from llm_jax import trees
-from llm_jax.checkpoints import listing, positions
+from llm_jax import storage, trees
+from llm_jax.checkpoints import listing, positions, staging
 from llm_jax.checkpoints.quiet import quiet
 from llm_jax.config import field
 
@@ -51,7 +51,8 @@ class Store:
     settings: Checkpoints = Checkpoints(),
     warn: Callable[[str], None] = lambda line: None,
   ):
-    self._folder = pathlib.Path(folder).absolute()
+    self._folder = storage.path(folder).absolute()
+    self._stage = staging.Stage() if staging.needed(self._folder) else None
     self._settings, self._warn = settings, warn
     self._orbax: ocp.AsyncCheckpointer | None = None
     self._thread = futures.ThreadPoolExecutor(1)
@@ -86,14 +87,15 @@ class Store:
       self._orbax = ocp.AsyncCheckpointer(ocp.StandardCheckpointHandler())
     folder = self._at(step)
     self._remove([folder, *self._unlisted()])
+    made = self._stage.folder(folder.name) if self._stage else folder
     try:
       self._orbax.save(
-        folder / _ARRAYS, args=ocp.args.StandardSave(_flat(state))
+        str(made / _ARRAYS), args=ocp.args.StandardSave(_flat(state))
       )
     except Exception as e:
       raise self._failed(step, e) from e
     self._writing = self._thread.submit(
-      self._finish, step, folder, position, loss
+      self._finish, step, made, position, loss
     )
 
   def wait(self) -> None:
@@ -129,9 +131,10 @@ class Store:
       ValueError: no such checkpoint, or none that is whole.
     """
     if step is not None:
-      folder = self._at(step)
-      if damage := listing.damage(folder):
-        raise ValueError(f"--checkpoint_step={step}: {folder}: {damage}")
+      at = self._at(step)
+      folder, damage = self._fetched(at)
+      if damage:
+        raise ValueError(f"--checkpoint_step={step}: {at}: {damage}")
     else:
       newest = self._newest()
       if newest is None:
@@ -159,9 +162,9 @@ class Store:
     folders = [p for p in self._folder.iterdir() if p.name.isdigit()]
     found = sorted(folders, key=lambda p: int(p.name), reverse=True)
     for folder in found:
-      damage = listing.damage(folder)
+      here, damage = self._fetched(folder)
       if not damage:
-        return int(folder.name), folder
+        return int(folder.name), here
       self._warn(f"passing over damaged checkpoint {folder}: {damage}")
     if any(listing.exists(folder) for folder in found):
       raise ValueError(
@@ -170,11 +173,19 @@ class Store:
       )
     return None
 
+  def _fetched(self, folder: pathlib.Path) -> tuple[pathlib.Path, str | None]:
+    """Where Orbax can read a checkpoint, and what is wrong with it."""
+    damage = listing.damage(folder)
+    if damage or not self._stage:
+      return folder, damage
+    here = self._stage.fetch(folder)
+    return here, listing.damage(here)
+
   def _read(self, folder: pathlib.Path, abstract: Any, partial: bool) -> Any:
-    wanted = _flat(abstract)
+    wanted, arrays = _flat(abstract), str(folder / _ARRAYS)
     handler = ocp.PyTreeCheckpointHandler()
     with ocp.Checkpointer(handler) as reader:
-      saved = reader.metadata(folder / _ARRAYS).item_metadata
+      saved = reader.metadata(arrays).item_metadata
       for name, leaf in wanted.items():
         there = saved.get(name)
         if there is None or tuple(there.shape) != leaf.shape:
@@ -188,7 +199,7 @@ class Store:
         wanted,
       )
       flat = reader.restore(
-        folder / _ARRAYS,
+        arrays,
         args=ocp.args.PyTreeRestore(
           item=wanted, restore_args=arguments, partial_restore=partial
         ),
@@ -198,7 +209,7 @@ class Store:
   def _finish(
     self,
     step: int,
-    folder: pathlib.Path,
+    made: pathlib.Path,
     position: dict[str, Any],
     loss: float | None,
   ) -> None:
@@ -206,8 +217,10 @@ class Store:
       assert self._orbax is not None
       self._orbax.wait_until_finished()
       if jax.process_index() == 0:
-        positions.write(folder, position, loss)
-        listing.write(folder)
+        positions.write(made, position, loss)
+        listing.write(made)
+        if self._stage:
+          self._stage.send(made, self._at(step))
         self._rotate(step)
     except Exception as e:
       raise self._failed(step, e) from e
@@ -235,10 +248,11 @@ class Store:
     if jax.process_index() == 0:
       for folder in folders:
         listing.remove(folder)  # from here on it is no checkpoint
-        shutil.rmtree(folder, ignore_errors=True)
+        storage.remove(folder)
 
   def _failed(self, step: int, error: Exception) -> OSError:
-    self._remove([self._at(step)])  # gives its space back
+    with contextlib.suppress(Exception):  # a bucket may be out of reach
+      self._remove([self._at(step)])  # gives its space back
     said = (str(error).strip() or type(error).__name__).splitlines()[0]
     if os.strerror(errno.ENOSPC) in str(error):
       said = "the disk is full; make room and start again"

@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from llm_jax import storage
 from llm_jax.config import field
 from llm_jax.contracts import Batch, Block, Source
+from llm_jax.data import downloads
 from llm_jax.data.batches import Finite, of_block, stack
 from llm_jax.data.packing import Cut, InOrder
 from llm_jax.data.tokens import Tokens
@@ -34,6 +36,9 @@ class Arrays:
       r = np.random.default_rng(0)
       return Loaded(self, r.integers(0, self.random_vocab, self.random_size))
     path = pathlib.Path(self.path).expanduser()
+    if storage.is_url(self.path):
+      found = downloads.fetch(self.path, ("",), "data.path", None)
+      path = next(iter(found.values()), path)
     try:
       if path.suffix == ".npy":
         ids = np.load(path, mmap_mode="r")

@@ -9,11 +9,13 @@ import pathlib
 import shutil
 import uuid
 
+from llm_jax import storage
+
 
 def folder(given: str | None) -> pathlib.Path:
   """Where prepared data is kept between runs; made if it is not there."""
   base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-  path = pathlib.Path(given or f"{base}/llm_jax").expanduser()
+  path = storage.local(given or f"{base}/llm_jax", "data.cache").expanduser()
   try:
     path.mkdir(parents=True, exist_ok=True)
   except OSError as e:

@@ -12,9 +12,9 @@ text that looks like a special token stays text.
 from collections.abc import Iterator, Mapping, Sequence
 import functools
 import itertools
-import pathlib
 from typing import Any, NamedTuple
 
+from llm_jax import storage
 from llm_jax.contracts import Tokenizer
 from llm_jax.data import tables
 from llm_jax.data.conversation import Message
@@ -185,7 +185,7 @@ class Template:
     return not any("system-1" in p.text for p in whole)
 
   def _read(self, given: str) -> str:
-    path = pathlib.Path(given).expanduser()
+    path = storage.path(given).expanduser()
     if path.suffix != ".jinja":
       raise ValueError(
         f"{self._flag}: one of {', '.join(NAMED)}, or the path of a .jinja file"
@@ -194,7 +194,9 @@ class Template:
       source = tables.decode(path.read_bytes(), str(path))
       return source.removeprefix("\ufeff")  # some editors' mark
     except OSError as e:
-      raise ValueError(f"{self._flag}: cannot be read ({e.strerror})") from e
+      raise ValueError(
+        f"{self._flag}: cannot be read ({storage.reason(e)})"
+      ) from e
 
   def _compile(self, source: str) -> Any:
     try:

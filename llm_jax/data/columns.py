@@ -5,12 +5,14 @@ numbers were made of, and is refused when anything of that has changed.
 """
 
 from collections.abc import Mapping
+import io
 import json
-import os
 import pathlib
 import zipfile
 
 import numpy as np
+
+from llm_jax import storage
 
 Columns = Mapping[str, Mapping[str, np.ndarray]]
 """Split -> name of a column -> a number for each row."""
@@ -28,14 +30,9 @@ def save(
     for name, values in named.items()
   }
   arrays[_ABOUT] = np.array(json.dumps(dict(about)))
-  path.parent.mkdir(parents=True, exist_ok=True)
-  partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-  try:
-    with partial.open("wb") as f:
-      np.savez(f, **arrays)  # type: ignore[arg-type]
-    os.replace(partial, path)
-  finally:
-    partial.unlink(missing_ok=True)
+  whole = io.BytesIO()
+  np.savez(whole, **arrays)  # type: ignore[arg-type]
+  storage.write(path, whole.getvalue())
 
 
 def load(path: pathlib.Path, about: Mapping[str, str]) -> Columns:
@@ -45,11 +42,11 @@ def load(path: pathlib.Path, about: Mapping[str, str]) -> Columns:
     ValueError: no such file, a broken one, or one made of something else.
   """
   try:
-    with np.load(path) as saved:
+    with path.open("rb") as f, np.load(f) as saved:
       arrays = dict(saved)
     was = json.loads(str(arrays.pop(_ABOUT)))
   except OSError as e:
-    raise ValueError(f"{path}: cannot be read ({e.strerror})") from e
+    raise ValueError(f"{path}: cannot be read ({storage.reason(e)})") from e
   except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as e:
     raise ValueError(f"{path}: holds no columns of rows") from e
   for name in [*about, *(n for n in was if n not in about)]:

@@ -25,7 +25,7 @@ class Files:
 
   def identity(self, progress: Progress) -> str:
     """Changes with any byte of any file; not with where the files are."""
-    files = tables.found(self.paths, ENDINGS)
+    files = tables.found(self.paths, ENDINGS, progress)
     digest = tables.digest(files, ENDINGS, progress)
     return f"files-2 {self.text_field} {self.split_by} {digest}"
 

@@ -24,7 +24,7 @@ class FileRows:
   def identity(self: Any, progress: Progress) -> str:
     """Changes with any byte of any file, and with how rows are read."""
     about = self.about()
-    files = tables.found(self.paths, tables.TABLES)
+    files = tables.found(self.paths, tables.TABLES, progress)
     digest = tables.digest(files, tables.TABLES, progress)
     return f"{self.kind} {about} {digest}"
 

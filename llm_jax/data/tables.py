@@ -9,20 +9,34 @@ import pathlib
 from typing import Any
 import zlib
 
+from llm_jax import storage
 from llm_jax.contracts import Progress
+from llm_jax.data import downloads
 
 TABLES = (".jsonl", ".jsonl.gz", ".parquet")
 _CHUNK = 2**24  # bytes read at once
 
 
-def found(paths: Sequence[str], endings: Sequence[str]) -> list[pathlib.Path]:
-  """All files meant, sorted. ValueError where a path finds none."""
+def found(
+  paths: Sequence[str],
+  endings: Sequence[str],
+  progress: Progress | None = None,
+) -> list[pathlib.Path]:
+  """All files meant, sorted; those of buckets are fetched, and sorted alike.
+
+  ValueError where a path finds none.
+  """
   if not paths:
     raise ValueError("--data.sources.N.paths: no file, folder or glob given")
   files: dict[pathlib.Path, pathlib.Path] = {}  # one file may have two names
+  address: dict[pathlib.Path, str] = {}  # of a fetched one
   for given in paths:
     path = pathlib.Path(given).expanduser()
-    if path.is_dir():
+    if storage.is_url(given):
+      its = downloads.fetch(given, endings, "data.sources.N.paths", progress)
+      new = list(its.values())
+      address |= {p: name for name, p in its.items()}
+    elif path.is_dir():
       new = [p for p in path.rglob("*") if ending(p, endings) and p.is_file()]
     elif path.exists():
       new = [path]
@@ -40,7 +54,9 @@ def found(paths: Sequence[str], endings: Sequence[str]) -> list[pathlib.Path]:
       raise ValueError(
         f"{path}: unknown kind of file; known: {', '.join(endings)}"
       )
-  return sorted(files.values())
+  return sorted(
+    files.values(), key=lambda p: pathlib.PurePath(address.get(p) or p)
+  )
 
 
 def ending(path: pathlib.Path, endings: Sequence[str]) -> str:

@@ -6,6 +6,7 @@ import hashlib
 import pathlib
 from typing import Any
 
+from llm_jax import storage
 from llm_jax.config import field
 from llm_jax.contracts import Progress
 from llm_jax.data import prepared, tables
@@ -93,6 +94,11 @@ def _builder(name: str, split: str, data_dir: str | None) -> Any:
   if not name:
     raise ValueError("--data.sources.N.name: no builder or folder given")
   tfds = prepared.tfds()
+  if storage.is_url(name):
+    raise ValueError(
+      f"{_flag(name)}: a dataset that TFDS prepared must be on this machine, or"
+      " its files be given as .parquet"
+    )
   folder = pathlib.Path(name).expanduser()
   try:
     if folder.is_dir():

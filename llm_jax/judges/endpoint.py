@@ -10,12 +10,11 @@ import contextlib
 import dataclasses
 import json
 import os
-import pathlib
 import re
 import threading
 from typing import Any, Literal, TypeVar
 
-from llm_jax import host
+from llm_jax import host, storage
 from llm_jax.config import field
 from llm_jax.contracts import Question, Verdict
 from llm_jax.judges import comparisons, forms, http
@@ -88,7 +87,9 @@ class ByEndpoint:
     if not settings.model:
       raise ValueError("--judge.model: no name of a model given")
     self._settings, self._key = settings, _key(settings.key)
-    folder = pathlib.Path(settings.cache or host.cache_folder() / "answers")
+    folder = host.cache_folder() / "answers"
+    if settings.cache:
+      folder = storage.local(settings.cache, "judge.cache")
     self._memory = Memory(folder.expanduser())
     self._stop = threading.Event()
 

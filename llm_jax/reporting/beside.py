@@ -8,6 +8,7 @@ import pathlib
 from typing import Any
 import urllib.parse
 
+from llm_jax import storage
 from llm_jax.reporting import answers, files, report, settings, tables
 from llm_jax.reporting.answers import Answer, COLOURS, Picture
 from llm_jax.reporting.curves import Line
@@ -107,7 +108,7 @@ def name(found: Sequence[Run], differing: dict[str, list[Any]]) -> Runs:
     for i, its in enumerate(found)
   ]
   if len(set(names)) < len(names):
-    paths = [its.folder.resolve() for its in found]
+    paths = [_whole(its.folder) for its in found]
     home = os.path.commonpath(paths)
     names = [path.relative_to(home).as_posix() for path in paths]
   apart = differing.get("data")
@@ -208,10 +209,15 @@ def _json(runs: Runs) -> dict[str, Any]:
 def _link(folder: pathlib.Path, into: pathlib.Path) -> str:
   """The way from the page to the report of a run; "" without one."""
   path = folder / "report.html"
-  if not path.exists():
+  if not path.exists() or storage.is_remote(path) != storage.is_remote(into):
     return ""
-  way = os.path.relpath(path.resolve(), into.resolve())
+  way = os.path.relpath(_whole(path), _whole(into))
   return urllib.parse.quote(pathlib.PurePath(way).as_posix())
+
+
+def _whole(path: pathlib.Path) -> pathlib.PurePosixPath:
+  """A path from the root, as which a bucket's address counts, too."""
+  return pathlib.PurePosixPath("/", str(path.resolve()))
 
 
 def _notes(runs: Runs) -> list[str]:

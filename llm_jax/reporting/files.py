@@ -2,9 +2,10 @@
 
 import json
 import math
-import os
 import pathlib
 from typing import Any
+
+from llm_jax import storage
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
@@ -17,17 +18,7 @@ def write_json(path: pathlib.Path, value: Any) -> None:
 
 def write_text(path: pathlib.Path, text: str) -> None:
   """Writes a text file in one go."""
-  path.parent.mkdir(parents=True, exist_ok=True)
-  partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-  try:
-    with partial.open("w", encoding="utf-8") as f:
-      f.write(text)
-      f.flush()
-      os.fsync(f.fileno())
-    os.replace(partial, path)
-  except BaseException:
-    partial.unlink(missing_ok=True)
-    raise
+  storage.write(path, text.encode())
 
 
 def read_json(path: pathlib.Path) -> Any:

@@ -7,10 +7,14 @@ from typing import Any
 
 import jax
 
+from llm_jax import storage
 from llm_jax.contracts import Evaluator, Hook
 from llm_jax.reporting import files
-from llm_jax.reporting.progress import TrainingBar
+from llm_jax.reporting.progress import say, TrainingBar
 from llm_jax.reporting.throughput import Meter, mfu
+from llm_jax.spool import Spool
+
+_ROWS = "metrics.jsonl"
 
 
 class Metrics(Hook):
@@ -33,7 +37,8 @@ class Metrics(Hook):
     self._devices = devices
     self._meter = Meter()
     self._main = jax.process_index() == 0
-    self._rows = files.Rows(folder / "metrics.jsonl")
+    self._spool = Spool(folder, (_ROWS,) if self._main else ())
+    self._rows = files.Rows(self._spool.folder / _ROWS)
     self._board = None
     if self._main:
       self._rows.keep_until(done)
@@ -41,7 +46,7 @@ class Metrics(Hook):
       import tensorboardX  # noqa: PLC0415  (slow to import)
 
       self._board = tensorboardX.SummaryWriter(
-        str(folder / "tensorboard"), purge_step=done + 1
+        str(self._spool.folder / "tensorboard"), purge_step=done + 1
       )
     self._bar = TrainingBar(done, until)
 
@@ -72,6 +77,17 @@ class Metrics(Hook):
       for name, value in numbers.items():
         if value is not None:
           self._board.add_scalar(f"{split}/{name}", value, step)
+    if self._spool.is_due:
+      try:
+        self.send()
+      except Exception as e:  # of many kinds; the next sending has it all
+        say(f"metrics not sent yet: {storage.reason(e)}")
+
+  def send(self) -> None:
+    """All rows until now are where the run's folder is."""
+    if self._board is not None:
+      self._board.flush()
+    self._spool.send()
 
   @contextlib.contextmanager
   def during(self, what: str) -> Iterator[None]:
@@ -85,6 +101,12 @@ class Metrics(Hook):
     self._bar.close(*exception)
     if self._board is not None:
       self._board.close()
+    try:
+      self._spool.send()
+    except Exception as e:
+      if not any(exception):
+        raise
+      say(f"metrics not sent: {storage.reason(e)}")
 
 
 class Validate(Hook):
@@ -146,7 +168,7 @@ class Profile(Hook):
   """Traces the steps named, for TensorBoard's profiler."""
 
   def __init__(self, folder: pathlib.Path, first: int, count: int):
-    self._folder, self._first = folder, max(first, 2) if first else 0
+    self._spool, self._first = Spool(folder), max(first, 2) if first else 0
     self._last = self._first + count - 1
     self._on = False
 
@@ -155,7 +177,7 @@ class Profile(Hook):
 
   def act(self, step: int, state: Any) -> None:
     if step == self._first - 1:
-      jax.profiler.start_trace(str(self._folder / "profile"))
+      jax.profiler.start_trace(str(self._spool.folder / "profile"))
       self._on = True
     elif self._on:
       jax.block_until_ready(state)
@@ -167,3 +189,4 @@ class Profile(Hook):
     if self._on:
       jax.profiler.stop_trace()
       self._on = False
+      self._spool.send()

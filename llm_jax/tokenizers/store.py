@@ -7,8 +7,8 @@ import json
 import os
 import pathlib
 from typing import Any
-import uuid
 
+from llm_jax import storage
 from llm_jax.contracts import Tokenizer
 from llm_jax.tokenizers import characters
 from llm_jax.tokenizers import sentencepiece as pieces
@@ -26,7 +26,7 @@ def obtain(
   folder: str | os.PathLike[str],
 ) -> Tokenizer:
   """The tokenizer of `folder`; trained on `texts()` and saved if none is."""
-  folder = pathlib.Path(folder)
+  folder = storage.path(folder)
   if not (folder / _NAME).exists():
     model = b""
     if isinstance(settings, SentencePiece):
@@ -40,7 +40,7 @@ def obtain(
 
 def load(folder: str | os.PathLike[str]) -> Tokenizer:
   """The tokenizer saved in a folder; ValueError where it is not whole."""
-  folder = pathlib.Path(folder)
+  folder = storage.path(folder)
   try:
     about = json.loads((folder / _NAME).read_text(encoding="utf-8"))
     if about["kind"] == "bytes":
@@ -64,7 +64,6 @@ def save(
   settings: SentencePiece | Bytes, model: bytes, folder: pathlib.Path
 ) -> None:
   """Writes the model, then the file that says it is there."""
-  folder.mkdir(parents=True, exist_ok=True)
   about: dict[str, Any] = {"kind": "bytes"}
   if isinstance(settings, SentencePiece):
     about = {
@@ -72,20 +71,19 @@ def save(
       "settings": dataclasses.asdict(settings),
       "digest": _digest(model),
     }
-    _write(folder / _model_name(settings), model)
-  _write(folder / _NAME, json.dumps(about, indent=1).encode())
+    storage.write(folder / _model_name(settings), model)
+  storage.write(folder / _NAME, json.dumps(about, indent=1).encode())
 
 
 def copy(source: str | os.PathLike[str], target: pathlib.Path) -> None:
   """Takes the tokenizer of one folder over into another that has none."""
   if (target / _NAME).exists():
     return
-  source = pathlib.Path(source)
+  source = storage.path(source)
   load(source)
-  target.mkdir(parents=True, exist_ok=True)
   for name in (*_MODELS.values(), _NAME):
     if (source / name).exists():
-      _write(target / name, (source / name).read_bytes())
+      storage.write(target / name, (source / name).read_bytes())
 
 
 def _model_name(settings: SentencePiece) -> str:
@@ -94,13 +92,3 @@ def _model_name(settings: SentencePiece) -> str:
 
 def _digest(data: bytes) -> str:
   return hashlib.blake2b(data, digest_size=16).hexdigest()
-
-
-def _write(path: pathlib.Path, data: bytes) -> None:
-  # Several machines may share the folder, and their process ids.
-  partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
-  try:
-    partial.write_bytes(data)
-    os.replace(partial, path)
-  finally:
-    partial.unlink(missing_ok=True)

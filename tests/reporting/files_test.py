@@ -3,6 +3,7 @@ import math
 
 import pytest
 
+from llm_jax import storage
 from llm_jax.reporting import files
 
 
@@ -89,7 +90,7 @@ def test_a_failed_write_leaves_the_old_file_alone(tmp_path, monkeypatch):
   def full(fd):
     raise OSError(28, "No space left on device")
 
-  monkeypatch.setattr(files.os, "fsync", full)
+  monkeypatch.setattr(storage.os, "fsync", full)
   with pytest.raises(OSError, match="No space"):
     files.write_json(path, {"new": 2})
   assert files.read_json(path) == {"old": 1}

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from llm_jax import config
+from llm_jax import config, storage
 from llm_jax.experiment import Experiment
 from llm_jax.reporting import (
   curves,
@@ -315,7 +315,7 @@ def test_the_page_is_whole_or_the_old_one(folder, monkeypatch):
   def full(fd):
     raise OSError(28, "No space left on device")
 
-  monkeypatch.setattr(files.os, "fsync", full)
+  monkeypatch.setattr(storage.os, "fsync", full)
   (folder / "evaluation.json").unlink()
   with pytest.raises(OSError, match="No space"):
     report.write(folder)
