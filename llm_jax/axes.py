@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 from flax import linen as nn
 import jax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 Kind = Literal["weight", "activation"]
 
@@ -27,8 +27,12 @@ class Axis(NamedTuple):
 
 KEY = {
   "B": Axis("sequences in a batch", activation=("data", "fsdp", "expert")),
-  "T": Axis("query or target positions"),
-  "S": Axis("key and value positions"),
+  "T": Axis("query or target positions", activation=("context",)),
+  "S": Axis("key and value positions; those of a cache are never cut"),
+  "U": Axis(
+    "groups of positions, one a device",
+    activation=("data", "fsdp", "expert", "context"),
+  ),
   "D": Axis("residual stream width", weight=("fsdp",)),
   "F": Axis("feed-forward width", ("tensor",), ("tensor",)),
   "V": Axis("vocabulary, at the head", ("tensor",), ("tensor",)),
@@ -111,11 +115,37 @@ def constrain(x: jax.Array, suffix: str) -> jax.Array:
     raise ValueError(
       f"suffix {suffix!r} names {len(suffix)} dims, shape is {x.shape}"
     )
-  mesh = jax.sharding.get_abstract_mesh()
-  if mesh.empty or mesh.size == 1:
+  found = sizes()
+  if math.prod(found.values()) == 1:
     return x
-  placement = spec(suffix, "activation", x.shape, dict(mesh.shape))
+  placement = spec(suffix, "activation", x.shape, found)
   return jax.lax.with_sharding_constraint(x, placement)
+
+
+def sizes() -> dict[str, int]:
+  """Mesh axes that the compiler cuts tensors over here, and their sizes.
+
+  Those of a `jax.shard_map` around are not among them.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  kinds = zip(mesh.axis_names, mesh.axis_types, strict=True)
+  return {n: mesh.shape[n] for n, kind in kinds if kind == AxisType.Auto}
+
+
+def cuts(letter: str) -> int:
+  """Into how many parts the activation dim of this letter is cut, at most."""
+  found = sizes()
+  return math.prod(found.get(name, 1) for name in KEY[letter].activation)
+
+
+def platform() -> str:
+  """The kind of device that is compiled for: cpu, gpu or tpu.
+
+  Of a mesh of devices that are only described, theirs and not this machine's.
+  """
+  device = jax.sharding.get_abstract_mesh().abstract_device
+  found = jax.default_backend() if device is None else device.platform
+  return "gpu" if found in ("cuda", "rocm") else found
 
 
 def _is_box(x: Any) -> bool:

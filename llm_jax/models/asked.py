@@ -1,7 +1,8 @@
 """Scores of some positions only, at the cost of those.
 
-Dimension key: S groups of rows, as many as devices that rows are cut over; M
-positions of a group; P like M, padded to whole chunks; C chunk; D residual.
+Dimension key: S groups, as many as devices that rows and positions are cut
+over; M positions of a group; P like M, padded to whole chunks; C chunk; D
+residual.
 """
 
 from collections.abc import Callable
@@ -13,8 +14,8 @@ import jax.numpy as jnp
 
 from llm_jax import axes
 
-# (x_SCD, weights, target_SC) -> a tree of numbers [S, C]
-Score = Callable[[jax.Array, Any, jax.Array], Any]
+# (x_SCD, weights, target_SC, letters of S and C) -> a tree of numbers [S, C]
+Score = Callable[[jax.Array, Any, jax.Array, str], Any]
 
 
 def scores(
@@ -23,7 +24,7 @@ def scores(
   weights: Any,
   target_BT: jax.Array,
   asked_BT: jax.Array,
-  groups: int,
+  groups: tuple[int, int],
   chunk: int,
 ) -> Any:
   """What `score` says of the positions asked for, and 0 of all others.
@@ -37,15 +38,18 @@ def scores(
     weights: what `score` reads of the model.
     target_BT: tokens to score.
     asked_BT: which positions are wanted.
-    groups: S; divides B.
+    groups: into how many B and T are cut; S is their product.
     chunk: C.
   """
   B, T = target_BT.shape
-  M = B // groups * T
+  rows, parts = groups
+  letter = "B" if parts == 1 else "U"
+  M = B * T // (rows * parts)
 
   def flat(a: jax.Array) -> jax.Array:
-    a = a.reshape(groups, M, *a.shape[2:])
-    return axes.constrain(a, "B" + "_" * (a.ndim - 1))
+    a = a.reshape(rows, B // rows, parts, T // parts, *a.shape[2:])
+    a = a.swapaxes(1, 2).reshape(rows * parts, -1, *a.shape[4:])
+    return axes.constrain(a, letter + "_" * (a.ndim - 1))
 
   asked_SM = flat(asked_BT)
   count_S1 = asked_SM.sum(1, keepdims=True)
@@ -60,6 +64,7 @@ def scores(
   num_chunks = -(-count_S1.max() // chunk)
   found = _chunks(
     score,
+    letter,
     chunk,
     flat(x_BTD),
     weights,
@@ -71,14 +76,17 @@ def scores(
 
   def back(a_SP: jax.Array) -> jax.Array:
     a_SM = jnp.take_along_axis(a_SP, place_SM, 1)
-    return jnp.where(asked_SM, a_SM, 0).reshape(B, T)
+    a_SM = jnp.where(asked_SM, a_SM, 0)
+    a = a_SM.reshape(rows, parts, B // rows, T // parts)
+    return a.swapaxes(1, 2).reshape(B, T)
 
   return jax.tree.map(back, found)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def _chunks(
   score: Score,
+  letter: str,
   chunk: int,
   x_SMD: jax.Array,
   weights: Any,
@@ -90,25 +98,32 @@ def _chunks(
   """Scores [S, P] in an order, of its first chunks; the rest is 0."""
   del place_SM
 
+  def of_chunk(x_SCD: jax.Array, weights: Any, target_SC: jax.Array) -> Any:
+    return score(x_SCD, weights, target_SC, f"{letter}_")
+
   def take(i: Any) -> tuple:
     return _take(i * chunk, chunk, order_SP, x_SMD, target_SM)
 
   def add(i: Any, found: Any) -> Any:
     x_SCD, target_SC = take(i)
-    new = score(x_SCD, weights, target_SC)
+    new = of_chunk(x_SCD, weights, target_SC)
     return jax.tree.map(lambda a, b: _put(a, b, i * chunk), found, new)
 
   x_SCD, target_SC = jax.eval_shape(take, 0)
-  shapes = jax.eval_shape(score, x_SCD, weights, target_SC)
+  shapes = jax.eval_shape(of_chunk, x_SCD, weights, target_SC)
   start = jax.tree.map(lambda a: jnp.zeros(order_SP.shape, a.dtype), shapes)
   return jax.lax.fori_loop(0, num_chunks, add, start)
 
 
-def _forward(score: Score, chunk: int, *given: Any) -> tuple[Any, tuple]:
-  return _chunks(score, chunk, *given), given
+def _forward(
+  score: Score, letter: str, chunk: int, *given: Any
+) -> tuple[Any, tuple]:
+  return _chunks(score, letter, chunk, *given), given
 
 
-def _backward(score: Score, chunk: int, given: tuple, g_SP: Any) -> tuple:
+def _backward(
+  score: Score, letter: str, chunk: int, given: tuple, g_SP: Any
+) -> tuple:
   """Scores of each chunk are made again."""
   x_SMD, weights, target_SM, order_SP, place_SM, num_chunks = given
 
@@ -122,13 +137,13 @@ def _backward(score: Score, chunk: int, given: tuple, g_SP: Any) -> tuple:
     return _put(dx_SPD, dx_SCD, at), total
 
   def one(x_CD: jax.Array, target_C: jax.Array, g_C: Any) -> tuple:
-    alone = lambda x, w: score(x[None], w, target_C[None])
+    alone = lambda x, w: score(x[None], w, target_C[None], "__")
     _, pull = jax.vjp(alone, x_CD, weights)
     return pull(jax.tree.map(lambda a: a[None], g_C))
 
   # By group, so that devices add theirs up once and not at each chunk.
   groups, wide = len(x_SMD), lambda a: jnp.promote_types(a.dtype, jnp.float32)
-  each = jax.vmap(one, spmd_axis_name=axes.KEY["B"].activation)
+  each = jax.vmap(one, spmd_axis_name=axes.KEY[letter].activation)
   if groups == 1:
     first = lambda tree: jax.tree.map(lambda a: a[0], tree)
     each = lambda *a: jax.tree.map(lambda x: x[None], one(*first(a)))

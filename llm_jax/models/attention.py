@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from llm_jax import axes
 from llm_jax.models import cache as cache_lib
+from llm_jax.models import kernels
 from llm_jax.models.config import TransformerConfig
 from llm_jax.models.linear import Linear
 from llm_jax.models.norms import Norm
@@ -22,7 +23,8 @@ from llm_jax.ops import positions
 class Context(NamedTuple):
   """What every layer shares: rotary tables, and a mask unless plain causal.
 
-  Of rows of several documents `segment_BT` says the same as the mask. What is
+  Of rows of several documents `segment_BT` says the same as the mask, together
+  with the window; `shared_X` is there where some keys are everyone's. What is
   told of routing is told of the tokens of `real_BT`, None = all.
   """
 
@@ -30,7 +32,16 @@ class Context(NamedTuple):
   sin: jax.Array | None
   mask_B1TS: jax.Array | None
   segment_BT: jax.Array | None = None
+  shared_X: jax.Array | None = None
   real_BT: jax.Array | None = None
+
+  def kind(self) -> kernels.Kind:
+    """What sort of mask it is."""
+    if self.mask_B1TS is None:
+      return "causal"
+    if self.segment_BT is None:
+      return "other"
+    return "packed" if self.shared_X is None else "shared"
 
 
 class Attention(nn.Module):
@@ -76,10 +87,14 @@ class Attention(nn.Module):
     if cache is not None:
       cache, k_BSKH, v_BSKH = cache_lib.store(cache, layer, k_BSKH, v_BSKH)
     mask_B1TS, segment_BT = context.mask_B1TS, context.segment_BT
+    kind = context.kind() if cache is None else "cache"
     if self.has_variable("adapters", "prefix_key"):
       k_BSKH, v_BSKH, mask_B1TS = self._prefixed(k_BSKH, v_BSKH, mask_B1TS)
       segment_BT = None
-    o_BTNH = attend(q_BTNH, k_BSKH, v_BSKH, mask_B1TS, c, segment_BT)
+      kind = "other"
+    o_BTNH = kernels.attend(
+      q_BTNH, k_BSKH, v_BSKH, mask_B1TS, c, kind, segment_BT
+    )
     y_BTD = Linear(
       "NHD",
       (c.embed_dim,),
@@ -109,48 +124,3 @@ class Attention(nn.Module):
     pad = ((0, 0), (0, 0), (0, 0), (keys.shape[1] - S, 0))
     mask = jnp.pad(mask_B1TS, pad, constant_values=True)
     return keys, join("prefix_value", v_BSKH), mask
-
-
-def attend(
-  q_BTNH: jax.Array,
-  k_BSKH: jax.Array,
-  v_BSKH: jax.Array,
-  mask_B1TS: jax.Array | None,
-  config: TransformerConfig,
-  segment_BT: jax.Array | None = None,
-) -> jax.Array:
-  """Attention by the kernel the settings name; no mask is plain causal.
-
-  With `segment_BT` the mask is that of rows of several documents.
-  """
-  fused = config.attention == "cudnn" or (
-    config.attention == "auto" and _cudnn_can(q_BTNH)
-  )
-  if not fused:
-    if mask_B1TS is None:
-      return ops.causal_attention(q_BTNH, k_BSKH, v_BSKH, config.window)
-    if segment_BT is not None and config.window is None:
-      return ops.causal_attention(q_BTNH, k_BSKH, v_BSKH, None, segment_BT)
-    return ops.attention(q_BTNH, k_BSKH, v_BSKH, mask_B1TS)
-  plain = mask_B1TS is None
-  window = (config.window - 1, 0) if plain and config.window else None
-  return jax.nn.dot_product_attention(
-    q_BTNH,
-    k_BSKH,
-    v_BSKH,
-    mask=mask_B1TS,
-    is_causal=plain,
-    local_window_size=window,
-    implementation="cudnn",
-  )
-
-
-def _cudnn_can(q_BTNH: jax.Array) -> bool:
-  """CuDNN's flash attention takes half precision and even, small heads."""
-  return (
-    jax.default_backend() == "gpu"
-    and q_BTNH.dtype in (jnp.bfloat16, jnp.float16)
-    and q_BTNH.shape[-1] % 8 == 0
-    and q_BTNH.shape[-1] <= 128
-    and q_BTNH.shape[1] > 1
-  )

@@ -92,6 +92,11 @@ class TransformerConfig:
   attention: Literal["auto", "xla", "cudnn"] = field(
     "auto", "attention kernel; auto takes cuDNN on a GPU where it can"
   )
+  context_attention: Literal["gather", "ring"] = field(
+    "gather",
+    "where positions are cut over devices (--mesh.context), how keys come: all"
+    " at once, or in turns, so that none holds all of them",
+  )
   unroll: int = field(
     1, "layers per turn of the layer loop; 0 = no loop at all", low=0
   )

@@ -7,8 +7,6 @@ nobody asks about there may be none.
 Dimension key: B sequences; T positions; C chunk; D residual; V vocabulary.
 """
 
-import math
-
 import jax
 import jax.numpy as jnp
 
@@ -84,9 +82,15 @@ def token_scores(
       `hits`, which are of all positions.
   """
 
-  def score(x_BCD: jax.Array, weights: Weights, target_BC: jax.Array) -> Scores:
+  def score(
+    x_BCD: jax.Array,
+    weights: Weights,
+    target_BC: jax.Array,
+    dims: str = "BT",
+  ) -> Scores:
     l_BCV = logits(x_BCD, weights[0], softcap, weights[1]) / temperature
-    l_BCV = axes.constrain(l_BCV, "BTV" if len(x_BCD) > 1 else "_TV")
+    row = dims[0] if len(x_BCD) > 1 else "_"
+    l_BCV = axes.constrain(l_BCV, f"{row}{dims[1]}V")
     top_BC1 = jax.lax.stop_gradient(l_BCV.max(-1, keepdims=True))
     exp_BCV = jnp.exp(l_BCV - top_BC1)
     sum_BC = exp_BCV.sum(-1)
@@ -100,40 +104,49 @@ def token_scores(
 
   B, T, _ = x_BTD.shape
   weights = kernel_DV, special_GD
-  devices = _num_cuts()
+  devices, parts = axes.cuts("B"), _parts(T)
   chunk = chunk or _chunk_that_fits(B, T, kernel_DV.shape[1])
+  each = -(-chunk // parts)  # of a chunk, from each part of a row
   if asked_BT is not None and not hits and B % devices == 0:
     rows = B // devices
-    some = max(1, min(rows * chunk, -(-rows * T // _PARTS)))
+    some = max(1, min(rows * each, -(-rows * T // parts // _PARTS)))
     return asked.scores(
-      score, x_BTD, weights, target_BT, asked_BT, devices, some
+      score, x_BTD, weights, target_BT, asked_BT, (devices, parts), some
     )
   if chunk >= T:
     return score(x_BTD, weights, target_BT)
-  n = -(-T // chunk)
-  pad = n * chunk - T
+  n = -(-T // parts // each)
+  pad = n * each - T // parts
 
   def cut(a: jax.Array) -> jax.Array:
-    a = jnp.pad(a, [(0, 0), (0, pad)] + [(0, 0)] * (a.ndim - 2))
-    return jnp.moveaxis(a.reshape(B, n, chunk, *a.shape[2:]), 1, 0)
+    a = a.reshape(B, parts, T // parts, *a.shape[2:])
+    a = jnp.pad(a, [(0, 0), (0, 0), (0, pad)] + [(0, 0)] * (a.ndim - 3))
+    a = jnp.moveaxis(a.reshape(B, parts, n, each, *a.shape[3:]), 2, 0)
+    return a.reshape(n, B, parts * each, *a.shape[4:])
 
   _, scores = jax.lax.scan(
     jax.checkpoint(lambda _, s: (None, score(s[0], weights, s[1]))),
     None,
     (cut(x_BTD), cut(target_BT)),
   )
-  paste = lambda a: jnp.moveaxis(a, 0, 1).reshape(B, n * chunk)[:, :T]
+
+  def paste(a: jax.Array) -> jax.Array:
+    a = jnp.moveaxis(a.reshape(n, B, parts, each), 0, 2)
+    return a.reshape(B, parts, n * each)[..., : T // parts].reshape(B, T)
+
   return jax.tree.map(paste, scores)
 
 
-def _num_cuts() -> int:
-  """Devices that the rows of a batch are cut over."""
-  mesh = jax.sharding.get_abstract_mesh()
-  sizes = {} if mesh.empty else dict(mesh.shape)
-  return math.prod(sizes.get(name, 1) for name in axes.KEY["B"].activation)
+def _parts(T: int) -> int:
+  """Into how many the positions of a row are cut over devices.
+
+  A chunk has some of each, so that every device has a part of every chunk.
+  """
+  parts = axes.cuts("T")
+  return 1 if T % parts else parts
 
 
 def _chunk_that_fits(B: int, T: int, V: int) -> int:
-  rows = -(-B // _num_cuts())
-  chunks = -(-rows * T * V * 4 // LOGIT_BYTES)
-  return -(-T // max(chunks, 1))
+  rows, parts = -(-B // axes.cuts("B")), _parts(T)
+  chunks = -(-rows * T // parts * V * 4 // LOGIT_BYTES)
+  return -(-T // parts // max(chunks, 1)) * parts

@@ -110,10 +110,11 @@ class Decoder(nn.Module):
     x_BTD, at_BT = self._embed(tokens_BT), position_BT
     if at_BT is None:
       at_BT = jnp.arange(T, dtype=jnp.int32)[None]
-    prompt_XD = self._prompt()
+    prompt_XD, shared_X = self._prompt(), None
     X = 0 if prompt_XD is None else len(prompt_XD)
     self._check_length(T, X)
     if prompt_XD is not None:  # before every document of the row
+      shared_X = jnp.arange(X)
       x_BTD = jnp.concatenate([_rows(prompt_XD, B), x_BTD], 1)
       at_BT = jnp.concatenate(
         [_rows(jnp.arange(X), B), jnp.broadcast_to(at_BT + X, (B, T))], 1
@@ -129,9 +130,10 @@ class Decoder(nn.Module):
       mask_B1TS = masks.attention_mask(
         segment_BT, segment_BT, at_BT, at_BT, self.config.window
       )
-    x_BTD, _, routing = self._run(
-      x_BTD, at_BT, mask_B1TS, None, segment_BT, real_BT
-    )
+    if prompt_XD is not None and self.config.window:
+      segment_BT = None  # the mask says more than documents and a window do
+    context = (mask_B1TS, segment_BT, shared_X, real_BT)
+    x_BTD, _, routing = self._run(x_BTD, at_BT, None, *context)
     return x_BTD[:, X:], routing
 
   def score(
@@ -228,7 +230,7 @@ class Decoder(nn.Module):
       cache.position_BS,
       self.config.window,
     )
-    x_BTD, cache, _ = self._run(x_BTD, position_BT, mask_B1TS, cache)
+    x_BTD, cache, _ = self._run(x_BTD, position_BT, cache, mask_B1TS)
     return x_BTD, cache_lib.advance(cache, T)
 
   def _embed(self, tokens_BT: jax.Array) -> jax.Array:
@@ -255,10 +257,8 @@ class Decoder(nn.Module):
     self,
     x_BTD: jax.Array,
     at_BT: jax.Array,
-    mask_B1TS: jax.Array | None,
     cache: Any,
-    segment_BT: jax.Array | None = None,
-    real_BT: jax.Array | None = None,
+    *mask: jax.Array | None,
   ) -> tuple[jax.Array, Any, Routing | None]:
     c, dtype = self.config, jnp.dtype(self.config.dtype)
     if c.positions == "learned":
@@ -277,7 +277,7 @@ class Decoder(nn.Module):
       cos, sin = positions.rope_tables(at_BT, frequencies, dtype)
     x_BTD = self.embed_dropout(x_BTD, deterministic=not self.has_rng("dropout"))
     x_BTD = axes.constrain(x_BTD, "BTD")
-    context, routing = Context(cos, sin, mask_B1TS, segment_BT, real_BT), None
+    context, routing = Context(cos, sin, *mask), None
     if cache is not None and not c.unroll:
       x_BTD, cache = self._layer_by_layer((x_BTD, cache), context)
     else:

@@ -66,7 +66,7 @@ def causal_attention(
   """`attention` under `causal_mask`, a block of queries at a time.
 
   With the document of each position in `segment_BT` a query sees only its own,
-  and keys that are `masks.EVERYONE`'s; not together with a window.
+  and keys that are `masks.EVERYONE`'s; with a window, too, only as far as it.
 
   Keys that no query of a block sees are never touched, which saves near half
   of the work. The backward pass makes the probabilities again from the
