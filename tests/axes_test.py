@@ -15,15 +15,18 @@ from llm_jax.sharding import mesh as mesh_lib
 from llm_jax.sharding.mesh import MeshShape
 from tests import small
 
+ROWS = ("data", "fsdp", "expert")
 SIZES = {"data": 2, "fsdp": 2, "tensor": 2}
 
 
 @pytest.mark.parametrize(
   "suffix,kind,want",
   [
-    ("BTD", "activation", P(("data", "fsdp", "expert"), None, None)),
-    ("BTNH", "activation", P(("data", "fsdp", "expert"), None, "tensor", None)),
-    ("BTV", "activation", P(("data", "fsdp", "expert"), None, "tensor")),
+    ("BTD", "activation", P(ROWS, "context", None)),
+    ("BTNH", "activation", P(ROWS, "context", "tensor", None)),
+    ("BSKH", "activation", P(ROWS, None, "tensor", None)),
+    ("BTV", "activation", P(ROWS, "context", "tensor")),
+    ("U_V", "activation", P((*ROWS, "context"), None, "tensor")),
     ("DF", "weight", P("fsdp", "tensor")),
     ("LDNH", "weight", P(None, "fsdp", "tensor", None)),
     ("DV", "weight", P("fsdp", "tensor")),

@@ -26,7 +26,7 @@ CONFIG = dataclasses.replace(
 )
 
 
-def plan(mesh, config=CONFIG, batch=None, objective=None):
+def plan(mesh, config=CONFIG, batch=None, objective=None, microbatches=1):
   """(jitted step, state on the mesh, batch on the mesh)."""
   batch = small.causal_batch() if batch is None else batch
   model, variables = small.build(config)
@@ -51,7 +51,7 @@ def plan(mesh, config=CONFIG, batch=None, objective=None):
       objective=objective or Causal(z_loss=1e-2),
       forward={"policy": small.score_fn(model)},
       optimizer=optimizer,
-      microbatches=1,
+      microbatches=microbatches,
     ),
     out_shardings=(placement, None),
   )
