@@ -1,7 +1,4 @@
-"""Several processes on this machine, started again when one is lost.
-
-`python -m launch.local --processes=4 --restart=3 -- experiments.NAME train`
-"""
+"""Several processes on this machine, started again when one is lost."""
 
 from collections.abc import Sequence
 import contextlib
@@ -16,9 +13,6 @@ import threading
 import time
 from typing import IO
 
-from absl import flags
-
-from llm_jax import config
 from llm_jax.config import field
 
 # Done; a bad flag or file; `plan` says it does not fit. Nothing is gained by
@@ -240,8 +234,14 @@ for left in $(seq {restart} -1 0); do
     pids+=($!)
   done
   code=0  # of the first that fails
-  for _ in "${{pids[@]}}"; do
-    wait -n || {{ code=$?; break; }}
+  while [ "$code" = 0 ] && [ "${{#pids[@]}}" -gt 0 ]; do
+    for i in "${{!pids[@]}}"; do
+      kill -0 "${{pids[i]}}" 2>/dev/null && continue
+      wait "${{pids[i]}}" || code=$?
+      unset "pids[i]"
+      [ "$code" = 0 ] || break
+    done
+    sleep 0.2
   done
   if [ "$code" != 0 ]; then
     [ "$code" = 143 ] || kill -TERM "${{pids[@]}}" 2>/dev/null
@@ -282,22 +282,3 @@ def render(settings: Local, command: Sequence[str]) -> str:
     port=settings.port or _ANY_PORT,
     command=line,
   )
-
-
-def main(argv: list[str]) -> int:
-  """Flags of `Local`, then `--`, then the command."""
-  given = flags.FlagValues()
-  config.define(Local(), given)
-  try:
-    command = given(argv, known_only=False)[1:]
-    settings = config.resolve(Local(), given)
-    if not command:
-      raise ValueError("no command: -- experiments.NAME train [--flag=value]")
-  except (ValueError, flags.Error) as e:
-    print(f"error: {' '.join(str(e).split())}", file=sys.stderr)
-    return 2
-  return run(settings, command)
-
-
-if __name__ == "__main__":
-  sys.exit(main(sys.argv))

@@ -6,6 +6,7 @@ import functools
 import pathlib
 import sys
 from typing import Any
+import uuid
 
 import jax
 from jax.sharding import Mesh
@@ -13,6 +14,7 @@ from jax.sharding import Mesh
 from llm_jax import (
   asking,
   checks,
+  host,
   measuring,
   normalising,
   precomputing,
@@ -40,13 +42,14 @@ from llm_jax.mixing import Mixing
 from llm_jax.model import Model
 from llm_jax.models import sizing
 from llm_jax.on_policy import OnPolicy
+from llm_jax.reporting import files, progress
 from llm_jax.reporting import hooks as reporting
-from llm_jax.reporting import progress
 from llm_jax.saving import Save
 from llm_jax.sharding import mesh as mesh_lib
 from llm_jax.tokenizers import store as tokenizers
 from llm_jax.training import hooks as training
 from llm_jax.training.state import TrainState
+from llm_jax.training.watchdog import Watch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +71,7 @@ class Run:
   save: Save
   store: Store
   metrics: reporting.Metrics
+  watch: Watch
   normalise: Callable[[TrainState], None]  # once it is trained and saved
 
 
@@ -206,7 +210,18 @@ def run(experiment: Experiment, folder: pathlib.Path, mesh: Mesh) -> Run:
     mesh,
     share,
   )
-  return Run(state, plan.step, source, hooks, save, store, metrics, normalise)
+  watch = Watch(
+    experiment.watchdog,
+    (jax.process_index(), jax.process_count()),
+    host.first_says(uuid.uuid4().hex),
+    folder,
+    files.write_json,
+    files.read_json,
+    slow=() if isinstance(main, _Placed) else ("batch",),  # it draws
+  )
+  return Run(
+    state, plan.step, source, hooks, save, store, metrics, watch, normalise
+  )
 
 
 def _source(

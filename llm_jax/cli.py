@@ -10,8 +10,8 @@ import traceback
 
 from absl import flags
 
-from llm_jax import command_flags, config, host, storage
-from llm_jax.command_flags import READ_BY, VERBS
+from llm_jax import command_flags, config, host, rollcall, storage
+from llm_jax.command_flags import OF_ONE, READ_BY, VERBS
 from llm_jax.experiment import Experiment
 from llm_jax.judges.function import Function
 from llm_jax.judges.reward import RewardModel
@@ -33,7 +33,16 @@ WITHOUT = {
 def run(experiment: Experiment) -> None:
   """The main program of an experiment file. Does not return."""
   flags.FLAGS.mark_as_parsed()  # libraries may read their own; ours are apart
-  sys.exit(main(experiment, sys.argv, _module_name()))
+  try:
+    code = main(experiment, sys.argv, _module_name())
+  except Exception:
+    traceback.print_exc()
+    code = 1
+  if "jax" not in sys.modules:
+    sys.exit(code)
+  from llm_jax import joining  # noqa: PLC0415  (JAX is loaded)
+
+  joining.leave(code)
 
 
 def main(experiment: Experiment, argv: list[str], name: str) -> int:
@@ -56,8 +65,14 @@ def main(experiment: Experiment, argv: list[str], name: str) -> int:
     if os.environ.get("LLM_JAX_TRACEBACK"):
       traceback.print_exc()
     line = " ".join(str(e).split()) or type(e).__name__
+    if _is_of_runtime(e):
+      return _told_lost(e)
     print(f"error: {line}", file=sys.stderr)
     return 2
+  except RuntimeError as e:
+    if not _is_of_runtime(e):
+      raise
+    return _told_lost(e)
   except ModuleNotFoundError as e:
     if e.name not in WITHOUT:
       raise
@@ -77,6 +92,29 @@ def main(experiment: Experiment, argv: list[str], name: str) -> int:
     said = f"interrupted{again if 'train' in argv[1:2] else ''}"
     print(said, file=sys.stderr)
     return 130
+
+
+def _is_of_runtime(error: Exception) -> bool:
+  if "jax" not in sys.modules:
+    return False
+  from llm_jax import joining  # noqa: PLC0415  (JAX is loaded)
+
+  return joining.is_of_runtime(error)
+
+
+def _told_lost(error: Exception) -> int:
+  """1, where another process failed and the runtime told this one."""
+  from llm_jax import joining  # noqa: PLC0415  (JAX is loaded)
+
+  if not joining.is_lost(error):
+    raise error
+  line = str(error).strip().splitlines()[0]
+  print(
+    f"stopped: another process of the job is lost ({line}); the same command"
+    " goes on from the last checkpoint",
+    file=sys.stderr,
+  )
+  return 1
 
 
 def _with_function(experiment: Experiment, argv: list[str]) -> Experiment:
@@ -183,21 +221,24 @@ def _run_verb(
   host.keep_memory()
   import jax  # noqa: PLC0415  (a bad flag is told before JAX is loaded)
 
+  from llm_jax import joining  # noqa: PLC0415  (likewise)
+
   if given.distributed or given.coordinator:
     # It takes SIGTERM; only training does something with it.
     jax.config.update("jax_enable_preemption_service", verb == "train")
-    try:
-      jax.distributed.initialize(
+    place = None
+    if given.coordinator:
+      place = rollcall.Place(
         given.coordinator, given.num_processes, given.process_id
       )
-    except ValueError as e:
-      if given.coordinator or "coordinator_address" not in str(e):
-        raise
-      raise ValueError(
-        "--distributed: JAX finds no cluster here (a TPU pod, Slurm's srun,"
-        " mpirun or Kubernetes); elsewhere give --coordinator,"
-        " --num_processes and --process_id"
-      ) from e
+    mine = {
+      name: given[name].value
+      for name in READ_BY
+      if name not in OF_ONE and given[name].present
+    }
+    joining.join(
+      place, joining.about(experiment, verb, mine), given.join_timeout
+    )
   if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
     compiled = host.cache_folder() / "compiled"
     jax.config.update("jax_compilation_cache_dir", str(compiled))
@@ -264,6 +305,8 @@ def _run_verb(
 
 def _check_processes(given: flags.FlagValues) -> None:
   """ValueError where the flags of several processes do not fit together."""
+  if given.join_timeout < 1:
+    raise ValueError(f"--join_timeout={given.join_timeout}: must be 1 or more")
   names = ("coordinator", "num_processes", "process_id")
   missing = [f"--{n}" for n in names if given[n].value is None]
   if len(missing) == len(names):

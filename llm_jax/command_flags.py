@@ -35,7 +35,10 @@ READ_BY = {
   "coordinator": tuple(VERBS),
   "num_processes": tuple(VERBS),
   "process_id": tuple(VERBS),
+  "join_timeout": tuple(VERBS),
 }
+# Of one process alone; all others are the same in all processes of a job.
+OF_ONE = ("coordinator", "num_processes", "process_id", "join_timeout")
 
 _TEXT, _MANY = flags.DEFINE_string, flags.DEFINE_multi_string
 _LIST, _WHOLE, _BOOL = (
@@ -96,6 +99,11 @@ _FLAGS: dict[str, tuple[Any, Any, str]] = {
   "coordinator": (_TEXT, None, "several processes: host:port"),
   "num_processes": (_WHOLE, None, "several processes: how many"),
   "process_id": (_WHOLE, None, "several processes: this one"),
+  "join_timeout": (
+    _WHOLE,
+    300,
+    "several processes: seconds to wait until all are there",
+  ),
 }
 
 

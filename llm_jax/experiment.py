@@ -26,6 +26,7 @@ from llm_jax.tokenizers.bytes import Bytes
 from llm_jax.tokenizers.sentencepiece import SentencePiece
 from llm_jax.training.optimizers import AdamW, Optimizer
 from llm_jax.training.refresh import Refresh
+from llm_jax.training.watchdog import Watchdog
 
 Asked = Instructions | Preferences  # data in which a prompt is a question
 DataSettings = Text | Asked | Arrays
@@ -145,6 +146,7 @@ class Experiment:
   mesh: MeshShape = MeshShape()
   checkpoints: Checkpoints = Checkpoints()
   log: Log = Log()
+  watchdog: Watchdog = Watchdog()
   validation: Validation = Validation()
   samples: Samples = Samples()
   evaluations: tuple[Evaluation, ...] = ()
@@ -246,6 +248,7 @@ MAY_CHANGE = (
   "microbatches",
   "mesh.",
   "log.",
+  "watchdog.",
   "checkpoints.",
   "validation.",
   "samples.",

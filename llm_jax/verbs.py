@@ -18,6 +18,7 @@ from llm_jax import (
   claim,
   config,
   details,
+  joining,
   planning,
   storage,
   topology_plan,
@@ -85,10 +86,21 @@ def train(experiment: Experiment, folder: pathlib.Path, name: str) -> int:
     stop.training = True
     try:
       state = loop.train(
-        run.state, run.step, run.source, run.hooks, experiment.steps, stop
+        run.state,
+        run.step,
+        run.source,
+        run.hooks,
+        experiment.steps,
+        stop,
+        run.watch.beat,
       )
       run.save.act(int(state.step), state)
+    except Exception as e:
+      if joining.is_lost(e) and (who := run.watch.lost()):
+        print(f"no sign of life from {who}", file=sys.stderr)
+      raise
     finally:
+      run.watch.close()
       for hook in run.hooks:
         hook.close(*sys.exc_info())
       run.store.wait()

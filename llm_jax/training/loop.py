@@ -15,6 +15,7 @@ def train(
   hooks: Iterable[Hook],
   until: int,
   stop: Callable[[int], bool] = lambda done: False,
+  beat: Callable[[int, str], None] = lambda step, doing: None,
 ) -> Any:
   """Steps until `until` are done, `stop(steps done)` says so, or data ends.
 
@@ -24,6 +25,9 @@ def train(
   The numbers of step i are read after step i + 1 is dispatched, so that the
   device never waits for the host; but before any hook acts on the state of
   step i, so that nothing is done with a state whose numbers are unknown.
+
+  `beat` is told whatever begins: "stop", "batch", "step", "numbers", or the
+  name of a hook that acts.
   """
   hooks, unread = list(hooks), None
   waits = any(hook.waits for hook in hooks)
@@ -33,13 +37,19 @@ def train(
     nonlocal unread
     if unread is not None:
       (at, metrics), unread = unread, None
+      beat(at, "numbers")
       numbers = {k: m.compute() for k, m in jax.device_get(metrics).items()}
       for hook in hooks:
         hook.read(at, numbers)
 
-  while done < until and not stop(done):
+  def stops() -> bool:
+    beat(done + 1, "stop")
+    return stop(done)
+
+  while done < until and not stops():
     if waits:
       read()
+    beat(done + 1, "batch")
     try:
       batch = source.next(state)
     except StopIteration:
@@ -49,6 +59,7 @@ def train(
       for hook in hooks:
         hook.rescue(done, state, error)
       raise
+    beat(done + 1, "step")
     state, metrics = step(state, batch)
     done += 1
     read()
@@ -57,6 +68,7 @@ def train(
     if due:
       read()
     for hook in due:
+      beat(done, type(hook).__name__)
       hook.act(done, state)
   read()
   return state
