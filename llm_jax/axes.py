@@ -35,12 +35,15 @@ KEY = {
   ),
   "D": Axis("residual stream width", weight=("fsdp",)),
   "F": Axis("feed-forward width", ("tensor",), ("tensor",)),
-  "V": Axis("vocabulary, at the head", ("tensor",), ("tensor",)),
+  # Stages would all wait for the head of the last one: each has a part.
+  "V": Axis(
+    "vocabulary, at the head", ("tensor", "stage"), ("tensor", "stage")
+  ),
   "N": Axis("query heads", ("tensor",), ("tensor",)),
   "K": Axis("key and value heads", ("tensor",), ("tensor",)),
   "H": Axis("width of one head"),
   "M": Axis("experts of a mixture", weight=("expert",)),
-  "L": Axis("layers, stacked"),
+  "L": Axis("layers, stacked", weight=("stage",)),
   "P": Axis("learned positions"),
   "R": Axis("adapter rank, or bottleneck width"),
   "O": Axis("numbers said of a position, as a reward or classes"),
@@ -49,7 +52,7 @@ KEY = {
   # A lookup table is cut along its rows only. Cut along both dims, the
   # compiler gathers the whole table at every lookup ("involuntary full
   # rematerialization").
-  "W": Axis("rows of a lookup table", weight=("fsdp", "tensor")),
+  "W": Axis("rows of a lookup table", weight=("fsdp", "tensor", "stage")),
   "E": Axis("width of a lookup table, never cut"),
 }
 
@@ -66,8 +69,9 @@ def spec(
     suffix: one letter of `KEY` a dim; a digit or `_` is a dim that is never
       cut.
     kind: whether the tensor is a weight or an activation.
-    shape: with `sizes`, drops mesh axes that do not divide their dim (one
-      key/value head is not cut over two devices, it is copied).
+    shape: with `sizes`, drops mesh axes of one device, and those that do not
+      divide their dim (one key/value head is not cut over two devices, it is
+      copied).
     sizes: mesh axis -> number of devices along it; others cut nothing.
   """
   entries: list[Any] = []
@@ -77,8 +81,10 @@ def spec(
       cut = getattr(KEY[letter], kind)
     if shape is not None and sizes is not None:
       kept: tuple[str, ...] = ()
-      for name in (n for n in cut if n in sizes):
-        if shape[i] % math.prod(sizes[a] for a in (*kept, name)) == 0:
+      for name in cut:
+        there = sizes.get(name, 1)
+        parts = there * math.prod(sizes[a] for a in kept)
+        if there > 1 and shape[i] % parts == 0:
           kept += (name,)
       cut = kept
     entries.append(cut[0] if len(cut) == 1 else (cut or None))

@@ -40,7 +40,7 @@ from llm_jax.data.text import Tokenised
 from llm_jax.experiment import DataSettings, Experiment
 from llm_jax.mixing import Mixing
 from llm_jax.model import Model
-from llm_jax.models import sizing
+from llm_jax.models import pipeline, sizing
 from llm_jax.on_policy import OnPolicy
 from llm_jax.reporting import files, progress
 from llm_jax.reporting import hooks as reporting
@@ -130,12 +130,25 @@ def check_cuts(experiment: Experiment, sizes: Mapping[str, int]) -> None:
       f"--batch_size={experiment.batch_size}: not divisible by"
       f" --microbatches={experiment.microbatches} x {by}{rows}"
     )
+  _check_stages(experiment, sizes)
   for i, its in experiment.beside.items():
     if its.batch_size % (cuts * together):  # they are cut as the others are
       raise ValueError(
         f"--ptx.{i}.batch_size={its.batch_size}: not divisible by"
         f" --microbatches={experiment.microbatches} x {by} x {together}"
       )
+
+
+def _check_stages(experiment: Experiment, sizes: Mapping[str, int]) -> None:
+  """ValueError where layers, or the rows of a microbatch, have no stages."""
+  stages, model = sizes["stage"], experiment.model
+  if stages == 1:
+    return
+  cuts = mesh_lib.row_cuts(sizes) * experiment.microbatches
+  rows = experiment.batch_size // cuts
+  pipeline.check(
+    stages, model.stage_microbatches or stages, model.num_layers, rows
+  )
 
 
 def run(experiment: Experiment, folder: pathlib.Path, mesh: Mesh) -> Run:

@@ -262,6 +262,8 @@ MAY_CHANGE = (
   "data.cache",
   "data.widths",
   "model.remat",
+  "model.stage_microbatches",
+  "model.stage_remat",
   "model.unroll",
   "model.head_chunk",
   "model.attention",

@@ -25,12 +25,12 @@ SIZES = {"data": 2, "fsdp": 2, "tensor": 2}
     ("BTD", "activation", P(ROWS, "context", None)),
     ("BTNH", "activation", P(ROWS, "context", "tensor", None)),
     ("BSKH", "activation", P(ROWS, None, "tensor", None)),
-    ("BTV", "activation", P(ROWS, "context", "tensor")),
-    ("U_V", "activation", P((*ROWS, "context"), None, "tensor")),
+    ("BTV", "activation", P(ROWS, "context", ("tensor", "stage"))),
+    ("U_V", "activation", P((*ROWS, "context"), None, ("tensor", "stage"))),
     ("DF", "weight", P("fsdp", "tensor")),
-    ("LDNH", "weight", P(None, "fsdp", "tensor", None)),
-    ("DV", "weight", P("fsdp", "tensor")),
-    ("WE", "weight", P(("fsdp", "tensor"), None)),
+    ("LDNH", "weight", P("stage", "fsdp", "tensor", None)),
+    ("DV", "weight", P("fsdp", ("tensor", "stage"))),
+    ("WE", "weight", P(("fsdp", "tensor", "stage"), None)),
     ("D", "weight", P("fsdp")),
     ("_2D", "weight", P(None, None, "fsdp")),
     ("", "weight", P()),
@@ -45,6 +45,10 @@ def test_what_does_not_divide_is_copied():
   assert axes.spec("DKH", "weight", (5, 2, 4), SIZES) == P(None, "tensor", None)
   # Rows of a table: by fsdp alone where both together do not divide.
   assert axes.spec("WE", "weight", (6, 4), SIZES) == P("fsdp", None)
+  # An axis of one device cuts nothing.
+  assert axes.spec("WE", "weight", (6, 4), {"fsdp": 1, "tensor": 2}) == P(
+    "tensor", None
+  )
   assert axes.spec("WE", "weight", (8, 4), SIZES) == P(("fsdp", "tensor"), None)
 
 

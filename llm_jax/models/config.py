@@ -103,6 +103,18 @@ class TransformerConfig:
   remat: Literal["none", "dots", "full"] = field(
     "none", "kept for the backward pass: all, matrix products, or nothing"
   )
+  stage_microbatches: int = field(
+    0,
+    "with --mesh.stage: parts in which rows pass through the stages; 0 = as"
+    " many as stages; changes memory, waiting and the draws of dropout, nothing"
+    " else",
+    low=0,
+  )
+  stage_remat: bool = field(
+    False,
+    "with --mesh.stage: keep only what a stage is handed, and compute the rest"
+    " of its turn again",
+  )
   head_chunk: int = field(
     0,
     "positions whose logits exist at once; 0 = as many as fit 128 MiB",

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from llm_jax import axes
 from llm_jax.contracts import Batch, Scores
 from llm_jax.models import cache as cache_lib
-from llm_jax.models import heads
+from llm_jax.models import heads, pipeline
 from llm_jax.models.attention import Attention, Context
 from llm_jax.models.bottleneck import Bottleneck
 from llm_jax.models.config import TransformerConfig
@@ -280,11 +280,47 @@ class Decoder(nn.Module):
     context, routing = Context(cos, sin, *mask), None
     if cache is not None and not c.unroll:
       x_BTD, cache = self._layer_by_layer((x_BTD, cache), context)
+    elif cache is None and self._has_stages():
+      x_BTD, routing = self._in_stages(x_BTD, context)
     else:
       (x_BTD, cache), routing = self.blocks(
         (x_BTD, cache), jnp.arange(c.num_layers), context
       )
     return self.final_norm(x_BTD), cache, routing
+
+  def _has_stages(self) -> bool:
+    """Whether blocks are computed in stages; with a cache they never are."""
+    return pipeline.num_stages() > 1 and not self.is_initializing()
+
+  def _in_stages(
+    self, x_BTD: jax.Array, context: Context
+  ) -> tuple[jax.Array, Routing | None]:
+    """The blocks, each where its weights are. Dropout draws by microbatch."""
+    c, block = self.config, Block(self.config, parent=None)
+    key = self.make_rng("dropout") if self.has_rng("dropout") else None
+
+    def layer(
+      weights: Any, x_bTD: jax.Array, shared: Any, at: jax.Array, i: jax.Array
+    ) -> tuple[jax.Array, Routing | None]:
+      context, key = shared
+      rngs = {}
+      if key is not None:
+        rngs["dropout"] = jax.random.fold_in(jax.random.fold_in(key, at), i)
+      said: Any = block.apply(weights, (x_bTD, None), at, context, rngs=rngs)
+      (x_bTD, _), routing = said
+      return x_bTD, routing
+
+    if c.remat != "none":
+      layer = jax.checkpoint(layer, policy=REMAT[c.remat], prevent_cse=False)
+    return pipeline.run(
+      layer,
+      _stacked(self.variables),
+      x_BTD,
+      (context, key),
+      microbatches=c.stage_microbatches or pipeline.num_stages(),
+      unroll=c.unroll,
+      remat=c.stage_remat,
+    )
 
   def _layer_by_layer(self, carry: tuple, context: Context) -> tuple:
     """The blocks, each with its number known: a cache may be in parts."""
@@ -318,12 +354,17 @@ def by_layer(variables: Any, config: TransformerConfig) -> dict[str, Any]:
   As the collection "layers" of a decoder whose layers are no loop they spare a
   loop around it to cut them out of the stacked ones in every turn.
   """
-  stacked = {
-    name: part["blocks"] for name, part in variables.items() if "blocks" in part
-  }
+  stacked = _stacked(variables)
   return {
     str(i): jax.tree.map(lambda x, i=i: x[i], stacked)
     for i in range(config.num_layers)
+  }
+
+
+def _stacked(variables: Any) -> dict[str, Any]:
+  """Variables of all blocks, each with a leading dim L."""
+  return {
+    name: part["blocks"] for name, part in variables.items() if "blocks" in part
   }
 
 

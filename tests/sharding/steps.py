@@ -73,7 +73,9 @@ def _put(state, placement):
 
 def run(shape, devices=None, **kwargs):
   """Path -> array: losses, and what one step of slope 1 moved."""
-  mesh = mesh_lib.make(mesh_lib.MeshShape(*shape), devices)
+  if not isinstance(shape, mesh_lib.MeshShape):
+    shape = mesh_lib.MeshShape(*shape)
+  mesh = mesh_lib.make(shape, devices)
   with jax.set_mesh(mesh):
     step, before, batch = plan(mesh, **kwargs)
     after, metrics = step(before, batch)
