@@ -9,6 +9,9 @@ import numpy as np
 import pytest
 
 from llm_jax.models import pipeline
+from llm_jax.models.config import Experts
+from llm_jax.objectives.causal import Causal
+from llm_jax.objectives.routed import Routed
 from llm_jax.sharding import mesh as mesh_lib
 from llm_jax.sharding.mesh import MeshShape
 from tests import small
@@ -143,6 +146,20 @@ def test_a_pipeline_is_a_naive_loop(stages, parts):
   np.testing.assert_allclose(found, want, rtol=0, atol=1e-12)
   for name, x in want_told.items():
     np.testing.assert_allclose(told[name], x, rtol=0, atol=1e-12)
+
+
+def test_experts_and_stages_together():
+  """What routing adds to the loss is told by every stage."""
+  experts = Experts(num=4, per_token=2)
+  config = dataclasses.replace(CONFIG, num_layers=2, experts=experts)
+  objective = Routed(Causal(z_loss=1e-2), 0.1, 0.01)
+  with jax.enable_x64(True):
+    found = [
+      steps.run(shape, config=config, batch=packed_batch(), objective=objective)
+      for shape in (MeshShape(1), MeshShape(1, stage=2, expert=2))
+    ]
+  assert found[0]["balance"] > 0
+  assert difference(*found) < 1e-12
 
 
 def test_dropout_draws_the_same_in_any_number_of_stages():
