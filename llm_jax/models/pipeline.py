@@ -27,8 +27,7 @@ Layer = Callable[
 
 def num_stages() -> int:
   """Stages of the mesh that a program is made for."""
-  mesh = jax.sharding.get_abstract_mesh()
-  return 1 if mesh.empty else dict(mesh.shape).get(AXIS, 1)
+  return axes.sizes().get(AXIS, 1)
 
 
 def bubble(stages: int, microbatches: int) -> float:

@@ -65,6 +65,7 @@ def of_mesh(microbatches=0, config=CONFIG, step_microbatches=1, **shape):
     ({"data": 2, "stage": 2, "tensor": 2}, {}),
     ({"fsdp": 2, "stage": 4}, {}),
     ({"fsdp": 2, "stage": 2}, {"step_microbatches": 2}),
+    ({"context": 2, "stage": 2, "tensor": 2}, {}),
   ],
   ids=str,
 )
