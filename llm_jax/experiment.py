@@ -162,6 +162,11 @@ class Experiment:
     " nothing else",
     low=1,
   )
+  compiler: tuple[str, ...] = field(
+    (),
+    "name=value options of XLA for the step, over those that"
+    " sharding/switches.py has for the device; name= takes one away",
+  )
   seed: int = field(0, "root of all randomness", low=0, high=2**32 - 1)
   average: float | None = field(
     None, "decay of a moving average of parameters", low=0, high=1
@@ -267,5 +272,6 @@ MAY_CHANGE = (
   "model.unroll",
   "model.head_chunk",
   "model.attention",
+  "compiler",
   "skip_nonfinite",
 )

@@ -32,7 +32,7 @@ from llm_jax.peft.method import Full
 from llm_jax.reporting import report
 from llm_jax.reporting.progress import progress, say, waiting
 from llm_jax.sharding import mesh as mesh_lib
-from llm_jax.sharding import topologies
+from llm_jax.sharding import switches, topologies
 from llm_jax.training import loop
 
 settings = claim.settings
@@ -69,6 +69,7 @@ def train(experiment: Experiment, folder: pathlib.Path, name: str) -> int:
   """Trains, or goes on training; 143 where it was told to stop."""
   stop = _Stop()
   checks.settings(experiment)
+  switches.check(experiment.compiler)
   mesh = mesh_lib.make(experiment.mesh)
   build.check_batch(experiment, mesh)
   if experiment.peft != Full() or experiment.frozen != "same":

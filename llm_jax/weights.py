@@ -29,6 +29,7 @@ from llm_jax.ops.checksum import checksum
 from llm_jax.peft import hold, merge
 from llm_jax.peft.sites import Base
 from llm_jax.reporting import progress
+from llm_jax.sharding import switches
 from llm_jax.training import state as state_lib
 from llm_jax.training import step as step_lib
 from llm_jax.training.state import TrainState
@@ -178,7 +179,14 @@ def plan(
       out_shardings=placement.frozen,
       donate_argnums=1,
     ),
-    step=jax.jit(step, donate_argnums=0, out_shardings=(placement, None)),
+    step=jax.jit(
+      step,
+      donate_argnums=0,
+      out_shardings=(placement, None),
+      compiler_options=switches.of_mesh(
+        mesh, experiment.mesh.slices.count, experiment.compiler
+      ),
+    ),
     learning_rate=experiment.optimizer.learning_rate(experiment.steps),
   )
 

@@ -106,6 +106,8 @@ def compiled(lowered: Any, options: Any = None) -> Compiled:
     with _heard() as said:
       program = lowered.compile(compiler_options=options)
   except jax.errors.JaxRuntimeError as e:
+    if "compile option" in str(e) or "setting option" in str(e):
+      raise ValueError(f"--compiler: {str(e).splitlines()[0]}") from e
     if "RESOURCE_EXHAUSTED" not in str(e):
       raise
     raise DoesNotFit(str(e)) from e

@@ -27,6 +27,11 @@ class Slices:
   fsdp: int = field(1, "slices that devices sharing weights lie over", low=1)
   stage: int = field(1, "slices that layers lie over", low=1)
 
+  @property
+  def count(self) -> int:
+    """Of all slices."""
+    return self.data * self.fsdp * self.stage
+
   def over(self, sizes: Sequence[int]) -> tuple[int, ...]:
     """Slices along each of `NAMES`. ValueError where an axis is not cut so."""
     found = tuple(getattr(self, name, 1) for name in NAMES)
