@@ -40,7 +40,7 @@ from llm_jax.data.text import Tokenised
 from llm_jax.experiment import DataSettings, Experiment
 from llm_jax.mixing import Mixing
 from llm_jax.model import Model
-from llm_jax.models import pipeline, sizing
+from llm_jax.models import kernels, pipeline, sizing
 from llm_jax.on_policy import OnPolicy
 from llm_jax.reporting import files, progress
 from llm_jax.reporting import hooks as reporting
@@ -114,6 +114,7 @@ def _tokens(
 
 def check_batch(experiment: Experiment, mesh: Mesh) -> Block:
   """This process's share of a batch; ValueError where it cannot be cut."""
+  _check_kernel(experiment, mesh)
   share = mesh_lib.share(mesh, experiment.batch_size)
   check_cuts(experiment, mesh.shape)
   return share
@@ -131,6 +132,7 @@ def check_cuts(experiment: Experiment, sizes: Mapping[str, int]) -> None:
       f" --microbatches={experiment.microbatches} x {by}{rows}"
     )
   _check_stages(experiment, sizes)
+  _check_positions(experiment, sizes)
   for i, its in experiment.beside.items():
     if its.batch_size % (cuts * together):  # they are cut as the others are
       raise ValueError(
@@ -149,6 +151,43 @@ def _check_stages(experiment: Experiment, sizes: Mapping[str, int]) -> None:
   pipeline.check(
     stages, model.stage_microbatches or stages, model.num_layers, rows
   )
+
+
+def _check_positions(experiment: Experiment, sizes: Mapping[str, int]) -> None:
+  """ValueError where the positions of rows cannot be cut over devices."""
+  context, length = sizes["context"], experiment.data.length
+  widths = getattr(experiment.data, "widths", 1)
+  row = -(-length // widths)  # the shortest, and what longer ones are more by
+  by = f"not divisible by --mesh.context={context}"
+  if experiment.draws:
+    row = _drawn(experiment)
+  elif row % context:
+    several = f" in --data.widths={widths}, {row} positions" * (widths > 1)
+    raise ValueError(f"--data.length={length}{several}: {by}")
+  soft = experiment.peft.places
+  if (row + soft) % context and row % context == 0:
+    raise ValueError(f"--peft.tokens={soft}: with rows of {row} positions {by}")
+
+
+def _check_kernel(experiment: Experiment, mesh: Mesh) -> None:
+  """ValueError where the kernel that is named cannot read whole rows here."""
+  shape, context = experiment.model, mesh.shape["context"]
+  row = _drawn(experiment) if experiment.draws else experiment.data.length
+  call = kernels.Call(
+    platform=mesh.devices.flat[0].platform,
+    dtype=shape.dtype,
+    width=shape.H,
+    queries=row,
+    kind="causal",
+    context=1 if row % context else context,
+  )
+  kernels.choose(shape, call)
+
+
+def _drawn(experiment: Experiment) -> int:
+  """Positions of the longest row that a policy draws."""
+  drawn = experiment.rollouts
+  return drawn.max_prompt + drawn.max_new_tokens
 
 
 def run(experiment: Experiment, folder: pathlib.Path, mesh: Mesh) -> Run:

@@ -49,11 +49,6 @@ def settings(experiment: Experiment) -> None:
       "--model.dtype=float64: JAX would compute in float32 unless"
       " JAX_ENABLE_X64=1 is set in the environment"
     )
-  if shape.attention == "cudnn" and jax.default_backend() != "gpu":
-    raise ValueError(
-      "--model.attention=cudnn: needs a GPU, this machine has"
-      f" {jax.devices()[0].device_kind}; auto or xla run anywhere"
-    )
 
 
 def _reads(experiment: Experiment) -> None:

@@ -117,10 +117,9 @@ def try_every_model():
     tokens = jnp.zeros((1, 4), jnp.int32)
     jax.eval_shape(model.init, jax.random.key(0), tokens)
   deep = dataclasses.replace(command.EXPERIMENT.model, num_layers=2)
-  in_stages = mesh_lib.MeshShape(stage=2)
-  trace_step(
-    dataclasses.replace(command.EXPERIMENT, model=deep, mesh=in_stages)
-  )
+  for axis in ("stage", "context"):
+    cut = mesh_lib.MeshShape(**{axis: 2})
+    trace_step(dataclasses.replace(command.EXPERIMENT, model=deep, mesh=cut))
 
 
 def try_every_optimizer(*more):

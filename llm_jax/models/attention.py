@@ -24,7 +24,7 @@ class Context(NamedTuple):
   """What every layer shares: rotary tables, and a mask unless plain causal.
 
   Of rows of several documents `segment_BT` says the same as the mask, together
-  with the window; `shared_X` is there where some keys are everyone's. What is
+  with the window; `shared` is there where some keys are everyone's. What is
   told of routing is told of the tokens of `real_BT`, None = all.
   """
 
@@ -32,7 +32,7 @@ class Context(NamedTuple):
   sin: jax.Array | None
   mask_B1TS: jax.Array | None
   segment_BT: jax.Array | None = None
-  shared_X: jax.Array | None = None
+  shared: jax.Array | None = None
   real_BT: jax.Array | None = None
 
   def kind(self) -> kernels.Kind:
@@ -41,7 +41,7 @@ class Context(NamedTuple):
       return "causal"
     if self.segment_BT is None:
       return "other"
-    return "packed" if self.shared_X is None else "shared"
+    return "packed" if self.shared is None else "shared"
 
 
 class Attention(nn.Module):

@@ -89,8 +89,10 @@ class TransformerConfig:
   dtype: Literal["float32", "bfloat16", "float64"] = field(
     "float32", "of activations; parameters stay float32"
   )
-  attention: Literal["auto", "xla", "cudnn"] = field(
-    "auto", "attention kernel; auto takes cuDNN on a GPU where it can"
+  attention: Literal["auto", "xla", "cudnn", "splash"] = field(
+    "auto",
+    "attention kernel; auto takes cuDNN on a GPU and splash on a TPU where they"
+    " can",
   )
   context_attention: Literal["gather", "ring"] = field(
     "gather",

@@ -5,8 +5,9 @@ K key/value heads; H head width.
 """
 
 from collections.abc import Callable
+import functools
 import math
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,11 +16,12 @@ from llm_jax import axes
 from llm_jax.models.config import TransformerConfig
 from llm_jax.ops import attention as ops
 from llm_jax.ops import context as context_ops
+from llm_jax.ops import splash
 
 # Who sees whom: earlier positions; of the same document, too; and what all
 # documents of a row see besides; anything else; what a cache holds.
 Kind = Literal["causal", "packed", "shared", "other", "cache"]
-Kernel = Literal["blocks", "masked", "cudnn", "context"]
+Kernel = Literal["blocks", "masked", "context", "cudnn", "splash"]
 
 
 class Call(NamedTuple):
@@ -32,47 +34,72 @@ class Call(NamedTuple):
   kind: Kind
   context: int = 1  # devices that the positions are cut over
 
+  @property
+  def whole(self) -> bool:
+    """Whether it is of rows that see what came before, and no more."""
+    return self.kind not in ("other", "cache")
+
 
 def choose(config: TransformerConfig, call: Call) -> Kernel:
   """The kernel for a call; ValueError where the one that is named cannot.
 
     blocks   XLA, a block of queries at a time; any device, dtype and width
-    masked   XLA, all logits at once; what a cache holds, and odd masks
-    cudnn    GPUs; half precision and small even heads
-    context  blocks, of rows whose positions are cut over devices
+    masked   XLA, all logits at once: of what a cache holds, and of odd masks
+    context  XLA, as blocks, of rows whose positions are cut over devices
+    cudnn    GPUs: half precision, small even heads; with a mask, if need be
+    splash   TPUs: rows of a multiple of 128, which documents may share
 
-  One token at a time is always read by `masked`.
+  What a cache holds is read by none of the last two for a single token, and
+  never by splash, whatever is named.
   """
-  named, way = config.attention, config.context_attention
-  if call.context > 1 and call.kind not in ("other", "cache"):
-    if named == "cudnn":
-      raise ValueError(
-        f"--model.attention={named}: not with --mesh.context={call.context},"
-        " whose devices see other places of a row; auto or xla can"
-      )
-    return "context"
-  if call.context > 1 and call.kind == "other" and way == "ring":
+  named, cut = config.attention, call.context > 1
+  cannot = {"cudnn": _not_cudnn(call), "splash": _not_splash(config, call)}
+  reads = "splash" if call.kind == "cache" else None  # which is not for it
+  if call.queries > 1 and named in cannot and named != reads:
+    if cannot[named] is None:
+      return "cudnn" if named == "cudnn" else "splash"
+    raise ValueError(f"--model.attention={named}: {cannot[named]}")
+  if call.queries > 1 and named == "auto":
+    if cannot["cudnn"] is None:
+      return "cudnn"
+    if cannot["splash"] is None:
+      return "splash"
+  if call.whole:
+    return "context" if cut else "blocks"
+  if cut and call.kind == "other" and config.context_attention == "ring":
     raise ValueError(
       "--model.context_attention=ring: not with keys of an adapter, nor with a"
       " soft prompt and --model.window; gather can"
     )
-  if call.queries > 1 and named in ("auto", "cudnn"):
-    reason = _not_cudnn(call)
-    if reason is None:
-      return "cudnn"
-    if named == "cudnn":
-      raise ValueError(f"--model.attention=cudnn: {reason}; auto or xla can")
-  return "masked" if call.kind in ("other", "cache") else "blocks"
+  return "masked"
 
 
 def _not_cudnn(call: Call) -> str | None:
   """Why cuDNN's flash attention cannot; None where it can."""
   if call.platform != "gpu":
-    return f"needs a GPU, this machine has {call.platform}"
+    return f"needs a GPU, not {call.platform}; auto or xla run anywhere"
   if call.dtype not in ("bfloat16", "float16"):
     return f"needs --model.dtype=bfloat16, not {call.dtype}"
   if call.width % 8 or call.width > 128:
-    return f"needs heads of a width of 8, 16, ... 128, not {call.width}"
+    return f"needs heads of width 8, 16, ... 128, not {call.width}"
+  if call.whole and call.context > 1:
+    return f"not with --mesh.context={call.context}; auto or xla can"
+  return None
+
+
+def _not_splash(config: TransformerConfig, call: Call) -> str | None:
+  """Why the splash kernel cannot; None where it can."""
+  if call.platform != "tpu":
+    return f"needs a TPU, not {call.platform}; auto or xla run anywhere"
+  if call.dtype not in ("bfloat16", "float32"):
+    return f"needs --model.dtype=bfloat16 or float32, not {call.dtype}"
+  if call.kind not in ("causal", "packed"):
+    return "not with keys that an adapter brings; auto or xla can"
+  least = call.context * splash.LANES
+  if call.queries % least or call.queries % call.context**2:
+    return f"needs rows of a multiple of {least} positions, not {call.queries}"
+  if call.context > 1 and config.context_attention == "ring":
+    return "goes with --model.context_attention=gather, not with ring"
   return None
 
 
@@ -99,40 +126,42 @@ def attend(
   Returns:
     o_BTNH.
   """
-  sizes = axes.sizes()
-  context, T = sizes.get("context", 1), q_BTNH.shape[1]
-  call = Call(
-    axes.platform(),
-    q_BTNH.dtype.name,
-    q_BTNH.shape[-1],
-    T,
-    kind,
-    1 if T % context else context,
-  )
+  T, N, H = q_BTNH.shape[1:]
+  sizes, window = axes.sizes(), config.window
+  context = sizes.get("context", 1)
+  if T % context:  # each device has all of them
+    context = 1
+  call = Call(axes.platform(), q_BTNH.dtype.name, H, T, kind, context)
   kernel = choose(config, call)
-  window = config.window
   if kernel == "masked":
-    if mask_B1TS is None:
-      mask_B1TS = ops.causal_mask(T, window)
+    assert mask_B1TS is not None
     return ops.attention(q_BTNH, k_BSKH, v_BSKH, mask_B1TS)
   if kernel == "blocks":
     return ops.causal_attention(q_BTNH, k_BSKH, v_BSKH, window, segment_BT)
+  if kernel == "cudnn":
+    return on_mesh(_cudnn(window), q_BTNH, k_BSKH, v_BSKH, (mask_B1TS, "B___"))
+  cuts = sizes.get("tensor", 1)
   if kernel == "context":
-
-    def cut(q: jax.Array, k: jax.Array, v: jax.Array, s: jax.Array | None):
-      return context_ops.causal_attention(
-        *(q, k, v, window, s),
-        axis="context",
-        size=context,
-        way=config.context_attention,
-      )
-
-    return on_mesh(cut, q_BTNH, k_BSKH, v_BSKH, segment_BT, "BT")
-  return on_mesh(_cudnn(window), q_BTNH, k_BSKH, v_BSKH, mask_B1TS, "B___")
+    run = functools.partial(
+      context_ops.causal_attention,
+      window=window,
+      axis="context",
+      size=context,
+      way=config.context_attention,
+    )
+    return on_mesh(run, q_BTNH, k_BSKH, v_BSKH, (segment_BT, "BT"), cut=True)
+  blocks = splash.make(N if N % cuts else N // cuts, T, window, cuts=context)
+  return on_mesh(
+    _splash(context),
+    *(q_BTNH, k_BSKH, v_BSKH),
+    (segment_BT, "BT"),
+    (blocks, splash.specs(blocks, "context" if context > 1 else None)),
+    cut=context > 1,
+  )
 
 
 def _cudnn(window: int | None) -> Callable[..., jax.Array]:
-  def attention(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array):
+  def attention(q: jax.Array, k: jax.Array, v: jax.Array, mask: Any):
     plain = mask is None
     return jax.nn.dot_product_attention(
       *(q, k, v),
@@ -145,38 +174,65 @@ def _cudnn(window: int | None) -> Callable[..., jax.Array]:
   return attention
 
 
+def _splash(context: int) -> Callable[..., jax.Array]:
+  def attention(
+    q: jax.Array, k: jax.Array, v: jax.Array, segment: Any, blocks: Any
+  ):
+    """Later positions see more, so the last device has most to do."""
+    whole = lambda x: jax.lax.all_gather(x, "context", axis=1, tiled=True)
+    others = (k, v, segment)
+    if context > 1:
+      others = jax.tree.map(whole, others)
+    return splash.attention(blocks, q, *others[:2], segment, others[2])
+
+  return attention
+
+
 def on_mesh(
   kernel: Callable[..., jax.Array],
   q_BTNH: jax.Array,
   k_BSKH: jax.Array,
   v_BSKH: jax.Array,
-  rest: jax.Array | None,
-  suffix: str,
+  *rest: tuple[Any, Any],
+  cut: bool = False,
 ) -> jax.Array:
-  """kernel(q, k, v, rest) on every device, of the part that it holds.
+  """kernel(q, k, v, *rest) on every device, of the part that it holds.
 
-  Rows, heads and positions are cut as `axes.KEY` says, `rest` as its suffix.
+  Rows and heads are cut as `axes.KEY` says.
+
+  Args:
+    kernel: of arrays that are one device's.
+    q_BTNH: queries.
+    k_BSKH: keys.
+    v_BSKH: values.
+    *rest: whatever else, with its suffix, or with a tree of placements.
+    cut: whether positions are cut, too.
+
+  Returns:
+    o_BTNH.
   """
   sizes = axes.sizes()
   if math.prod(sizes.values()) == 1:
-    return kernel(q_BTNH, k_BSKH, v_BSKH, rest)
+    return kernel(q_BTNH, k_BSKH, v_BSKH, *(x for x, _ in rest))
   k_BSKH, v_BSKH = (
     _with_enough_heads(x, q_BTNH.shape[2], sizes) for x in (k_BSKH, v_BSKH)
   )
-  spec = lambda x, s: axes.spec(s, "activation", x.shape, sizes)
-  place = spec(q_BTNH, "BTNH")
-  given = [q_BTNH, k_BSKH, v_BSKH]
-  places = [place, *(spec(x, "BTKH") for x in given[1:])]
-  if rest is not None:
-    given.append(rest)
-    places.append(spec(rest, suffix))
+
+  def spec(x: Any, place: Any) -> Any:
+    if x is None or not isinstance(place, str):
+      return place if x is not None else None
+    return axes.spec(place, "activation", x.shape, sizes)
+
+  T = "T" if cut else "_"
+  query, key = f"B{T}NH", f"B{T}KH"
+  given = [(q_BTNH, query), (k_BSKH, key), (v_BSKH, key), *rest]
   return jax.shard_map(
-    lambda q, k, v, rest=None: kernel(q, k, v, rest),
-    in_specs=tuple(places),
-    out_specs=place,
+    kernel,
+    in_specs=tuple(spec(x, place) for x, place in given),
+    out_specs=spec(q_BTNH, query),
     axis_names=set(sizes),
     check_vma=False,
-  )(*given)
+  )(*(x for x, _ in given))
 
 
 def _with_enough_heads(

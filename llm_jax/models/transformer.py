@@ -110,11 +110,11 @@ class Decoder(nn.Module):
     x_BTD, at_BT = self._embed(tokens_BT), position_BT
     if at_BT is None:
       at_BT = jnp.arange(T, dtype=jnp.int32)[None]
-    prompt_XD, shared_X = self._prompt(), None
+    prompt_XD, shared = self._prompt(), None
     X = 0 if prompt_XD is None else len(prompt_XD)
     self._check_length(T, X)
     if prompt_XD is not None:  # before every document of the row
-      shared_X = jnp.arange(X)
+      shared = jnp.zeros(())
       x_BTD = jnp.concatenate([_rows(prompt_XD, B), x_BTD], 1)
       at_BT = jnp.concatenate(
         [_rows(jnp.arange(X), B), jnp.broadcast_to(at_BT + X, (B, T))], 1
@@ -132,7 +132,7 @@ class Decoder(nn.Module):
       )
     if prompt_XD is not None and self.config.window:
       segment_BT = None  # the mask says more than documents and a window do
-    context = (mask_B1TS, segment_BT, shared_X, real_BT)
+    context = (mask_B1TS, segment_BT, shared, real_BT)
     x_BTD, _, routing = self._run(x_BTD, at_BT, None, *context)
     return x_BTD[:, X:], routing
 

@@ -30,9 +30,9 @@ def causal_attention(
   q_BTNH: jax.Array,
   k_BTKH: jax.Array,
   v_BTKH: jax.Array,
-  window: int | None = None,
   segment_BT: jax.Array | None = None,
   *,
+  window: int | None = None,
   axis: str,
   size: int,
   way: Way,
@@ -44,8 +44,8 @@ def causal_attention(
       that its number along the axis says.
     k_BTKH: keys of the same positions.
     v_BTKH: values of the same positions.
-    window: how far a query sees, itself included.
     segment_BT: the document of each of these positions.
+    window: how far a query sees, itself included.
     axis: of the mesh.
     size: devices along it.
     way: how the others' keys come.

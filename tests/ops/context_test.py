@@ -56,7 +56,11 @@ def cut(T, size, way, window=None, packed=True):
 
   def attention(q, k, v):
     f = lambda q, k, v, s: context.causal_attention(
-      *(q, k, v, window, s if packed else None), axis="c", size=size, way=way
+      *(q, k, v, s if packed else None),
+      window=window,
+      axis="c",
+      size=size,
+      way=way,
     )
     return jax.shard_map(
       f,
