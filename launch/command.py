@@ -2,7 +2,6 @@
 
 import difflib
 import pathlib
-import shlex
 
 from launch.settings import Settings
 
@@ -73,8 +72,3 @@ def in_runs(settings: Settings, words: list[str]) -> list[str]:
   if not settings.name:
     return words
   return with_folder(words, f"runs/{settings.name}", "runs/")[:-1]
-
-
-def quoted(words: list[str] | tuple[str, ...]) -> str:
-  """Words as a shell reads them back."""
-  return shlex.join(words)

@@ -36,8 +36,8 @@ def render(settings: Settings, words: list[str], revision: str) -> str:
       "--env=PYTHONUNBUFFERED=1",
       *(f"--env={pair}" for pair in settings.env),
       *(["--spot"] if settings.spot else []),
-      f"--command=exec {command.quoted(['python', '-m', *words])}",
     ],
+    "command": ["python", "-m", *words],
   }
   return shell.script(
     f"Run {settings.name} on {settings.slices} x {found.kind} of GKE cluster"

@@ -1,4 +1,3 @@
-# shellcheck shell=bash disable=SC2154  # the settings stand before it
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 trap 'say "the run goes on; the same command follows it"; exit 130' INT
@@ -28,7 +27,8 @@ else
   mkdir "$scratch/code"
   git archive "$revision" | tar -x -C "$scratch/code"
   # Without an answer to its question whether to overwrite, it does not.
-  "${create[@]}" --script-dir="$scratch/code" </dev/null
+  "${create[@]}" --script-dir="$scratch/code" \
+    --command="exec$(printf ' %q' "${command[@]}")" </dev/null
 fi
 
 code=0

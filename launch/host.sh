@@ -1,4 +1,3 @@
-# shellcheck shell=bash disable=SC2154  # the settings stand before it
 # What a host does for the run. Its answers begin with "llm_jax HOST ".
 folder=$HOME/llm_jax/$name
 code=$folder/code-$revision
@@ -56,19 +55,21 @@ free() {
 # Outlives the connection; its code is written when it ends. A SIGTERM is for
 # the experiment, which saves.
 start() {
+  exec 9>"$folder/lock"
+  flock 9 # of two launches, the second finds it going on
+  if going; then return; fi
   free
   rm -f "$folder/exit"
   printf '%s\n' "${command[*]@Q}" >"$folder/command"
   if [[ -e $folder/log ]]; then mv "$folder/log" "$folder/log.before"; fi
   cd "$code"
-  # shellcheck disable=SC2016  # for the shell that it starts
   env "${env[@]}" "LLM_JAX_LAUNCH=$name" PYTHONUNBUFFERED=1 \
     "PATH=$code/.venv/bin:$PATH" nohup setsid bash -c '
       trap : TERM
       "${@:2}"
       echo "$?" >"$1.new"
       mv "$1.new" "$1"' launch "$folder/exit" "${command[@]}" \
-    >"$folder/log" 2>&1 </dev/null &
+    >"$folder/log" 2>&1 </dev/null 9>&- &
   echo "$!" >"$folder/pid"
 }
 
@@ -82,15 +83,20 @@ stop() {
   kill -KILL -- "-$pid"
 }
 
+# The log from line $1 on, for $2 seconds, or until the run has ended.
 follow() {
-  if going; then tail -n +1 --pid="$pid" -F "$folder/log" 2>/dev/null; fi
+  if going; then
+    timeout "$2" tail -n "+$1" --pid="$pid" -F "$folder/log" 2>/dev/null || true
+  else
+    tail -n "+$1" "$folder/log"
+  fi
 }
 
 # Waits for the end, at most so many seconds; then as state.
 ended() {
-  for ((i = 0; i < $1; i++)); do
+  for ((i = 0; i < $1; i += 5)); do
     if ! going; then break; fi
-    sleep 1
+    sleep 5
   done
   state
 }

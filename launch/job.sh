@@ -1,4 +1,3 @@
-# shellcheck shell=bash disable=SC2154  # the settings stand before it
 # Every task is told of a task that fails by JAX, and ends; so the largest of
 # their codes, which srun ends with, is not that of a kill.
 code=0

@@ -23,6 +23,7 @@ def render(settings: Settings, words: list[str], revision: str) -> str:
     settings,
     words,
     revision,
+    settings.slices,
     {
       "up": "ACTIVE",
       # A request that was served once is never served again.
@@ -45,8 +46,9 @@ def render(settings: Settings, words: list[str], revision: str) -> str:
       ],
       # --force: with its nodes.
       "delete": [*_GCLOUD, "delete", settings.name, *quiet, "--force"],
-      "scp": [*_GCLOUD, "scp", *quiet],
+      "scp": [*_GCLOUD, "scp"],
       "ssh": [*_GCLOUD, "ssh", settings.name, *quiet],
+      "where": quiet,
       "all": ["--node=all", "--worker=all"],
       "first": ["--node=0", "--worker=0"],
     },

@@ -107,7 +107,7 @@ READ_BY = {
   "time": ("slurm",),
   "grace": ("local", "gke", "slurm"),
   "retries": _FAR,
-  "pause": _FAR,
+  "pause": (*_VM, "slurm"),
   "env": _FAR,
   "dirty": _FAR,
   "processes": ("local",),

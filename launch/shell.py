@@ -32,10 +32,8 @@ def assignments(variables: dict[str, Any]) -> str:
 
 
 def body(name: str) -> str:
-  """A file of this folder, without its lines for shellcheck."""
-  text = (_HERE / name).read_text(encoding="utf-8")
-  lines = text.splitlines()
-  return "\n".join(x for x in lines if not x.startswith("# shellcheck"))
+  """A file of this folder."""
+  return (_HERE / name).read_text(encoding="utf-8")
 
 
 def heredoc(path: str, word: str, text: str) -> str:
@@ -51,7 +49,7 @@ def _wrapped(words: list[str]) -> str:
     return line
   lines: list[str] = []
   for word in map(shlex.quote, words):
-    if lines and not word.startswith("-") and not lines[-1].startswith("-"):
+    if lines and not word.startswith("--") and not lines[-1].startswith("--"):
       lines[-1] += f" {word}"
     else:
       lines.append(word)

@@ -1,4 +1,3 @@
-# shellcheck shell=bash disable=SC2154  # the settings stand before it
 trap 'say "the run goes on; the same command follows it"; exit 130' INT
 
 say() { printf 'launch: %s\n' "$*" >&2; }

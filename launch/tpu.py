@@ -21,6 +21,7 @@ def script(
   settings: Settings,
   words: list[str],
   revision: str,
+  slices: int,
   commands: dict[str, object],
 ) -> str:
   """The script; `commands` are those of gcloud that tpu.sh calls by name."""
@@ -37,7 +38,7 @@ def script(
     "name": settings.name,
     "revision": revision,
     "accelerator": found.kind,
-    "hosts": found.hosts * settings.slices,
+    "hosts": found.hosts * slices,
     "retries": settings.retries,
     "keep": settings.keep,
     "pause": settings.pause,
@@ -49,7 +50,7 @@ def script(
   text = f"#!/usr/bin/env bash\nset -euo pipefail\n\n{text}"
   function = shell.heredoc("", "HOST", text).replace("cat > ", "cat ", 1)
   return shell.script(
-    f"Run {settings.name} on {settings.slices} x {found.kind}",
+    f"Run {settings.name} on {slices} x {found.kind}",
     variables,
     f"host_script() {{\n{function}}}\n",
     shell.body("tpu.sh"),

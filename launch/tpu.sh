@@ -1,4 +1,3 @@
-# shellcheck shell=bash disable=SC2154  # the settings stand before it
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 trap 'say "the run goes on; the same command follows it"; exit 130' INT
@@ -32,7 +31,7 @@ remove() {
 ready() {
   local before=''
   while look || return; do
-    if [[ $state != NONE && $kind != "$accelerator" ]]; then
+    if [[ -n $kind && $kind != "$accelerator" ]]; then
       say "$name is there, a $kind and no $accelerator: give another --name"
       return 2
     fi
@@ -86,17 +85,23 @@ failed() {
   return 1
 }
 
-# Shows the first host's log until all have ended.
+# Shows the first host's log, until all have ended.
 watch() {
+  local line=1
   while true; do
-    on_first follow || true
-    ask ended "$patience" || return 1
-    if ! any going; then break; fi
-    if failed; then
-      say "hosts have ended, others go on ($states): all are ended"
-      on_all stop || true
-      break
+    on_first follow "$line" "$patience" | tee "$scratch/shown" || true
+    line=$((line + $(wc -l <"$scratch/shown")))
+    ask ended 1 || return 1
+    if failed && any going; then
+      # JAX ends those who have lost a partner, after 100 seconds.
+      ask ended "$patience" || return 1
+      if any going; then
+        say "hosts have ended, others go on ($states): all are ended"
+        on_all stop || true
+        break
+      fi
     fi
+    if ! any going; then break; fi
   done
   if failed; then say "ended with ${states/going/}"; fi
   if any 2; then return 2; fi
@@ -107,7 +112,7 @@ watch() {
 attempt() {
   ready || return
   "${scp[@]}" "$scratch/llm_jax-$name.sh" "$scratch/llm_jax-$name.tar.gz" \
-    "$name:" "${all[@]}" </dev/null || return 1
+    "$name:" "${all[@]}" "${where[@]}" </dev/null || return 1
   ask state || return 1
   if any other; then
     say "$name runs another command: give another --name, or end that one:"

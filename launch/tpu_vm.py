@@ -15,6 +15,7 @@ def render(settings: Settings, words: list[str], revision: str) -> str:
     settings,
     words,
     revision,
+    1,
     {
       "up": "READY",
       "gone": "PREEMPTED TERMINATED",
@@ -32,8 +33,9 @@ def render(settings: Settings, words: list[str], revision: str) -> str:
         *tpu.wanted(settings),
       ],
       "delete": [*_GCLOUD, "delete", settings.name, *quiet],
-      "scp": [*_GCLOUD, "scp", *quiet],
+      "scp": [*_GCLOUD, "scp"],
       "ssh": [*_GCLOUD, "ssh", settings.name, *quiet],
+      "where": quiet,
       "all": ["--worker=all"],
       "first": ["--worker=0"],
     },

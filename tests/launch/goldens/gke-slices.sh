@@ -1,0 +1,91 @@
+#!/usr/bin/env bash
+# Run run-1 on 4 x tpu7x-128 of GKE cluster pods
+(
+set -euo pipefail
+
+name=run-1
+revision=0123456789abcdef0123456789abcdef01234567
+list=(
+  xpk workload list
+  --cluster=pods
+  --zone=us-east5-a
+  --project=my-project
+)
+delete=(
+  xpk workload delete
+  --cluster=pods
+  --zone=us-east5-a
+  --project=my-project
+  --workload=run-1
+)
+create=(
+  xpk workload create
+  --cluster=pods
+  --zone=us-east5-a
+  --project=my-project
+  --workload=run-1
+  --tpu-type=tpu7x-128
+  --num-slices=4
+  --base-docker-image=us-docker.pkg.dev/my-project/my-repo/llm-jax:1
+  --priority=high
+  --max-restarts=10
+  --restart-on-exit-codes=1
+  --termination-grace-period-seconds=120
+  --env=PYTHONUNBUFFERED=1
+  --env=HF_HOME=/tmp/hf
+  --spot
+)
+command=(
+  python -m experiments.pretrain_tiny_stdlib train
+  --steps=3
+  '--samples.prompts=it'"'"'s $5,"a b"'
+  --workdir=gs://my-bucket/run-1
+  --distributed
+)
+
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+trap 'say "the run goes on; the same command follows it"; exit 130' INT
+
+say() { printf 'launch: %s\n' "$*" >&2; }
+
+# Whether the cluster has a workload of this name in such a state.
+there() {
+  local said
+  said=$("${list[@]}" --filter-by-status="$1" --filter-by-job="$name" \
+    </dev/null) || {
+    printf '%s\n' "$said" >&2 # XPK says what is wrong there
+    exit 1
+  }
+  awk -v name="$name" '$1 == name {n++} END {exit !n}' <<<"$said"
+}
+
+cd "$(git rev-parse --show-toplevel)"
+if there FINISHED; then
+  say "$name has ended; it goes on from its last checkpoint"
+  "${delete[@]}" </dev/null
+fi
+if there EVERYTHING; then
+  say "$name is in the cluster; following it"
+else
+  # XPK puts the folder into the image: what all hosts run.
+  mkdir "$scratch/code"
+  git archive "$revision" | tar -x -C "$scratch/code"
+  # Without an answer to its question whether to overwrite, it does not.
+  "${create[@]}" --script-dir="$scratch/code" \
+    --command="exec$(printf ' %q' "${command[@]}")" </dev/null
+fi
+
+code=0
+"${list[@]}" --wait-for-job-completion="$name" </dev/null || code=$?
+if ((code)); then
+  said=$(kubectl logs --selector="xpk.google.com/workload=$name" \
+    --tail=20 --prefix </dev/null) || true
+  printf '%s\n' "$said"
+  # What the experiment ended with is among the last lines.
+  code=1
+  if [[ $said == *EXIT_CODE=2* ]]; then code=2; fi
+  say "$name has failed; the lines above are its hosts' last"
+fi
+exit "$code"
+)
