@@ -1,7 +1,8 @@
 # Every task is told of a task that fails by JAX, and ends; so the largest of
 # their codes, which srun ends with, is not that of a kill.
 code=0
-env "${env[@]}" PYTHONUNBUFFERED=1 "${srun[@]}" "${command[@]}" || code=$?
+env "${env[@]}" "LLM_JAX_REVISION=$revision" PYTHONUNBUFFERED=1 "${srun[@]}" \
+  "${command[@]}" || code=$?
 echo "$code" >"$folder/exit.new"
 mv "$folder/exit.new" "$folder/exit"
 echo "launch: start $((${SLURM_RESTART_COUNT:-0} + 1)) ended with $code"

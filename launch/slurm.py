@@ -22,7 +22,7 @@ def render(settings: Settings, words: list[str], revision: str) -> str:
     "folder": folder,
     "pause": settings.pause,
   }
-  job = _job(settings, words, folder, f"{folder}/code-{revision}")
+  job = _job(settings, words, folder, revision)
   function = shell.heredoc("", "JOB", job).replace("cat > ", "cat ", 1)
   return shell.script(
     f"Run {settings.name} on {settings.nodes} x {settings.gpus_per_node} GPUs"
@@ -33,8 +33,11 @@ def render(settings: Settings, words: list[str], revision: str) -> str:
   )
 
 
-def _job(settings: Settings, words: list[str], folder: str, code: str) -> str:
+def _job(
+  settings: Settings, words: list[str], folder: str, revision: str
+) -> str:
   """The file that sbatch is given."""
+  code = f"{folder}/code-{revision}"
   options = [
     f"--job-name={settings.name}",
     f"--nodes={settings.nodes}",
@@ -69,6 +72,7 @@ def _job(settings: Settings, words: list[str], folder: str, code: str) -> str:
     srun.append(f"--chdir={code}")
   words = command.with_folder(words, f"{folder}/run", "--shared")
   variables = {
+    "revision": revision,
     "folder": folder,
     "retries": settings.retries,
     "env": list(settings.env),

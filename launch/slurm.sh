@@ -8,7 +8,7 @@ jobs_of_run() {
 }
 
 # The job but for its revision, with which it may have been started before.
-same() { sed "s/code-[0-9a-f]*//g"; }
+same() { sed "s/[0-9a-f]\{40\}//g"; }
 
 cd "$(git rev-parse --show-toplevel)"
 mkdir -p "$folder"

@@ -45,6 +45,8 @@ def _version(package: str) -> str | None:
 
 
 def _revision() -> str | None:
+  if sent := os.environ.get("LLM_JAX_REVISION"):  # without its repository
+    return sent[:12]
   here = pathlib.Path(__file__).parent
   try:
     return subprocess.run(

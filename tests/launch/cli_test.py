@@ -39,6 +39,7 @@ def refused(capsys, text):
     ("--zone=", "--zone: none given; tpu-vm needs it"),
     ("--topology=v5p-100", "--topology=v5p-100"),
     ("--topology=v5z-16", "did you mean v5"),
+    ("--topology=h100-8", "is no TPU; slurm has GPUs"),
     ("--topology=tpu7x-128", "is had by gke only, not by tpu-vm"),
     ("--bucket=gs://b", "--bucket=gs://b: must be the name of a bucket"),
     ("--bucket=", "--bucket: none given, nor a --workdir after --"),

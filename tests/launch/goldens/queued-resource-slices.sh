@@ -95,7 +95,7 @@ install() {
   python3 -m pip install --quiet --user uv
   python3 -m uv venv --quiet --clear --python 3.11 "$code/.venv"
   python3 -m uv pip install --quiet --python "$code/.venv/bin/python" \
-    --constraints "$code/constraints.txt" --editable "$code" 'jax[tpu]'
+    --constraints "$code/constraints.txt" --editable "${code}[gcs]" 'jax[tpu]'
   touch "$code/installed"
 }
 
@@ -128,8 +128,8 @@ start() {
   printf '%s\n' "${command[*]@Q}" >"$folder/command"
   if [[ -e $folder/log ]]; then mv "$folder/log" "$folder/log.before"; fi
   cd "$code"
-  env "${env[@]}" "LLM_JAX_LAUNCH=$name" PYTHONUNBUFFERED=1 \
-    "PATH=$code/.venv/bin:$PATH" nohup setsid bash -c '
+  env "${env[@]}" "LLM_JAX_LAUNCH=$name" "LLM_JAX_REVISION=$revision" \
+    PYTHONUNBUFFERED=1 "PATH=$code/.venv/bin:$PATH" nohup setsid bash -c '
       trap : TERM
       "${@:2}"
       echo "$?" >"$1.new"

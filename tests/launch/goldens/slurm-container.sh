@@ -25,6 +25,7 @@ cat <<'JOB'
 #SBATCH --account=research
 set -euo pipefail
 
+revision=0123456789abcdef0123456789abcdef01234567
 folder=/data/runs/run-1
 retries=0
 env=(NCCL_DEBUG=WARN)
@@ -47,7 +48,8 @@ command=(
 # Every task is told of a task that fails by JAX, and ends; so the largest of
 # their codes, which srun ends with, is not that of a kill.
 code=0
-env "${env[@]}" PYTHONUNBUFFERED=1 "${srun[@]}" "${command[@]}" || code=$?
+env "${env[@]}" "LLM_JAX_REVISION=$revision" PYTHONUNBUFFERED=1 "${srun[@]}" \
+  "${command[@]}" || code=$?
 echo "$code" >"$folder/exit.new"
 mv "$folder/exit.new" "$folder/exit"
 echo "launch: start $((${SLURM_RESTART_COUNT:-0} + 1)) ended with $code"
@@ -69,7 +71,7 @@ jobs_of_run() {
 }
 
 # The job but for its revision, with which it may have been started before.
-same() { sed "s/code-[0-9a-f]*//g"; }
+same() { sed "s/[0-9a-f]\{40\}//g"; }
 
 cd "$(git rev-parse --show-toplevel)"
 mkdir -p "$folder"
