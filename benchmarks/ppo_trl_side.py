@@ -6,10 +6,14 @@ Arguments: the file that `ppo` prepares, a name, updates. Needs trl 1.12.0.
 import copy
 import json
 import os
+import statistics
 import sys
 from typing import Any
 
-from benchmarks import tuning_trl  # before what it sets the environment for
+from benchmarks import (
+  rollouts_transformers_side,
+  tuning_trl,
+)  # before what it sets the environment for
 
 os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
 
@@ -19,6 +23,7 @@ import torch
 import transformers
 import trl
 from trl.experimental import ppo
+from trl.experimental.ppo import ppo_trainer
 
 
 def main() -> None:
@@ -42,8 +47,10 @@ def main() -> None:
     response_length=given["new"],
     temperature=given["temperature"],
     num_sample_generations=0,
+    stop_token=None if given["stop"] is None else "eos",
   )
-  policy = tuning_trl.model(given)
+  policy = rollouts_transformers_side.load(tuning_trl.model(given), given)
+  lengths = counted_lengths()
   trainer = ppo.PPOTrainer(
     args=settings,
     processing_class=tokenizer,
@@ -60,8 +67,12 @@ def main() -> None:
   trainer.train()
   (w0, c0), (w1, c1) = clock.ends[warm - 1], clock.ends[-1]
   assert len(clock.ends) == warm + updates
+  drawn = given["new"]
+  if lengths:
+    drawn = statistics.mean(lengths[warm:])
   found = {
-    "tokens": updates * rows * given["new"],
+    "tokens": updates * rows * drawn,
+    "length": drawn,
     "updates": updates,
     "wall": w1 - w0,
     "cpu": c1 - c0,
@@ -70,6 +81,20 @@ def main() -> None:
     "version": f"trl {trl.__version__}, torch {torch.__version__}",
   }
   print(json.dumps(found))
+
+
+def counted_lengths() -> list[float]:
+  """Fills with the mean length of each drawing, the stop token included."""
+  lengths: list[float] = []
+  cut = ppo_trainer.truncate_response
+
+  def counted(stop: int, pad: int, responses: torch.Tensor) -> torch.Tensor:
+    out = cut(stop, pad, responses)
+    lengths.append(float((out != pad).sum(1).float().mean()))
+    return out
+
+  ppo_trainer.truncate_response = counted
+  return lengths
 
 
 def _scorer(

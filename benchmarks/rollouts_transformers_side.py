@@ -24,12 +24,19 @@ def model(given: dict[str, Any]) -> transformers.PreTrainedModel:
   config = llama.config(
     given, max_position_embeddings=given["length"], eos_token_id=None
   )
-  out = transformers.LlamaForCausalLM(config).eval()
-  with np.load(given["weights"]) as found, torch.no_grad():
-    for name, x in found.items():
-      out.get_parameter(f"{name}.weight").copy_(torch.from_numpy(x))
+  out = load(transformers.LlamaForCausalLM(config).eval(), given)
   device = "cuda" if torch.cuda.is_available() else "cpu"
   return out.to(device, torch.bfloat16 if device == "cuda" else torch.float32)
+
+
+def load(
+  model: transformers.PreTrainedModel, given: dict[str, Any]
+) -> transformers.PreTrainedModel:
+  """The model, with the weights that both sides share."""
+  with np.load(given["weights"]) as found, torch.no_grad():
+    for name, x in found.items():
+      model.get_parameter(f"{name}.weight").copy_(torch.from_numpy(x))
+  return model
 
 
 def main() -> None:

@@ -22,8 +22,9 @@ Batch = Mapping[str, Any]
 where rows hold several documents, `segment_BT` i32 (0 = padding) and
 `position_BT` i32 (from 0 within each document); where documents have prompts,
 `prompt_BT` bool (True = the target is part of one). Where there is `asked_BT`,
-bool, scores of other positions are nothing. What a source has to tell of rows,
-`told_x_B`, nobody reads: its mean is the metric x of the step."""
+bool, scores of other positions are nothing; where there is `place_BT`, rows
+are scored several in one, see `models.together`. What a source has to tell of
+rows, `told_x_B`, nobody reads: its mean is the metric x of the step."""
 
 Block = tuple[int | tuple[int, ...], int]
 """(index, count): the rows of a global batch that are a process's, as one of

@@ -262,6 +262,7 @@ MAY_CHANGE = (
   "label",
   "rewards.",
   "rollouts.widths",
+  "rollouts.packing",
   "shaping.most_kl",
   "shaping.patience",
   "data.cache",

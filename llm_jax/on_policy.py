@@ -18,7 +18,7 @@ import jax
 from jax.sharding import Mesh
 import numpy as np
 
-from llm_jax import axes, config, keys, redrawing
+from llm_jax import axes, config, fitting, keys, redrawing
 from llm_jax.contracts import Batch, Hook, Question, Verdict
 from llm_jax.generation import widths
 from llm_jax.generation.rollouts import Rollouts
@@ -82,6 +82,7 @@ class OnPolicy(Hook):
     identity: of the prompts; a run goes on with the same ones only.
     judge: what decides a score, as JSON has it; likewise.
     judge_may_change: a run goes on with another one, too.
+    microbatches: that a step cuts a minibatch into.
   """
 
   def __init__(
@@ -100,12 +101,15 @@ class OnPolicy(Hook):
     identity: str = "",
     judge: dict[str, Any] | None = None,
     judge_may_change: bool = False,
+    microbatches: int = 1,
   ):
     self._settings, self._shaping = settings, shaping
     self._prompts, self._functions = prompts, functions
     self._reward, self._ids, self._seed = reward, ids, seed
     self._size, self._group, self._mesh = batch_size, group, mesh
     self._together = objective.rows_together
+    self._cuts = fitting.Cuts.of(mesh, microbatches, self._together)
+    self._packing = settings.packing if fitting.can(mesh) else 0
     self._learned = settings.batch
     if isinstance(objective, DrawnPairs):
       self._learned = settings.batch // group * self._together
@@ -140,14 +144,28 @@ class OnPolicy(Hook):
     r = np.random.default_rng((self._seed, tag, self._updates, epoch))
     order = _permuted(r, self._learned, self._together)
     here = order[place * self._size : (place + 1) * self._size]
-    rows = {name: x[here] for name, x in self._rows.items()}
-    if self._settings.widths > 1:
-      rows = widths.cut(rows, self._most, self._settings.widths)
+    rows = self._laid_out(here)
     rows |= {
       f"told_{name}_B": np.full(len(here), x, np.float32)
       for name, x in self._where(epoch).items()
     }
     return mesh_lib.place_whole(rows, self._mesh)
+
+  def _laid_out(self, here: np.ndarray) -> dict[str, np.ndarray]:
+    """Some rows, packed or as wide as they need, whichever is less work."""
+    counts = self._packing
+    if counts:
+      size_B = (self._rows["segment_BT"][here] > 0).sum(1)
+      here = here[fitting.dealt(size_B, self._cuts)]
+    rows = narrow = {name: x[here] for name, x in self._rows.items()}
+    if self._settings.widths > 1:
+      narrow = widths.cut(rows, self._most, self._settings.widths)
+    if counts:
+      width = narrow["segment_BT"].shape[1]
+      place_BT = fitting.placed(rows, counts, self._cuts, width)
+      if place_BT is not None:
+        return rows | {"place_BT": place_BT}
+    return narrow
 
   def _where(self, epoch: int) -> dict[str, float]:
     """Which update this is, what it has drawn, and how often that was read."""
@@ -231,7 +249,8 @@ class OnPolicy(Hook):
     """
     prompts = mesh_lib.place_whole(self._aligned(asked), self._mesh)
     batch = self._functions.draw(roles, prompts, key)
-    batch = {**batch, **self._functions.score(roles, batch)}
+    packed = {**batch, **self._places(batch)}
+    batch = {**batch, **self._functions.score(roles, packed)}
     host = jax.device_get(_everywhere(batch))
     mask_BT, old_BT = host["mask_BT"], host["old_logp_BT"]
     wide = old_BT.dtype
@@ -259,6 +278,18 @@ class OnPolicy(Hook):
       moved_BT = np.where(mask_BT, old_BT - host["ref_logp_BT"], 0)
       of_rows["kl_B"] = moved_BT.sum(1)
     return {**host, **of_rows}
+
+  def _places(self, batch: Batch) -> Batch:
+    """Where drawn rows are scored, unless each by itself."""
+    counts, cuts = self._packing, fitting.Cuts.of(self._mesh)
+    if not counts:
+      return {}
+    rows = jax.device_get(_everywhere({"segment_BT": batch["segment_BT"]}))
+    width = rows["segment_BT"].shape[1]
+    place_BT = fitting.placed(rows, counts, cuts, width)
+    if place_BT is None:
+      return {}
+    return mesh_lib.place_whole({"place_BT": place_BT}, self._mesh)
 
   def _drawn(self, roles: Any) -> dict[str, np.ndarray]:
     rows, asked_for, moments = self._to_learn_from(roles)

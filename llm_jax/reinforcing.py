@@ -69,6 +69,7 @@ def source(
     tokens.identity,
     json.loads(json.dumps(about)),
     experiment.judge_may_change,
+    experiment.microbatches,
   )
 
 

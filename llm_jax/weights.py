@@ -22,6 +22,7 @@ from llm_jax.checkpoints.store import Store
 from llm_jax.contracts import Batch, Forward, Objective
 from llm_jax.experiment import Experiment
 from llm_jax.model import Model
+from llm_jax.models import together
 from llm_jax.objectives.mixed import Mixed
 from llm_jax.objectives.packed import Packed
 from llm_jax.objectives.routed import Routed
@@ -67,7 +68,9 @@ class Plan:
 
 def forward(model: Model, temperature: float = 1.0) -> Forward:
   """Every role is the one decoder, with weights of its own."""
-  score = functools.partial(model.score, temperature=temperature)
+  score = together.packing(
+    functools.partial(model.score, temperature=temperature)
+  )
   return dict.fromkeys(("policy", "reference", "value"), score)
 
 

@@ -55,7 +55,12 @@ def experiment(home: pathlib.Path, **changes):
     objective=PPO(),
     judge=Function(f"{home}/reward.py:fraction"),
     rollouts=Rollouts(
-      batch=16, epochs=2, max_new_tokens=8, max_prompt=24, widths=1
+      batch=16,
+      epochs=2,
+      max_new_tokens=8,
+      max_prompt=24,
+      widths=1,
+      packing=0,
     ),
     shaping=Shaping(missing_eos="subtract", target=0.1, horizon=100),
     optimizer=AdamW(peak=3e-2, schedule=Schedule("constant", warmup=0)),

@@ -63,7 +63,12 @@ class Told:
     self.asked, self.keys = [], []
     self.source = on_policy.OnPolicy(
       Rollouts(
-        batch=B, epochs=2, max_new_tokens=T, drawings=drawings, widths=1
+        batch=B,
+        epochs=2,
+        max_new_tokens=T,
+        drawings=drawings,
+        widths=1,
+        packing=0,
       ),
       Shaping(missing_eos="keep", scale=scale),
       OBJECTIVE,

@@ -49,7 +49,9 @@ def experiment(number):
     model=dataclasses.replace(SHAPE, dtype="float64"),
     objective=PPO(critic="shared"),
     tokenizer=Bytes(),
-    rollouts=Rollouts(batch=4, epochs=1, max_new_tokens=N, widths=number),
+    rollouts=Rollouts(
+      batch=4, epochs=1, max_new_tokens=N, widths=number, packing=0
+    ),
     batch_size=2,
   )
 

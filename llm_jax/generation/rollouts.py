@@ -51,6 +51,13 @@ class Rollouts:
     " whole",
     low=1,
   )
+  packing: int = field(
+    16,
+    "where that is less work, what was drawn is scored and learned from several"
+    " completions a row, in one of this many numbers of rows, each compiled"
+    " once; 0 = each completion in a row of its own",
+    low=0,
+  )
   sampler: Sampler = Sampler(temperature=0.7)
 
   def __post_init__(self) -> None:

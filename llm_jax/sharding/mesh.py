@@ -160,8 +160,8 @@ def place(batch: Any, mesh: Mesh) -> Any:
 
 def place_whole(batch: Mapping[str, Any], mesh: Mesh) -> Any:
   """A batch that every process has whole -> arrays cut over the mesh."""
-  (size,) = {len(x) for x in batch.values()}
-  share(mesh, size)  # or say what is wrong
+  for size in {len(x) for x in batch.values()}:
+    share(mesh, size)  # or say what is wrong
   if jax.process_count() == 1:
     return place(batch, mesh)
 
