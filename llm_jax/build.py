@@ -131,6 +131,7 @@ def check_cuts(experiment: Experiment, sizes: Mapping[str, int]) -> None:
       f"--batch_size={experiment.batch_size}: not divisible by"
       f" --microbatches={experiment.microbatches} x {by}{rows}"
     )
+  _check_experts(experiment, sizes)
   _check_stages(experiment, sizes)
   _check_positions(experiment, sizes)
   for i, its in experiment.beside.items():
@@ -139,6 +140,21 @@ def check_cuts(experiment: Experiment, sizes: Mapping[str, int]) -> None:
         f"--ptx.{i}.batch_size={its.batch_size}: not divisible by"
         f" --microbatches={experiment.microbatches} x {by} x {together}"
       )
+
+
+def _check_experts(experiment: Experiment, sizes: Mapping[str, int]) -> None:
+  """ValueError where devices that share experts would not all have some."""
+  num, devices = experiment.model.experts.num, sizes["expert"]
+  if devices > 1 and not num:
+    raise ValueError(
+      f"--mesh.expert={devices}: the model has no experts;"
+      f" --mesh.data={devices} shares rows"
+    )
+  if num % devices:
+    valid = ", ".join(str(d) for d in range(1, num + 1) if num % d == 0)
+    raise ValueError(
+      f"--mesh.expert={devices}: must divide --model.experts.num={num}: {valid}"
+    )
 
 
 def _check_stages(experiment: Experiment, sizes: Mapping[str, int]) -> None:

@@ -34,7 +34,7 @@ from llm_jax.judges.rubric import ByRubric, Rubric
 from llm_jax.judges.rules import Length, Rule
 from llm_jax.judges.weighted import Sum
 from llm_jax.models import transformer
-from llm_jax.models.config import RopeScaling
+from llm_jax.models.config import Experts, RopeScaling
 from llm_jax.objectives import dpo, group, separate, unreferenced
 from llm_jax.objectives.classification import Classification
 from llm_jax.objectives.kto import KTO
@@ -120,6 +120,9 @@ def try_every_model():
   for axis in ("stage", "context"):
     cut = mesh_lib.MeshShape(**{axis: 2})
     trace_step(dataclasses.replace(command.EXPERIMENT, model=deep, mesh=cut))
+  mixed = dataclasses.replace(deep, experts=Experts(num=2))
+  for more in ({}, {"peft": LoRA(), "frozen": "nf4"}):
+    trace_step(dataclasses.replace(command.EXPERIMENT, model=mixed, **more))
 
 
 def try_every_optimizer(*more):

@@ -1,6 +1,8 @@
 """Experts on devices of their own never change a step, in float64."""
 
 import dataclasses
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -15,7 +17,7 @@ from llm_jax.sharding import mesh as mesh_lib
 from llm_jax.sharding.mesh import MeshShape
 from tests.models import experts_test
 from tests.objectives import routed_test
-from tests.sharding import steps
+from tests.sharding import laws_test, steps
 from tests.sharding.laws_test import difference
 
 CONFIG = dataclasses.replace(
@@ -110,3 +112,25 @@ def test_every_expert_is_on_one_device_of_the_axis():
     L, M, I, O = x.shape
     cut = (L, M // 4, I, O // 2) if "down" in path else (L, M // 4, I // 2, O)
     assert set(shards) == {cut}, path
+
+
+_PLAN = """
+  from tests.sharding import experts_test
+  step, state, batch = steps.plan(mesh, experts_test.CONFIG)
+"""
+
+
+def test_no_tensor_is_gathered_whole_to_be_cut_anew():
+  code = laws_test._COMPILE.format(shape=(1, 2, 2, 1, 2), mutant=_PLAN.strip())
+  done = subprocess.run(
+    [sys.executable, "-c", code],
+    env=laws_test._environment(
+      8, TF_CPP_MIN_LOG_LEVEL="0", JAX_ENABLE_COMPILATION_CACHE="false"
+    ),
+    capture_output=True,
+    text=True,
+    timeout=120,
+    check=False,
+  )
+  assert done.returncode == 0, done.stderr
+  assert "full rematerialization" not in done.stderr.lower(), done.stderr
