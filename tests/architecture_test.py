@@ -127,6 +127,18 @@ def test_mutant_an_import_through_a_wall_is_caught(file, line, named, tmp_path):
   assert "1 broken" in done.stdout and named in done.stdout
 
 
+@pytest.mark.parametrize(
+  "line", ["from llm_jax import build", "import experiments", "import jax"]
+)
+def test_mutant_a_launch_that_knows_more_than_names_is_caught(line, tmp_path):
+  copy(tmp_path)
+  path = tmp_path / "launch" / "gke.py"
+  path.write_text(path.read_text() + f"\n{line}\n")
+  done = lint(tmp_path)
+  assert done.returncode == 1, done.stdout
+  assert "1 broken" in done.stdout and "launch.gke" in done.stdout
+
+
 def test_the_contracts_hold(tmp_path):
   copy(tmp_path)
   done = lint(tmp_path)
@@ -153,7 +165,7 @@ def test_ground_imports_ground_only():
 def test_no_file_is_long():
   lengths = {
     path.relative_to(ROOT): len(path.read_text().splitlines())
-    for folder in (PACKAGE, ROOT / "experiments")
+    for folder in (PACKAGE, ROOT / "experiments", ROOT / "launch")
     for path in folder.rglob("*.py")
   }
   assert lengths

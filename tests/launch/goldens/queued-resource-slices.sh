@@ -317,7 +317,7 @@ for ((start = 0; start <= retries; start++)); do
   case $code in 0 | 2 | 3) break ;; esac
 done
 if ((code == 0)) && [[ $keep == false ]]; then
-  remove || true
+  remove || say "$name is still there, and paid for, until: ${delete[*]}"
 elif look && [[ $state != NONE ]]; then
   say "$name is still there, and paid for, until: ${delete[*]}"
 fi
