@@ -26,7 +26,20 @@ _FORM = (
   "python -m launch TARGET --name=... [--flag=value ...] --"
   " experiments.NAME VERB [--flag=value ...]"
 )
+
+
+def _local(given: Settings) -> local.Local:
+  names = [f.name for f in dataclasses.fields(local.Local)]
+  return local.Local(**{name: getattr(given, name) for name in names})
+
+
+def _render_local(given: Settings, words: list[str], revision: str) -> str:
+  del revision  # the code is here
+  return local.render(_local(given), command.in_runs(given, words))
+
+
 RENDER = {
+  "local": _render_local,
   "tpu-vm": tpu_vm.render,
   "queued-resource": queued_resource.render,
   "gke": gke.render,
@@ -59,14 +72,8 @@ def render(
   """
   settings.check(given, target)
   command.check(words, root, target)
-  if target == "local":
-    return local.render(_local(given), command.in_runs(given, words))
-  return RENDER[target](given, words, revision.of(root, given.dirty))
-
-
-def _local(given: Settings) -> local.Local:
-  names = [f.name for f in dataclasses.fields(local.Local)]
-  return local.Local(**{name: getattr(given, name) for name in names})
+  sent = "" if target == "local" else revision.of(root, given.dirty)
+  return RENDER[target](given, words, sent)
 
 
 def _main(argv: list[str]) -> int:

@@ -21,6 +21,11 @@ _GKE = {
   "container": "us-docker.pkg.dev/my-project/my-repo/llm-jax:1",
 }
 CASES = {
+  "local": (
+    "local",
+    Settings(name="run-1", processes=4, devices=2, restart=3),
+    WORDS,
+  ),
   "tpu-vm": ("tpu-vm", Settings(**_TPU, topology="v5p-16"), WORDS),
   "tpu-vm-spot": (
     "tpu-vm",

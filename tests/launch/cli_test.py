@@ -137,16 +137,19 @@ OTHER = {
   "retries": 5,
   "pause": 5,
   "env": ("A=b",),
+  "processes": 3,
+  "devices": 4,
+  "restart": 5,
+  "port": 6789,
 }
-FAR = [target for target in TARGETS if target != "local"]
 
 
-@pytest.mark.parametrize("target", FAR)
+@pytest.mark.parametrize("target", TARGETS)
 def test_every_setting_is_read_by_whom_it_says(target):
   _, given, words = cases.CASES[target]
   before = cases.render(target, given, words)
   for name, readers in READ_BY.items():
-    if name in ("go", "dirty", "processes", "devices", "restart", "port"):
+    if name in ("go", "dirty"):
       continue  # these are not the scripts'
     value = OTHER.get(name, not getattr(given, name))
     changed = dataclasses.replace(given, **{name: value})
