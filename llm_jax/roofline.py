@@ -113,12 +113,16 @@ def minimum(
       cut = tuple(a for a in held if a in ROWS)
       parts = math.prod(mesh[a] for a in held if a not in ROWS)
       V = x.size * (width if x.ndim > 1 else x.dtype.itemsize) / parts
-      reads = 1 if role == "reference" else 2
-      if path.endswith("/embedding") and not shape.tied:
-        reads, cut, V = 1, held, x.size * width  # rows are looked up
+      reads, summed = 1 if role == "reference" else 2, V
+      name = path.rpartition("/")[2]
+      if name == "embedding" and not shape.tied and "fsdp" in held:
+        reads, cut = 1, held  # rows are looked up
+        V = summed = x.size * width
+      elif name in ("head", "embedding"):  # gathered once, added up in float32
+        reads, summed = 1, x.size * max(4, width) / parts
       add("all-gather", cut, reads * passes * V, "weights")
       if learns:
-        add("reduce-scatter", cut, passes * V, "gradients")
+        add("reduce-scatter", cut, passes * summed, "gradients")
         rest = tuple(a for a in ROWS if a not in cut and mesh[a] > 1)
         left = V / math.prod(mesh[a] for a in cut)
         add("all-reduce", rest, left, "gradients")
@@ -130,6 +134,8 @@ def minimum(
     V = models * tokens * shape.embed_dim * width
     add("all-reduce", ("tensor",), sums * V, "activations of layers")
     add("all-reduce", ("tensor",), V, "activations of the head")
+    if mesh["fsdp"] == 1:
+      add("all-reduce", ("tensor",), V, "rows of the embedding")
   return [Sent(k, a, v[0], v[1], w) for (k, a, w), v in found.items()]
 
 

@@ -115,6 +115,11 @@ def token_scores(
     )
   if chunk >= T:
     return score(x_BTD, weights, target_BT)
+  if devices * parts > 1 and B % devices == 0:
+    rows = B // devices
+    return asked.every(
+      score, x_BTD, weights, target_BT, (devices, parts), rows * each
+    )
   n = -(-T // parts // each)
   pad = n * each - T // parts
 

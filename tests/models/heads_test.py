@@ -266,14 +266,17 @@ def test_positions_asked_about_stay_on_their_device(monkeypatch):
 
   with jax.enable_x64(True):
     want = compiled(x, target, asked)(x, w, target, asked)
+    want_all = compiled(x, target, asked, chunk=2)(x, w, target, asked)
     with jax.set_mesh(mesh):
       given = place(x), place(target), place(asked)
       ours = compiled(*given)
       got = ours(given[0], w, *given[1:])
       every = compiled(*given, chunk=2)  # of all positions, chunk by chunk
+      got_all = every(given[0], w, *given[1:])
       monkeypatch.setattr(axes, "cuts", lambda letter: 1)
-      mutant = compiled(*given)
-  for a, b in zip(*map(jax.tree.leaves, (got, want)), strict=True):
+      mutant, at_each = compiled(*given), compiled(*given, chunk=2)
+  pairs = ((got, want), (got_all, want_all))
+  for a, b in zip(*map(jax.tree.leaves, zip(*pairs, strict=True)), strict=True):
     np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-13)
   moves = ("all-gather", "all-to-all", "collective-permute")
   assert not any(m in ours.as_text() for m in moves)
@@ -282,5 +285,7 @@ def test_positions_asked_about_stay_on_their_device(monkeypatch):
   adds = lambda program: [
     line for line in program.as_text().splitlines() if " all-reduce(" in line
   ]
-  assert adds(ours) and not any("while/body" in x for x in adds(ours))
-  assert any("while/body" in x for x in adds(every))
+  for program in (ours, every):
+    added = adds(program)
+    assert added and not any("while/body" in x for x in added)
+  assert any("while/body" in x for x in adds(at_each))  # it can be seen
