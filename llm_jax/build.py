@@ -164,9 +164,7 @@ def _check_stages(experiment: Experiment, sizes: Mapping[str, int]) -> None:
     return
   cuts = mesh_lib.row_cuts(sizes) * experiment.microbatches
   rows = experiment.batch_size // cuts
-  pipeline.check(
-    stages, model.stage_microbatches or stages, model.num_layers, rows
-  )
+  pipeline.check(stages, model.parts(stages), model.num_layers, rows)
 
 
 def _check_positions(experiment: Experiment, sizes: Mapping[str, int]) -> None:

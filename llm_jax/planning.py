@@ -7,7 +7,7 @@ import jax
 
 from llm_jax import trees
 from llm_jax.experiment import Experiment
-from llm_jax.models import cache, sizing
+from llm_jax.models import cache, pipeline, sizing
 from llm_jax.models.config import TransformerConfig
 from llm_jax.models.heads import LOGIT_BYTES
 from llm_jax.reporting.throughput import PEAK
@@ -48,13 +48,15 @@ def describe(
     (its.batch_size or e.batch_size) * its.data.length
     for its in e.beside.values()
   )
-  whole = lambda count: sizing.activation_bytes(
-    shape, count // e.microbatches // cuts
+  stages = mesh_shape["stage"]
+  waits = pipeline.bubble(stages, shape.parts(stages))
+  whole = lambda count: sizing.stage_bytes(
+    shape, count // e.microbatches // cuts, stages
   )
   step = {
     "gradients": bytes_of(abstract.trainable) * (1 + (e.microbatches > 1)),
     "activations": (models * whole(tokens) + whole(beside))
-    // mesh_shape["tensor"],
+    // (mesh_shape["tensor"] * mesh_shape["context"]),
     "logits": 3
     * min(
       LOGIT_BYTES,
@@ -80,7 +82,7 @@ def describe(
     # Asking the reference is a forward, a third of what a step is without.
     work = models * flops.full * tokens * e.steps * (4 / 3 if asks else 1)
     work += flops.full * beside * e.steps
-    seconds = work / (peak * EXPECTED_MFU * devices)
+    seconds = work / (peak * EXPECTED_MFU * devices) / (1 - waits)
   moving = trees.size(abstract.trainable)
   mesh = " x ".join(f"{k} {v}" for k, v in mesh_shape.items() if v > 1)
   rows = [
@@ -96,6 +98,7 @@ def describe(
     ("devices", f"{devices} x {device_kind}" + (f" ({mesh})" if mesh else "")),
     *((f"bytes a device: {k}", human(v)) for k, v in parts.items()),
     ("bytes a device: all", human(total)),
+    *([("time that stages wait", f"{waits:.1%}")] if waits else []),
     ("device memory", human(limit) if limit else "unknown"),
     (
       f"time at {EXPECTED_MFU:.0%} MFU",

@@ -9,7 +9,7 @@ import jax
 from llm_jax import trees
 from llm_jax.axes import KEY
 from llm_jax.experiment import Experiment
-from llm_jax.models import sizing
+from llm_jax.models import pipeline, sizing
 from llm_jax.models.config import TransformerConfig
 from llm_jax.sharding.collectives import Collective
 from llm_jax.sharding.topologies import Topology
@@ -154,6 +154,8 @@ def times(
   models = 1 + e.objective.needs_critic
   asks = 1 / 3 if jax.tree.leaves(state.frozen.get("reference", {})) else 0
   work = executed(shape, e.data.length) * tokens * (models + asks)
+  stages = mesh["stage"]
+  waits = pipeline.bubble(stages, shape.parts(stages))
   ici = dcn = 0.0
   for its in sent:
     speed = links(topology, mesh, its.axes)
@@ -162,7 +164,7 @@ def times(
     ici += its.ici / speed
     dcn += its.dcn / chip.dcn
   return Times(
-    work / devices / chip.flops,
+    work / devices / chip.flops / (1 - waits),
     _moved(e, shape, state, mesh) / chip.hbm,
     ici,
     dcn,

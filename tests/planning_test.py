@@ -138,6 +138,23 @@ def test_more_devices_and_more_microbatches_cost_less():
   assert described(fewer)[1]["bytes"] != eight
 
 
+def test_stages_hold_fewer_layers_and_wait():
+  """Four stages of eight parts: 3 of 11 turns are bubbles."""
+  one, four = (
+    preset("llama3_8b", mesh=MeshShape(data=1, stage=n), batch_size=8)
+    for n in (1, 4)
+  )
+  at = lambda e, **kw: described(
+    dataclasses.replace(e, model=dataclasses.replace(e.model, **kw))
+  )
+  rows, found, _ = at(four, stage_microbatches=8)
+  name = "time that stages wait"
+  assert rows[name] == f"{3 / 11:.1%}" and name not in described(one)[0]
+  assert found["bytes"] < 0.4 * described(one)[1]["bytes"]
+  kept = at(four, stage_microbatches=8, stage_remat=True)[1]
+  assert kept["bytes"] < found["bytes"]
+
+
 def test_what_does_not_fit_is_said_with_exit_code_3(monkeypatch):
   kind = "TPU v5 lite"
   assert described(preset("tiny"), kind)[1]["limit"] == 15.75 * 2**30

@@ -144,6 +144,10 @@ class TransformerConfig:
     if self.experts.num and self.mlp_bias:
       raise ValueError("--model.mlp_bias=True: experts have no biases")
 
+  def parts(self, stages: int) -> int:
+    """Parts in which rows pass through so many stages."""
+    return self.stage_microbatches or stages
+
   @property
   def K(self) -> int:
     """Key/value heads."""

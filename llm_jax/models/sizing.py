@@ -58,6 +58,23 @@ class Flops(NamedTuple):
   causal: float  # only keys that are not later: half, for full attention
 
 
+def stage_bytes(config: TransformerConfig, tokens: int, stages: int) -> int:
+  """`activation_bytes` of one of several stages.
+
+  It keeps what its layers keep of each turn, those in which it waits included;
+  with `stage_remat` but what it is handed in each, and its layers' of one.
+  """
+  if stages == 1:
+    return activation_bytes(config, tokens)
+  c, m = config, config.parts(stages)
+  turns = m + stages - 1
+  of_one = activation_bytes(c, tokens) // (stages * m)
+  if not c.stage_remat:
+    return turns * of_one
+  width = {"bfloat16": 2, "float32": 4, "float64": 8}[c.dtype]
+  return turns * (tokens // m) * c.embed_dim * width + of_one
+
+
 def flops_per_token(config: TransformerConfig, length: int) -> Flops:
   """6 a matmul parameter, and 12 L N H for each key seen.
 

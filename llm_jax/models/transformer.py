@@ -317,7 +317,7 @@ class Decoder(nn.Module):
       _stacked(self.variables),
       x_BTD,
       (context, key),
-      microbatches=c.stage_microbatches or pipeline.num_stages(),
+      microbatches=c.parts(pipeline.num_stages()),
       unroll=c.unroll,
       remat=c.stage_remat,
     )
@@ -336,7 +336,8 @@ class Decoder(nn.Module):
   def _kernel_DV(self) -> jax.Array:
     dtype = jnp.dtype(self.config.dtype)
     if self.config.tied:
-      return self.embedding_WE.astype(dtype).T
+      # Else the compiler gathers the gradients of logits by the vocabulary.
+      return axes.constrain(self.embedding_WE.astype(dtype).T, "_V")
     return self.head_DV.astype(dtype)
 
   def _check_length(self, length: int, prompt: int) -> None:

@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from llm_jax.models import pipeline
+from llm_jax.models import pipeline, transformer
 from llm_jax.models.config import Experts
 from llm_jax.objectives.causal import Causal
 from llm_jax.objectives.routed import Routed
+from llm_jax.sharding import collectives
 from llm_jax.sharding import mesh as mesh_lib
 from llm_jax.sharding.mesh import MeshShape
 from tests import small
@@ -109,6 +110,25 @@ def test_weights_are_where_their_layers_are():
   # Of the vocabulary each stage has a part, not the last one all of it.
   table = state.trainable["policy"]["params"]["embedding"]
   assert {len(s.data) for s in table.addressable_shards} == {small.DIMS.V // 4}
+
+
+@pytest.mark.parametrize("shape", [{"stage": 4}, {"tensor": 4}], ids=str)
+@pytest.mark.parametrize("mutant", [False, True])
+def test_nothing_as_large_as_logits_is_sent(shape, mutant, monkeypatch):
+  """The head that is the embedding is cut by the vocabulary, as logits are;
+  the mutant leaves to the compiler how."""
+  if mutant:
+    monkeypatch.setattr(
+      transformer.Decoder, "_kernel_DV", lambda self: self.embedding_WE.T
+    )
+  config = dataclasses.replace(CONFIG, num_layers=4, vocab_size=512)
+  mesh = mesh_lib.make(MeshShape(**({"data": 1, "fsdp": 2} | shape)))
+  with jax.set_mesh(mesh):
+    step, state, batch = steps.plan(mesh, config=config)
+    text = step.lower(state, batch).compile().as_text()
+  sent = collectives.read(text, dict(mesh.shape), [0] * mesh.size)
+  logits = small.DIMS.B // 2 * small.DIMS.T * config.vocab_size * 4
+  assert (max(its.payload for its in sent) >= logits) == mutant
 
 
 def toy(weights, x_BTD, shared, layer, i):
