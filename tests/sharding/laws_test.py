@@ -107,29 +107,39 @@ _COMPILE = """
 import jax
 from llm_jax.sharding import mesh as mesh_lib
 from tests.sharding import steps
-mesh = mesh_lib.make(mesh_lib.MeshShape(*{shape}))
-with jax.set_mesh(mesh):
-  step, state, batch = steps.plan(mesh)
-  {mutant}
-  step.lower(state, batch).compile()
+for shape in {shapes}:
+  mesh = mesh_lib.make(mesh_lib.MeshShape(**shape))
+  with jax.set_mesh(mesh):
+    step, state, batch = steps.plan(mesh)
+    {mutant}
+    step.lower(state, batch).compile()
 """
 # A table cut along both of its dims is gathered whole at every lookup.
 _MUTANT = """
-  from llm_jax import axes
-  axes.KEY["W"] = axes.Axis("", ("tensor",))
-  axes.KEY["E"] = axes.Axis("", ("fsdp",))
-  step, state, batch = steps.plan(mesh)
+    from llm_jax import axes
+    axes.KEY["W"] = axes.Axis("", ("tensor",))
+    axes.KEY["E"] = axes.Axis("", ("fsdp",))
+    step, state, batch = steps.plan(mesh)
 """
+_CUBE = {"data": 2, "fsdp": 2, "tensor": 2}
+_STAGES = [
+  {"data": 1, "fsdp": 2, "stage": 2, "tensor": 2},
+  {"data": 1, "fsdp": 2, "stage": 2, "context": 2},
+]
 
 
 @pytest.mark.parametrize(
-  ("shape", "mutant"),
-  [((1, 4, 2), ""), ((2, 2, 2), ""), ((2, 2, 2), _MUTANT.strip())],
-  ids=["1x4x2", "2x2x2", "mutant"],
+  ("shapes", "mutant"),
+  [
+    ([{"data": 1, "fsdp": 4, "tensor": 2}, _CUBE], ""),
+    (_STAGES, ""),
+    ([_CUBE], _MUTANT.strip()),
+  ],
+  ids=["three axes", "stages", "mutant"],
 )
-def test_no_tensor_is_gathered_whole_to_be_cut_anew(shape, mutant):
+def test_no_tensor_is_gathered_whole_to_be_cut_anew(shapes, mutant):
   done = subprocess.run(
-    [sys.executable, "-c", _COMPILE.format(shape=shape, mutant=mutant)],
+    [sys.executable, "-c", _COMPILE.format(shapes=shapes, mutant=mutant)],
     env=_environment(
       8, TF_CPP_MIN_LOG_LEVEL="0", JAX_ENABLE_COMPILATION_CACHE="false"
     ),
