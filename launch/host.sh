@@ -37,6 +37,9 @@ install() {
 # A process that holds the TPU would make this one wait, or all others.
 free() {
   local held
+  if ! command -v fuser >/dev/null; then
+    say "who holds the TPU is not known: there is no fuser"
+  fi
   held=$(sudo fuser /dev/accel* /dev/vfio/* 2>/dev/null | xargs || true)
   if [[ -n $held ]]; then
     say "the TPU is held by process $held:"

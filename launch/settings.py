@@ -172,6 +172,10 @@ def _check_slurm(settings: Settings) -> None:
       raise ValueError(
         f"--{name}={path}: must be a whole path, without spaces or commas"
       )
+  for name in ("partition", "account"):
+    word = getattr(settings, name)
+    if word is not None and not re.fullmatch(r"[-_.,+@A-Za-z0-9]+", word):
+      raise ValueError(f"--{name}={word}: must be a name, without spaces")
   if not re.fullmatch(r"(\d+-)?\d+(:\d+){0,2}", settings.time):
     raise ValueError(
       f"--time={settings.time}: must be minutes, [days-]hours:minutes:seconds"

@@ -29,7 +29,7 @@ remove() {
 
 # Makes it if it is missing, anew if it was taken away, and waits for it.
 ready() {
-  local before=''
+  local before='' anew=0
   while look || return; do
     if [[ -n $kind && $kind != "$accelerator" ]]; then
       say "$name is there, a $kind and no $accelerator: give another --name"
@@ -39,6 +39,10 @@ ready() {
     if [[ $state == NONE ]]; then
       "${create[@]}" </dev/null || return 1
     elif [[ " $gone " == *" $state "* ]]; then
+      if ((anew++)); then
+        say "$name is $state; why: ${describe[*]/--format=*/}"
+        return 1
+      fi
       say "$name is $state: it is made anew"
       remove || return
     elif [[ " $coming " == *" $state "* ]]; then

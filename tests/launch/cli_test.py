@@ -105,6 +105,10 @@ def test_wrong_words(words, said, capsys):
       f"slurm --name=a --shared=/a --venv=/v --time=1d {RUN}",
       "--time=1d: must be minutes",
     ),
+    (
+      f"slurm --name=a --shared=/a --venv=/v --partition=a;b {RUN}",
+      "--partition=a;b: must be a name",
+    ),
     (f"local --dirty {RUN}", "--dirty: read by tpu-vm, queued-resource, gke"),
   ],
 )

@@ -42,7 +42,7 @@ def test_tasks_of_srun_are_one_job(tmp_path):
   job = free_job()
   tasks = [
     subprocess.Popen(
-      [sys.executable, "-c", SCRIPT, "show", "--distributed"],
+      [sys.executable, "-c", SCRIPT, "generate", "--distributed"],
       cwd=tmp_path,
       env=os.environ
       | slurm(job, index)
@@ -61,5 +61,5 @@ def test_tasks_of_srun_are_one_job(tmp_path):
   finally:
     for task in tasks:
       task.kill()
-  for index, (out, err) in enumerate(said):
-    assert f"joined 0 {index} 2" in out, err
+  for index, (out, err) in enumerate(said):  # 2: there is no run
+    assert f"joined 2 {index} 2" in out, err

@@ -237,6 +237,28 @@ def test_suspended_slices_are_asked_for_anew(machine):
   assert machine.starts() == [2, 2]
 
 
+def test_a_request_that_always_fails_is_given_up(machine, monkeypatch):
+  monkeypatch.setenv("IN_THE_END", "FAILED")
+  given = dataclasses.replace(SLICES, retries=1)
+  code, said = machine.run(machine.script("queued-resource", given))
+  assert code == 1
+  why = "run-1 is FAILED; why: gcloud compute tpus queued-resources describe"
+  assert why in said
+  assert len(machine.calls("queued-resources create")) == 3
+
+
+def test_interrupted_the_run_goes_on(machine):
+  machine.says(outcomes="hang")
+  launch = begin(machine, machine.script("tpu-vm", GIVEN))
+  wait_for(lambda: len(machine.calls("ssh .* follow")) >= 1)
+  os.killpg(launch.pid, signal.SIGINT)
+  said, _ = launch.communicate(timeout=20)
+  assert launch.returncode == 130, said
+  assert "the run goes on; the same command follows it" in said
+  assert len(machine.alive()) == 2
+  assert machine.calls("delete") == []
+
+
 def test_nothing_starts_where_a_slice_does_not_answer(machine):
   machine.says(outcomes="0", unreachable="1")
   given = dataclasses.replace(SLICES, retries=1)

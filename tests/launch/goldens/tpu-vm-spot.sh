@@ -106,6 +106,9 @@ install() {
 # A process that holds the TPU would make this one wait, or all others.
 free() {
   local held
+  if ! command -v fuser >/dev/null; then
+    say "who holds the TPU is not known: there is no fuser"
+  fi
   held=$(sudo fuser /dev/accel* /dev/vfio/* 2>/dev/null | xargs || true)
   if [[ -n $held ]]; then
     say "the TPU is held by process $held:"
@@ -205,7 +208,7 @@ remove() {
 
 # Makes it if it is missing, anew if it was taken away, and waits for it.
 ready() {
-  local before=''
+  local before='' anew=0
   while look || return; do
     if [[ -n $kind && $kind != "$accelerator" ]]; then
       say "$name is there, a $kind and no $accelerator: give another --name"
@@ -215,6 +218,10 @@ ready() {
     if [[ $state == NONE ]]; then
       "${create[@]}" </dev/null || return 1
     elif [[ " $gone " == *" $state "* ]]; then
+      if ((anew++)); then
+        say "$name is $state; why: ${describe[*]/--format=*/}"
+        return 1
+      fi
       say "$name is $state: it is made anew"
       remove || return
     elif [[ " $coming " == *" $state "* ]]; then
