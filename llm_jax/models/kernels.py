@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 
 from llm_jax import axes
 from llm_jax.models.config import TransformerConfig
@@ -221,7 +222,11 @@ def on_mesh(
   def spec(x: Any, place: Any) -> Any:
     if x is None or not isinstance(place, str):
       return place if x is not None else None
-    return axes.spec(place, "activation", x.shape, sizes)
+    found = axes.spec(place, "activation", x.shape, sizes)
+    names = [n if isinstance(n, tuple) else (n,) * bool(n) for n in found]
+    # What is not named is summed over in the backward pass, if only by itself.
+    idle = (n for n in sizes if sizes[n] == 1 and n not in sum(names, ()))
+    return PartitionSpec((*names[0], *idle), *names[1:])
 
   T = "T" if cut else "_"
   query, key = f"B{T}NH", f"B{T}KH"

@@ -5,15 +5,18 @@ Dimension key: M rows of activations; I inputs; O outputs.
 
 import jax
 
+from llm_jax import axes
+
 
 def matmul(x: jax.Array, kernel_IO: jax.Array) -> jax.Array:
   """The product x @ kernel over the last dim of x, in their dtype.
 
   On a CPU the weights' gradient x^T g is computed from row-major operands, the
   transpose made first: XLA's fast CPU kernel takes no others, and left alone
-  the compiler falls back on a slower one (60 against 80 GFLOP/s a core).
+  the compiler falls back on a slower one (60 against 80 GFLOP/s a core). Not
+  where positions are cut over devices, which would gather them for it.
   """
-  if jax.default_backend() != "cpu":
+  if axes.platform() != "cpu" or axes.cuts("T") > 1:
     return _product(x, kernel_IO)
   return _with_row_major_gradient(x, kernel_IO)
 
