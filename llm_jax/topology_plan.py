@@ -62,6 +62,22 @@ class Plan(NamedTuple):
     return [line for its in self._compiled for line in its.warnings]
 
   @property
+  def donated(self) -> bool:
+    """Whether the new state takes the place of the old one's bytes."""
+    step = self.step
+    return isinstance(step, Compiled) and step.aliased >= 0.99 * self.state
+
+  @property
+  def limit(self) -> str:
+    """What a step waits for, in words."""
+    times, remat = self.times, self.experiment.model.remat
+    if times.limit != "compute":
+      return times.limit.upper()
+    anew = f", and remat={remat}" if remat != "none" else ""
+    share = (times.ici + times.dcn) / times.compute
+    return f"computing{anew}" + (f"; sent {share:.0%} of it" * (share > 0.2))
+
+  @property
   def tokens(self) -> int:
     """Of a step."""
     return self.experiment.batch_size * self.experiment.data.length
@@ -113,10 +129,9 @@ def make(
     if isinstance(step, Compiled):
       slice_of = [getattr(d, "slice_index", 0) or 0 for d in mesh.devices.flat]
       sent = collectives.read(step.text, names, slice_of)
-  across = dict(zip(mesh_lib.NAMES, over, strict=True))
-  if not topology.compiler:  # between hosts of GPUs the network is slow
-    across = hosts_along(names, topology.chip.a_host)
-  least = roofline.minimum(e, model.shape, its.abstract, names, across)
+  least = roofline.minimum(
+    e, model.shape, its.abstract, names, across(e.mesh, names, topology)
+  )
   times = roofline.times(
     e, model.shape, its.abstract, names, topology, sent or least
   )
@@ -163,6 +178,16 @@ def _one(label: str, function: Any, *arguments: Any) -> Compiled | DoesNotFit:
       return e
 
 
+def across(
+  shape: mesh_lib.MeshShape, sizes: Mapping[str, int], topology: Topology
+) -> dict[str, int]:
+  """Between how many parts of each axis the network is slow."""
+  if not topology.compiler:  # between hosts of GPUs
+    return hosts_along(sizes, topology.chip.a_host)
+  over = shape.slices.over(tuple(sizes.values()))
+  return dict(zip(sizes, over, strict=True))
+
+
 def hosts_along(mesh: Mapping[str, int], a_host: int) -> dict[str, int]:
   """Into how many hosts each axis is cut, the last ones within a host."""
   out, left = {}, a_host
@@ -193,8 +218,3 @@ def _sizes(shape: mesh_lib.MeshShape, topology: Topology) -> tuple[int, ...]:
       f" sizes may be {valid}, one of them -1 = the rest"
     )
   return sizes
-
-
-def donated(step: Compiled, state: float) -> bool:
-  """Whether the new state takes the place of the old one's bytes."""
-  return step.aliased >= 0.99 * state

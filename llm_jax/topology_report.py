@@ -1,9 +1,8 @@
 """A plan for machines that are not here, as lines for people."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import NamedTuple
 
-from llm_jax import topology_plan
 from llm_jax.planning import EXPECTED_MFU, human
 from llm_jax.sharding import compiling
 from llm_jax.sharding.compiling import Compiled, DoesNotFit
@@ -63,7 +62,7 @@ def _memory(plan: Plan, name: str, its: Compiled) -> list[tuple[str, str]]:
       (each("batch"), human(max(its.arguments - plan.state, 0))),
       (
         "state donated",
-        f"{'yes' if topology_plan.donated(its, plan.state) else 'NO'}: {new}"
+        f"{'yes' if plan.donated else 'NO'}: {new}"
         " take the place of what they replace",
       ),
     ]
@@ -104,7 +103,7 @@ def _speed(plan: Plan) -> list[tuple[str, str]]:
       seconds(t.ici),
     ),
     ("a step's DCN", seconds(t.dcn)),
-    ("limited by", t.limit),
+    ("limited by", plan.limit),
     ("a step, if all overlaps", f"{seconds(t.least)}, {rate(t.least)}"),
     ("a step, if nothing does", f"{seconds(t.most)}, {rate(t.most)}"),
     ("roofline MFU, if all overlaps", share(t.least)),
@@ -160,14 +159,3 @@ def sent(plan: Plan) -> list[str]:
       f"  DCN {human(sum(x.dcn for x in lines)):>10}"
     )
   return out
-
-
-def ratio(plan: Plan) -> float | None:
-  """Bytes received as compiled, over the least; None where nothing must be."""
-  total = lambda found: sum(x.ici + x.dcn for x in found)
-  return total(plan.sent) / total(plan.least) if plan.least else None
-
-
-def flags(names: Sequence[tuple[str, object]]) -> str:
-  """Settings to paste behind a command."""
-  return " ".join(f"--{name}={value}" for name, value in names)

@@ -20,6 +20,7 @@ from llm_jax import (
   details,
   joining,
   planning,
+  searching,
   storage,
   topology_plan,
   topology_report,
@@ -132,7 +133,10 @@ def plan(
   """
   checks.settings(experiment)
   if topology is not None:
-    return _plan_for(experiment, topologies.of(topology, slices), compile_it)
+    there = topologies.of(topology, slices)
+    if search:
+      return _search(experiment, there, compile_it)
+    return _plan_for(experiment, there, compile_it)
   for flag, given in (
     (f"slices={slices}", slices != 1),
     ("search", search),
@@ -168,6 +172,25 @@ def _plan_for(
   plan = topology_plan.make(experiment, topology, compile_it)
   _columns(topology_report.rows(plan))
   print("\n".join(topology_report.sent(plan)))
+  if not plan.fits:
+    say("does not fit")
+  return 0 if plan.fits else 3
+
+
+def _search(
+  experiment: Experiment, topology: topologies.Topology, compile_it: bool
+) -> int:
+  """Prints settings that may be better, and the plan of the best of them."""
+  compile_it = compile_it and bool(topology.compiler)
+  found = searching.best(experiment, topology, compile_it)
+  if not found:
+    raise ValueError(
+      f"--batch_size={experiment.batch_size}: no mesh of {topology.total}"
+      f" devices cuts it, for --topology={topology.name}"
+    )
+  plan = found[0][1]
+  _columns(topology_report.rows(plan))
+  print("\n".join([*topology_report.sent(plan), *searching.advice(found)]))
   if not plan.fits:
     say("does not fit")
   return 0 if plan.fits else 3

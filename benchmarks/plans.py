@@ -1,0 +1,168 @@
+"""Plans of the experiments at scale, on pods: `benchmarks/PLANS.md`.
+
+  python -m benchmarks.plans [--only=pretrain_llama3_8b] [--cells=N]
+
+Compiles each experiment for each pod with settings that `plan --search` would
+try, one after another, and writes the table. What is done is kept in
+runs/plans.jsonl, a line a cell, and not done again; a cell that is not there
+says so in the table. Needs libtpu; a cell takes minutes.
+"""
+
+import argparse
+import datetime
+import importlib
+import json
+import os
+import pathlib
+import sys
+
+EXPERIMENTS = (
+  "pretrain_gpt2_fineweb",
+  "pretrain_llama3_8b",
+  "pretrain_llama3_70b",
+  "pretrain_mixtral_8x7b",
+  "sft_llama3_8b_messages",
+  "dpo_llama3_hh",
+  "ppo_llama3_hh",
+)
+PODS = (
+  ("v5e-16", 1),
+  ("v5e-256", 1),
+  ("v5p-128", 1),
+  ("v5p-512", 2),
+  ("v6e-256", 1),
+)
+HERE = pathlib.Path(__file__).parent
+CACHE = HERE.parent / "runs" / "plans.jsonl"
+HEAD = """# Plans on pods that are not here
+
+Each experiment's own step, compiled by `libtpu` on a CPU for each pod, with
+the settings that `plan --topology --search` finds: by `python -m
+benchmarks.plans`, {when}; {versions}.
+
+Bytes are a device's: all that is used, of what the compiler may use. Sent:
+what a device receives in a step as compiled, over the least that its placement
+needs (weights gathered for each pass, gradients scattered, activations summed);
+what a mixture, contexts or stages send is in the first number only. MFU is the
+roofline's, causal attention counted, from none of what is sent overlapping with
+computing to all of it, products at the peak; the limit is what takes longest,
+or the work that is done anew where computing does. No measurement.
+
+| experiment | pod | fits | used of | sent (over the least) | DCN | MFU | limit | with |
+|---|---|---|---|---|---|---|---|---|
+"""  # noqa: E501
+
+
+def done() -> dict:
+  """Cell -> what was found, the last line of each."""
+  if not CACHE.exists():
+    return {}
+  rows = (json.loads(line) for line in CACHE.read_text().splitlines())
+  return {(r["experiment"], r["pod"], r["slices"]): r for r in rows}
+
+
+def cell(name: str, pod: str, slices: int) -> dict:
+  """Compiles one, with the first settings that fit."""
+  from llm_jax import searching
+  from llm_jax.sharding import topologies
+
+  experiment = importlib.import_module(f"experiments.{name}").EXPERIMENT
+  out = {"experiment": name, "pod": pod, "slices": slices}
+  there = topologies.of(pod, slices)
+  try:
+    found = searching.best(experiment, there, compile_it=True, until=1)
+  except ValueError as e:
+    return out | {"error": str(e)}
+  if not found:
+    return out | {"error": "no mesh cuts its batch"}
+  one, plan = found[0]
+  total = lambda sent, what: sum(getattr(x, what) for x in sent)
+  least = total(plan.least, "ici") + total(plan.least, "dcn")
+  return out | {
+    "fits": plan.fits,
+    "needs": plan.needs,
+    "has": there.chip.memory,
+    "ici": total(plan.sent, "ici"),
+    "dcn": total(plan.sent, "dcn"),
+    "least": least,
+    "mfu": [plan.mfu(s, True) for s in (plan.times.most, plan.times.least)],
+    "limit": plan.limit,
+    "flags": one.flags,
+    "warnings": len(plan.warnings),
+    "donated": plan.donated,
+    "seconds": getattr(plan.step, "seconds", 0.0),
+  }
+
+
+def table(found: dict) -> str:
+  """The page."""
+  import jax
+
+  from llm_jax.sharding import compiling
+
+  versions = f"jax {jax.__version__}, libtpu {compiling.version()}"
+  when = datetime.date.today().isoformat()
+  lines = [HEAD.format(when=when, versions=versions)]
+  for name in EXPERIMENTS:
+    for pod, slices in PODS:
+      where = f"{slices} x {pod}" if slices > 1 else pod
+      row = found.get((name, pod, slices))
+      lines.append(f"| {name} | {where} | {_said(row)} |\n")
+  rows = [r for r in found.values() if "fits" in r]
+  warned = sum(r["warnings"] for r in rows)
+  kept = sum(not r["donated"] for r in rows if r["fits"])
+  lines.append(
+    f"\nInvoluntary full rematerialisation: {warned} warnings in"
+    f" {len(rows)} cells. State not donated: {kept} of them.\n"
+  )
+  return "".join(lines)
+
+
+def _said(row: dict | None) -> str:
+  if row is None:
+    return "not run | | | | | | "
+  if "error" in row:
+    return f"no: {row['error']} | | | | | | "
+  gib = lambda x: f"{x / 2**30:.1f}"
+  used = f"{gib(row['needs'])} of {gib(row['has'])} GiB"
+  if not row["fits"]:
+    return f"no | {used} | | | | | `{row['flags']}`"
+  sent = row["ici"] + row["dcn"]
+  over = f" ({sent / row['least']:.2f}x)" if row["least"] else ""
+  low, high = (f"{100 * x:.0f}" for x in row["mfu"])
+  return (
+    f"yes | {used} | {gib(sent)} GiB{over} | {gib(row['dcn'])} GiB |"
+    f" {low} to {high}% | {row['limit']} | `{row['flags']}`"
+  )
+
+
+def main() -> None:
+  """Runs what is not done, and writes the page."""
+  parser = argparse.ArgumentParser(description=__doc__)
+  parser.add_argument("--only", default="", help="experiments, between commas")
+  parser.add_argument("--pods", default="", help="pods, between commas")
+  parser.add_argument(
+    "--cells", type=int, default=1000, help="how many, at most"
+  )
+  parser.add_argument("--into", default=str(HERE / "PLANS.md"))
+  given = parser.parse_args()
+  os.environ.setdefault("JAX_PLATFORMS", "cpu")
+  found, left = done(), given.cells
+  names = [n for n in given.only.split(",") if n] or EXPERIMENTS
+  pods = [p for p in given.pods.split(",") if p]
+  for name in names:
+    for pod, slices in PODS:
+      key = (name, pod, slices)
+      there = importlib.util.find_spec(f"experiments.{name}")
+      if key in found or not left or not there or (pods and pod not in pods):
+        continue
+      print(f"{name} on {slices} x {pod}", file=sys.stderr, flush=True)
+      found[key], left = cell(*key), left - 1
+      CACHE.parent.mkdir(exist_ok=True)
+      with CACHE.open("a") as file:
+        file.write(json.dumps(found[key]) + "\n")
+  pathlib.Path(given.into).write_text(table(found))
+
+
+if __name__ == "__main__":
+  main()

@@ -1,0 +1,168 @@
+"""Which mesh, microbatches and remat may be better on given machines."""
+
+from collections.abc import Iterator
+import dataclasses
+from typing import Any, Literal, NamedTuple
+
+from jax.sharding import AbstractMesh, AxisType
+
+from llm_jax import build, planning, roofline, topology_plan, weights
+from llm_jax import model as model_lib
+from llm_jax.experiment import Experiment
+from llm_jax.roofline import Times
+from llm_jax.sharding import mesh as mesh_lib
+from llm_jax.sharding.mesh import MeshShape, Slices
+from llm_jax.sharding.topologies import Topology
+from llm_jax.topology_plan import Plan
+
+_REMAT: tuple[Literal["none", "dots", "full"], ...] = ("none", "dots", "full")
+_TENSOR = (1, 2, 4, 8)
+_ROOM = 0.85  # of a device's memory that analysis may fill
+
+
+class Candidate(NamedTuple):
+  """Settings, and what analysis says of them."""
+
+  experiment: Experiment
+  bytes: float  # a device
+  times: Times
+
+  @property
+  def flags(self) -> str:
+    """To paste behind a command."""
+    e = self.experiment
+    sizes = {n: getattr(e.mesh, n) for n in mesh_lib.NAMES}
+    found = [f"--mesh.{n}={s}" for n, s in sizes.items() if s != 1]
+    if "data" not in {n for n, s in sizes.items() if s != 1}:
+      found.insert(0, "--mesh.data=1")
+    if e.mesh.slices.data > 1:
+      found.append(f"--mesh.slices.data={e.mesh.slices.data}")
+    found.append(f"--microbatches={e.microbatches}")
+    found.append(f"--model.remat={e.model.remat}")
+    return " ".join(found)
+
+
+def candidates(experiment: Experiment, topology: Topology) -> list[Candidate]:
+  """Those that fit by analysis, the fastest first.
+
+  Fast is what takes least if nothing sent overlaps with computing; of the same
+  speed, what needs less memory. Where nothing fits, what needs least is alone.
+  """
+  found: list[Candidate] = []
+  tight: list[Candidate] = []
+  for shape in _meshes(experiment, topology):
+    for one in _on(dataclasses.replace(experiment, mesh=shape), topology):
+      fits = one.bytes <= _ROOM * topology.chip.memory
+      (found if fits else tight).append(one)
+  if not found:
+    return sorted(tight, key=lambda c: c.bytes)[:1]
+  return sorted(found, key=lambda c: (round(c.times.most, 3), c.bytes))
+
+
+def best(
+  experiment: Experiment,
+  topology: Topology,
+  compile_it: bool,
+  tries: int = 3,
+  until: int = 2,
+) -> list[tuple[Candidate, Plan]]:
+  """The first of `candidates`, the fastest first.
+
+  Args:
+    experiment: what is run.
+    topology: where.
+    compile_it: compile them; else all is by analysis.
+    tries: how many, at most.
+    until: so many that were compiled fit.
+  """
+  out: list[tuple[Candidate, Plan]] = []
+  for one in _unlike(candidates(experiment, topology))[:tries]:
+    plan = topology_plan.make(one.experiment, topology, compile_it)
+    out.append((one, plan))
+    if compile_it and sum(its.fits for _, its in out) == until:
+      break
+  return sorted(out, key=lambda x: (not x[1].fits, x[1].times.most))
+
+
+def _unlike(found: list[Candidate]) -> list[Candidate]:
+  """The best of each way of keeping activations, then the others."""
+  seen: set[tuple] = set()
+  first: list[Candidate] = []
+  rest: list[Candidate] = []
+  for one in found:
+    kind = (one.experiment.model.remat, one.experiment.mesh)
+    (rest if kind in seen else first).append(one)
+    seen.add(kind)
+  return [*first, *rest]
+
+
+def _meshes(experiment: Experiment, topology: Topology) -> Iterator[MeshShape]:
+  """Copies between slices, weights and heads shared within."""
+  given, slices = experiment.mesh, topology.slices
+  model = experiment.model
+  fixed = given.stage * given.expert * given.context
+  for tensor in _TENSOR:
+    if topology.devices % (tensor * max(fixed, 1)):
+      continue
+    if model.K % tensor or model.mlp_dim % tensor:
+      continue
+    rest = topology.devices // tensor // max(fixed, 1)
+    for copies in (1, 2, 4, 8, rest):
+      if rest % copies or (copies == rest and copies > 8 and tensor > 1):
+        continue
+      yield dataclasses.replace(
+        given,
+        data=copies * slices,
+        fsdp=rest // copies,
+        tensor=tensor,
+        slices=Slices(data=slices),
+      )
+      if rest == copies:
+        break
+
+
+def _on(experiment: Experiment, topology: Topology) -> Iterator[Candidate]:
+  """Each remat and number of microbatches on one mesh."""
+  e = experiment
+  sizes = e.mesh.sizes(topology.total)
+  names = dict(zip(mesh_lib.NAMES, sizes, strict=True))
+  mesh: Any = AbstractMesh(
+    sizes, mesh_lib.NAMES, axis_types=(AxisType.Auto,) * len(sizes)
+  )
+  model = model_lib.of_shape(model_lib.expected_shape(e))
+  asks = e.objective.needs_reference and e.reference == "each_step"
+  state = None
+  across = topology_plan.across(e.mesh, names, topology)
+  rows = e.batch_size // mesh_lib.row_cuts(names)
+  for parts in (n for n in range(1, rows + 1) if rows % n == 0):
+    cut = dataclasses.replace(e, microbatches=parts)
+    try:
+      build.check_cuts(cut, names)
+    except ValueError:
+      continue
+    if state is None:  # the same for all of a mesh
+      state = weights.plan(e, model, mesh, reference=asks).abstract
+    for remat in _REMAT:
+      shape = dataclasses.replace(model.shape, remat=remat)
+      one = dataclasses.replace(
+        cut, model=dataclasses.replace(e.model, remat=remat)
+      )
+      said = planning.describe(one, shape, state, names, topology.chip.kind)
+      least = roofline.minimum(one, shape, state, names, across)
+      times = roofline.times(one, shape, state, names, topology, least)
+      gathered = 3 * model.shape.embed_dim * model.shape.mlp_dim * 4
+      yield Candidate(one, said["bytes"] + gathered, times)
+
+
+def advice(found: list[tuple[Candidate, Plan]]) -> list[str]:
+  """Lines for people: what was found, and flags to paste."""
+  out = ["", "found by analysis" + ", then compiled" * bool(found[0][1].step)]
+  for one, plan in found:
+    share = " to ".join(
+      f"{plan.mfu(s, causal=True):.0%}"
+      for s in (plan.times.most, plan.times.least)
+    )
+    fits = "fits" if plan.fits else "does not fit"
+    needs = planning.human(plan.needs)
+    out.append(f"  {fits}, {needs} a device, MFU {share}: {one.flags}")
+  return [*out, "", f"paste: {found[0][0].flags}"]
