@@ -244,6 +244,8 @@ def _run_verb(
     jax.config.update("jax_compilation_cache_dir", str(compiled))
   from llm_jax import beside, evaluating, labelling, verbs  # noqa: PLC0415
 
+  if verb != "compare":
+    joining.start_devices()
   folder = storage.path(experiment.workdir or f"runs/{name}")
   step = given.checkpoint_step
   asked = experiment.data  # where `label` finds its prompts

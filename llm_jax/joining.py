@@ -8,6 +8,7 @@ import os
 import pathlib
 import platform
 import re
+import socket
 import sys
 import threading
 import time
@@ -27,6 +28,7 @@ _CODE = re.compile(r"[A-Z]+(_[A-Z]+)*: ")
 _NETWORK = re.compile(
   r"gloo|nccl|connection|socket|coordination|heartbeat", re.I
 )
+_HELD = re.compile(r"in use|busy|unavailable|out.of.memory|ABORTED", re.I)
 _GOODBYE = 5.0  # seconds that the others have to fail of the same
 _joined: list[rollcall.Place] = []  # this process's place, once it has one
 
@@ -119,6 +121,30 @@ def _found(timeout: float) -> tuple[rollcall.Place, Any]:
       " and --process_id"
     )
   return rollcall.Place(address, count, index), devices
+
+
+def start_devices() -> None:
+  """Takes the devices; ValueError, in a line, where they cannot be had.
+
+  A TPU serves one process at a time: one of an earlier run keeps it.
+  """
+  try:
+    jax.devices()
+  except (RuntimeError, AssertionError) as e:  # JAX asserts that there is one
+    platforms = os.environ.get("JAX_PLATFORMS")
+    said = str(e).strip() or f"JAX_PLATFORMS={platforms}: there is none here"
+    if str(e) and "backend" not in said:
+      raise
+    hint = ""
+    if holder := re.search(r"in use by process with pid (\d+)", said):
+      hint = f"; end that process: `ps -fp {holder[1]}` shows it"
+    elif _HELD.search(said):
+      hint = "; another process may hold them: `nvidia-smi`, or `sudo lsof -w"
+      hint += " /dev/accel* /dev/vfio/*`, lists it"
+    raise ValueError(
+      f"the devices of {socket.gethostname()} cannot be had:"
+      f" {said.splitlines()[0]}{hint}"
+    ) from e
 
 
 def is_of_runtime(error: BaseException) -> bool:

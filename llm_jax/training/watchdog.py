@@ -21,6 +21,14 @@ from typing import Any
 
 from llm_jax.config import field
 
+# What the loop tells, for people; what a step is made of.
+_WORDS = {
+  "stop": "agreeing whether to stop",
+  "batch": "waiting for a batch",
+  "step": "at work",
+  "numbers": "waiting for its numbers",
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Watchdog:
@@ -65,7 +73,7 @@ class Watch:
   ):
     self._settings, self._process, self._job = settings, process, job
     self._folder, self._write, self._read = folder, write, read
-    self._quick = {"batch", "step", "numbers", "stop"} - set(slow)
+    self._quick = _WORDS.keys() - set(slow)
     self._about = {"process": process[0], "host": socket.gethostname()}
     self._about |= {"pid": os.getpid(), "job": job}
     limits = [x for x in (settings.seconds, settings.around) if x]
@@ -134,20 +142,21 @@ class Watch:
       limit = getattr(self._settings, name)
       taken = tick - max(since, forgiven)
       if limit and taken > limit:
-        self._end(step, doing, f"{taken:.0f} s, --watchdog.{name}={limit:g}")
+        allowed = f"--watchdog.{name}={limit:g} allows no more"
+        self._end(step, doing, f"{taken:.0f} s; {allowed}")
 
   def _end(self, step: int, doing: str, taken: str) -> None:
     who = f"process {self._process[0]} ({self._about['host']})"
-    lines = [f"watchdog: {who} has stalled in step {step}, {doing}: {taken}"]
+    where = f"in step {step}, {_WORDS.get(doing, doing)}"
+    lines = [f"watchdog: {who} has been {where}, for {taken}"]
     if self._process[1] > 1:
       found = self._within(10 + 4 * self._period, self._blame)
       lines.append(f"watchdog: {found or 'the run folder does not answer'}")
-    text = "\n".join(lines) + "\n"
     with tempfile.TemporaryFile("w+") as dump:
       faulthandler.dump_traceback(dump, all_threads=True)
       dump.seek(0)
       stack = dump.read()
-    sys.stderr.write(text + stack)
+    sys.stderr.write("\n".join([stack, *lines, ""]))
     sys.stderr.flush()
     report = self._folder / "stalled" / f"step_{step:08d}_{who.split()[1]}.json"
     self._within(
@@ -206,4 +215,5 @@ def _is(its: dict[str, Any]) -> str:
   who = f"process {its['process']} ({its['host']})"
   if its["count"] < 0:
     return f"{who}, which wrote nothing yet"
-  return f"{who}, in step {its['step']}, {its['doing']}"
+  doing = _WORDS.get(its["doing"], its["doing"])
+  return f"{who}, in step {its['step']}, {doing}"
