@@ -48,9 +48,9 @@ def placed(batch, mesh):
   return place(batch, mesh)
 mesh_lib.place = placed
 
-beat = watchdog.Watch.beat
 def on(process, step, doing, act):
   """Does something where a process is at a place, before it goes on."""
+  beat = watchdog.Watch.beat
   def beaten(self, at, what):
     beat(self, at, what)
     if (PROCESS, at, what) == (process, step, doing):
@@ -83,8 +83,12 @@ class Home:
     self.path = path
     path.mkdir(exist_ok=True)
     command.text_file(path)
-    text = PROGRAM.format(home=str(path), change=change)
-    (path / f"job_{path.name}.py").write_text(text)
+    self.change(change)
+
+  def change(self, change: str) -> None:
+    """Another program of the same name."""
+    text = PROGRAM.format(home=str(self.path), change=change)
+    (self.path / f"job_{self.path.name}.py").write_text(text)
 
   def command(self, *flags: str) -> list[str]:
     return [

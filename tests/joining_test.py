@@ -112,7 +112,7 @@ def test_failures_of_another_process(said, of_runtime, lost, monkeypatch):
     ),
     (
       RuntimeError(
-        "Unable to initialize backend 'cuda': INTERNAL: CUDA_ERROR_OUT_OF_MEMORY"
+        "Unable to initialize backend 'cuda': CUDA_ERROR_OUT_OF_MEMORY"
       ),
       "; another process may hold them: `nvidia-smi`, or",
     ),
