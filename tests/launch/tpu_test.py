@@ -257,6 +257,11 @@ def test_interrupted_the_run_goes_on(machine):
   assert "the run goes on; the same command follows it" in said
   assert len(machine.alive()) == 2
   assert machine.calls("delete") == []
+  # What it says ends the run.
+  command = said.split("this ends it: ")[1].splitlines()[0]
+  code, said = machine.run(f"{command}\n")
+  assert code == 0, said
+  assert machine.alive() == []
 
 
 def test_nothing_starts_where_a_slice_does_not_answer(machine):

@@ -36,9 +36,11 @@ command=(
 
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
-trap 'say "the run goes on; the same command follows it"; exit 130' INT
 
 say() { printf 'launch: %s\n' "$*" >&2; }
+
+goes_on='the run goes on; the same command follows it, this ends it:'
+trap 'say "$goes_on ${delete[*]}"; exit 130' INT
 
 # Whether the cluster has a workload of this name in such a state.
 there() {

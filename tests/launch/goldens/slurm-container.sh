@@ -61,9 +61,12 @@ exit "$code"
 JOB
 }
 
-trap 'say "the run goes on; the same command follows it"; exit 130' INT
+found=''
 
 say() { printf 'launch: %s\n' "$*" >&2; }
+
+goes_on='the run goes on; the same command follows it, this ends it:'
+trap 'say "$goes_on scancel $found"; exit 130' INT
 
 # Ids of my jobs of this name, waiting, running or ending.
 jobs_of_run() {

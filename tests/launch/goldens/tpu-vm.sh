@@ -171,9 +171,13 @@ HOST
 
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
-trap 'say "the run goes on; the same command follows it"; exit 130' INT
 
 say() { printf 'launch: %s\n' "$*" >&2; }
+
+ending() { echo "${ssh[*]} ${all[*]} --command='bash llm_jax-$name.sh stop'"; }
+
+goes_on='the run goes on; the same command follows it, this ends it:'
+trap 'say "$goes_on $(ending)"; exit 130' INT
 
 # Sets state, kind and ours: what the TPU is now. NONE: there is none.
 look() {
@@ -291,7 +295,7 @@ attempt() {
   ask state || return 1
   if any other; then
     say "$name runs another command: give another --name, or end that one:"
-    say "${ssh[*]} ${all[*]} --command='bash llm_jax-$name.sh stop'"
+    say "$(ending)"
     return 2
   fi
   if [[ $states == going ]]; then
