@@ -180,7 +180,7 @@ def _parts(name: str) -> list[str]:
 
 def _settings(run: str, base: Experiment) -> Experiment:
   """Settings of an adapter's run; ValueError where it is none, or another's."""
-  folder = storage.path(run).expanduser()
+  folder = storage.path(run, "adapter").expanduser()
   try:
     found = claim.settings(folder)
     checks.checkpoint(folder, None)
@@ -213,7 +213,9 @@ def _load(
       f"--adapter={run}: trained weights of the base itself; use it with"
       " --workdir"
     )
-  store = Store(storage.path(run).expanduser() / "checkpoints", warn=say)
+  store = Store(
+    storage.path(run, "adapter").expanduser() / "checkpoints", warn=say
+  )
   part = "average" if its.average is not None else "trainable"
   at, found = store.restore_part({part: plan.abstract.trainable})
   frozen = weights.frozen_on(

@@ -10,7 +10,7 @@ import re
 import jax
 
 from llm_jax import config, host, storage
-from llm_jax.checkpoints import staging
+from llm_jax.checkpoints import reach, staging
 from llm_jax.experiment import Experiment, MAY_CHANGE
 from llm_jax.reporting import environment, files
 
@@ -97,6 +97,7 @@ def _claim(
       f"--workdir={str(folder)!r}: not UTF-8, which checkpoints cannot bear"
     ) from e
   storage.check_writable(folder, "workdir")
+  reach.check(folder, "workdir")
   _about(folder)  # no folder at all, or one that can be read
   new_folders = [] if storage.is_remote(folder) else _make(folder)
   if not storage.is_remote(folder):  # which has no locks, either

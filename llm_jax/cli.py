@@ -246,7 +246,7 @@ def _run_verb(
 
   if verb != "compare":
     joining.start_devices()
-  folder = storage.path(experiment.workdir or f"runs/{name}")
+  folder = storage.path(experiment.workdir or f"runs/{name}", "workdir")
   step = given.checkpoint_step
   asked = experiment.data  # where `label` finds its prompts
   if verb in ("evaluate", "generate", "label", "merge"):
@@ -296,11 +296,11 @@ def _run_verb(
     )
   if verb == "compare":
     into = given.into or "runs/compared"
-    return beside.compare(given.runs, storage.path(into))
+    return beside.compare(given.runs, storage.path(into, "into"))
   if verb == "merge":
     if not given.into:
       raise ValueError("--into: no folder given to write the merged run to")
-    into = storage.path(given.into)
+    into = storage.path(given.into, "into")
     return verbs.merge(experiment, folder, step, into, name)
   return verbs.show(experiment, name)
 

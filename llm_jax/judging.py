@@ -65,7 +65,7 @@ def check_room(experiment: Experiment, tokenizer: Tokenizer) -> None:
   for part in judge.parts if isinstance(judge, Sum) else (judge,):
     if not isinstance(part, RewardModel):
       continue
-    folder = storage.path(part.run).expanduser()
+    folder = storage.path(part.run, "judge.run").expanduser()
     its = claim.settings(folder)
     room = its.model.max_length - its.peft.places
     theirs = tokenizers.load(folder / "tokenizer").fingerprint
@@ -104,7 +104,7 @@ def _make(
   if settings.run is not None:
     if not settings.run:
       raise ValueError("--judge.run: no run folder of a reward model given")
-    folder, step = storage.path(settings.run).expanduser(), None
+    folder, step = storage.path(settings.run, "judge.run").expanduser(), None
   try:
     its = claim.settings(folder)
     checks.checkpoint(folder, step)

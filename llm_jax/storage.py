@@ -6,6 +6,7 @@ endpoints and retries are those of the libraries, gcsfs and s3fs.
 """
 
 import importlib
+import logging
 import os
 import pathlib
 import re
@@ -27,8 +28,12 @@ def is_url(given: Any) -> bool:
   return isinstance(given, str) and _URL.match(given) is not None
 
 
-def path(given: str | os.PathLike[str]) -> pathlib.Path:
+def path(given: str | os.PathLike[str], flag: str = "") -> pathlib.Path:
   """The path meant: pathlib's own, or in a bucket one with its methods.
+
+  Args:
+    given: a path or an address; a path is itself.
+    flag: that gave it, for errors.
 
   Raises:
     ValueError: another kind of address, or its library is not installed.
@@ -37,10 +42,12 @@ def path(given: str | os.PathLike[str]) -> pathlib.Path:
     # Only strings are turned into paths: one in a bucket is no PathLike.
     return pathlib.Path(given) if isinstance(given, str) else given  # type: ignore[return-value]
   assert isinstance(given, str)
-  scheme = given.partition("://")[0]
+  scheme, said = given.partition("://")[0], given
+  if flag:
+    said = f"--{flag}={given}"
   if scheme not in _LIBRARIES:
     raise ValueError(
-      f"{given}: neither a path of this machine nor gs://BUCKET/... nor"
+      f"{said}: neither a path of this machine nor gs://BUCKET/... nor"
       " s3://BUCKET/..."
     )
   library, extra = _LIBRARIES[scheme]
@@ -50,8 +57,10 @@ def path(given: str | os.PathLike[str]) -> pathlib.Path:
     importlib.import_module(library)
   except ModuleNotFoundError as e:
     raise ValueError(
-      f"{given}: {e.name} is not installed; pip install '{extra}'"
+      f"{said}: {e.name} is not installed; pip install '{extra}'"
     ) from e
+  # What it raises in the end is told in a line; each try before it is not.
+  logging.getLogger(library).setLevel(logging.CRITICAL)
   # Listings change under us: Orbax and other hosts write there, too.
   found: Any = upath.UPath(given, use_listings_cache=False)
   return found

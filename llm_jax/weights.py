@@ -430,7 +430,7 @@ def frozen_on(
 
 def origin(run: str, flag: str = "init_from") -> pathlib.Path:
   """The run that a flag names; ValueError where there is none."""
-  folder = storage.path(run).expanduser()
+  folder = storage.path(run, flag).expanduser()
   if not Store(folder / "checkpoints").steps():
     raise ValueError(f"--{flag}={run}: holds no trained run")
   return folder

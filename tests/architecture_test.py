@@ -18,6 +18,7 @@ DOORS = {
   "flax": {"axes", "models"},
   "optax": {"training"},
   "orbax": {"checkpoints"},
+  "tensorstore": {"checkpoints"},
   "grain": {"data"},
   "tensorflow_datasets": {"data"},
   "pyarrow": {"data"},

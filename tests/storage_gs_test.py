@@ -12,6 +12,7 @@ emulator = pytest.importorskip("gcp_storage_emulator.server")
 
 from benchmarks import sameness
 from llm_jax import storage
+from llm_jax.checkpoints import reach
 from llm_jax.checkpoints.store import Store
 from llm_jax.reporting import files
 from tests import command
@@ -130,3 +131,14 @@ def test_no_such_bucket(here):
   said = command.call("train", *flags(here[0], "gs://none/a"), experiment=SMALL)
   assert said.code == 2
   assert "--workdir=gs://none/a: cannot be written (" in said.error
+
+
+def test_who_saves_checkpoints_is_asked_too(here, monkeypatch):
+  """It finds its own way to the service, and its own credentials."""
+  reach.check(storage.path(URL), "workdir")
+  monkeypatch.setenv("TENSORSTORE_GCS_HTTP_URL", "http://localhost:9")
+  given = flags(here[0], "gs://a-bucket/other")
+  said = command.call("train", *given, experiment=SMALL)
+  assert said.code == 2
+  assert "--workdir=gs://a-bucket/other: cannot be written by" in said.error
+  assert not storage.path("gs://a-bucket/other").exists()

@@ -194,10 +194,21 @@ def test_other_addresses_are_refused(here, given, wanted):
   assert said.code == 2 and wanted in said.error
 
 
-def test_a_library_that_is_missing_is_named(monkeypatch):
+def test_a_library_that_is_missing_is_named(here, monkeypatch):
   monkeypatch.setitem(storage._LIBRARIES, "s3", ("no_such", "llm_jax[s3]"))
-  with pytest.raises(ValueError, match=r"no_such is not installed; pip .*\[s3"):
-    storage.path("s3://bucket/run")
+  given = flags(here[0], "s3://bucket/run")
+  assert command.call("train", *given, experiment=SMALL).error == (
+    "error: --workdir=s3://bucket/run: no_such is not installed; pip install"
+    " 'llm_jax[s3]'"
+  )
+
+
+def test_what_grows_beside_others_must_be_here(here, moments):
+  buckets.fill(moments[-1])
+  given = [flags(here[0])[0], f"--into={URL}.jsonl"]
+  said = command.call("label", *given, experiment=SMALL)
+  assert said.code == 2
+  assert f"--into={URL}.jsonl: must be on this machine" in said.error
 
 
 def test_a_bucket_that_fails_now_and_then_stops_no_step(

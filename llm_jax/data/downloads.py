@@ -29,15 +29,14 @@ def fetch(
     ValueError: it cannot be read.
   """
   cached = cache.folder(None) / "downloads"
+  where = storage.path(given, flag)
   try:
-    found = _meant(storage.path(given), endings)
+    found = _meant(where, endings)
     with futures.ThreadPoolExecutor(_AT_ONCE) as pool:
       here = pool.map(lambda file: _copy(file, cached), found)
       if progress is not None:
         here = progress(here, len(found), label="fetching files")
       return dict(zip(map(str, found), here, strict=True))
-  except ValueError as e:
-    raise ValueError(f"--{flag}={e}") from e
   except Exception as e:  # each library has kinds of its own
     said = storage.reason(e)
     raise ValueError(f"--{flag}={given}: cannot be read ({said})") from e
