@@ -3,6 +3,7 @@
 Dimension key: B sequences; T positions; S slots; D residual; V vocabulary.
 """
 
+import math
 from typing import Any
 
 import flax.linen as nn
@@ -297,6 +298,7 @@ class Decoder(nn.Module):
   ) -> tuple[jax.Array, Routing | None]:
     """The blocks, each where its weights are. Dropout draws by microbatch."""
     c, block = self.config, Block(self.config, parent=None)
+    stages = pipeline.num_stages()
     key = self.make_rng("dropout") if self.has_rng("dropout") else None
 
     def layer(
@@ -317,7 +319,7 @@ class Decoder(nn.Module):
       _stacked(self.variables),
       x_BTD,
       (context, key),
-      microbatches=c.parts(pipeline.num_stages()),
+      microbatches=c.stage_microbatches or math.gcd(stages, len(x_BTD)),
       unroll=c.unroll,
       remat=c.stage_remat,
     )

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from llm_jax import axes
 from llm_jax.models import pipeline, transformer
 from llm_jax.models.config import Experts
 from llm_jax.objectives.causal import Causal
@@ -16,6 +17,7 @@ from llm_jax.sharding import collectives
 from llm_jax.sharding import mesh as mesh_lib
 from llm_jax.sharding.mesh import MeshShape
 from tests import small
+from tests.peft import furniture
 from tests.sharding import steps
 from tests.sharding.laws_test import difference
 
@@ -181,6 +183,49 @@ def test_experts_and_stages_together():
     ]
   assert found[0]["balance"] > 0
   assert difference(*found) < 1e-12
+
+
+def test_adapters_on_quantised_layers_in_stages(monkeypatch):
+  monkeypatch.setitem(furniture.MESHES, "stages", (1, 2, 1, 1, 1, 2))
+  with jax.enable_x64(True):
+    want = furniture.trained_on_one_device("nf4", "causal")
+    made = furniture.make("nf4", "causal", "stages")
+    state = furniture.train(made, furniture.start(made), 2)
+  assert difference(furniture.numbers(state.trainable), want) < 1e-12
+
+
+def test_a_token_at_a_time_needs_no_stages():
+  """With a cache, layers go to where the rows are."""
+  model_of = functools.partial(small.build, CONFIG)
+  tokens_BT = small.causal_batch()["tokens_BT"]
+  at_BT = np.broadcast_to(np.arange(small.DIMS.T), tokens_BT.shape)
+  ones_BT = np.ones_like(tokens_BT)
+
+  def says(shape):
+    mesh = mesh_lib.make(shape)
+    with jax.enable_x64(True), jax.set_mesh(mesh):
+      model, variables = model_of()
+      boxed = jax.eval_shape(model.init, jax.random.key(0), tokens_BT[:1])
+      variables = jax.device_put(variables, axes.shardings(boxed, mesh))
+
+      @jax.jit
+      def run(variables):
+        cache = model.apply(
+          variables, len(tokens_BT), small.DIMS.T, method="open_cache"
+        )
+        for part in (slice(0, 8), slice(8, 9)):
+          logits_BV, cache = model.apply(
+            variables,
+            *(tokens_BT[:, part], at_BT[:, part], ones_BT[:, part]),
+            cache,
+            method="decode",
+          )
+        return logits_BV
+
+      return np.asarray(run(variables))
+
+  one, four = says(MeshShape(1)), says(MeshShape(1, stage=4, fsdp=2))
+  np.testing.assert_allclose(one, four, rtol=0, atol=1e-12)
 
 
 def test_dropout_draws_the_same_in_any_number_of_stages():
