@@ -5,6 +5,8 @@ appended to or locked, and folders are but parts of their names. Credentials,
 endpoints and retries are those of the libraries, gcsfs and s3fs.
 """
 
+from collections.abc import Iterator
+import contextlib
 import importlib
 import logging
 import os
@@ -83,7 +85,8 @@ def is_remote(path: pathlib.Path) -> bool:
 def write(path: pathlib.Path, data: bytes) -> None:
   """Writes a file that is whole or not there, and sees it to the disk."""
   if is_remote(path):
-    path.fs.pipe_file(path.path, data)
+    with _told(path):
+      path.fs.pipe_file(path.path, data)
     return
   path.parent.mkdir(parents=True, exist_ok=True)
   # Several machines may share the folder, and their process ids.
@@ -99,12 +102,19 @@ def write(path: pathlib.Path, data: bytes) -> None:
     raise
 
 
+def read(path: pathlib.Path) -> bytes:
+  """What a file holds. FileNotFoundError without one, OSError otherwise."""
+  with _told(path):
+    return path.read_bytes()
+
+
 def remove(folder: pathlib.Path) -> None:
   """Takes a folder away with all that it holds, if it is there."""
   if not is_remote(folder):
     shutil.rmtree(folder, ignore_errors=True)
   elif _files(folder):
-    folder.fs.rm(folder.path, recursive=True)
+    with _told(folder):
+      folder.fs.rm(folder.path, recursive=True)
 
 
 def listed(folder: pathlib.Path) -> dict[str, tuple[int, str | None]]:
@@ -121,14 +131,16 @@ def fetch(folder: pathlib.Path, into: pathlib.Path) -> None:
   for name in found:
     (into / name).parent.mkdir(parents=True, exist_ok=True)
   there = [about["name"] for about in found.values()]
-  folder.fs.get(there, [str(into / name) for name in found])
+  with _told(folder):
+    folder.fs.get(there, [str(into / name) for name in found])
 
 
 def send(files: dict[str, pathlib.Path], folder: pathlib.Path) -> None:
   """Copies {name: file of this machine} into a bucket's folder."""
   if files:
     there = [(folder / name).path for name in files]
-    folder.fs.put([str(file) for file in files.values()], there)
+    with _told(folder):
+      folder.fs.put([str(file) for file in files.values()], there)
 
 
 def check_writable(folder: pathlib.Path, flag: str) -> None:
@@ -163,6 +175,8 @@ def reason(error: BaseException) -> str:
     return f"no such bucket or object: {said}"
   if isinstance(error, OSError) and error.strerror:
     return error.strerror
+  if type(error) is OSError and said:
+    return said
   return f"{kind}: {said}" if said else kind
 
 
@@ -173,10 +187,22 @@ def is_of_library(error: BaseException) -> bool:
   return any(kind in theirs for kind in kinds)
 
 
+@contextlib.contextmanager
+def _told(path: pathlib.Path) -> Iterator[None]:
+  """Whatever a library of buckets raises is an OSError that names the path."""
+  try:
+    yield
+  except Exception as e:
+    if not is_remote(path) or isinstance(e, FileNotFoundError):
+      raise
+    raise OSError(f"{path}: {reason(e)}") from e
+
+
 def _files(folder: pathlib.Path) -> dict[str, dict[str, Any]]:
   """{name in a bucket's folder: what the bucket says of it}, at any depth."""
   start = len(folder.path.rstrip("/")) + 1
-  found = folder.fs.find(folder.path, detail=True)
+  with _told(folder):
+    found = folder.fs.find(folder.path, detail=True)
   return {
     name[start:]: about
     for name, about in sorted(found.items())

@@ -11,7 +11,7 @@ from llm_jax import saving, storage
 from llm_jax.checkpoints import store
 from llm_jax.checkpoints.store import Store
 from llm_jax.experiment import Validation
-from llm_jax.reporting import hooks
+from llm_jax.reporting import files, hooks
 from tests import buckets, command
 from tests.buckets import URL
 
@@ -226,5 +226,30 @@ def test_a_bucket_that_fails_now_and_then_stops_no_step(
   monkeypatch.setattr(hooks.Spool, "send", flaky)
   monkeypatch.setattr(hooks.Spool, "is_due", property(lambda self: True))
   said = call("train", *flags(here[0]))
-  assert "metrics not sent yet: OSError: 503, try again" in said.err
+  assert "metrics not sent yet: 503, try again" in said.err
   assert failed
+
+
+def test_what_a_library_raises_is_told_with_the_path(bucket, monkeypatch):
+  """Those who write beside training, as heartbeats, expect no other error."""
+  from fsspec.implementations import memory
+
+  def failed(*args, **kwargs):
+    raise RuntimeError("token has expired")
+
+  path = storage.path(URL) / "a.json"
+  with pytest.raises(FileNotFoundError):
+    storage.read(path)
+  for name in ("pipe_file", "find", "put", "cat_file", "_open"):
+    monkeypatch.setattr(memory.MemoryFileSystem, name, failed)
+  said = "token has expired"
+  for act in (
+    lambda: storage.write(path, b"1"),
+    lambda: storage.read(path),
+    lambda: storage.listed(path.parent),
+    lambda: storage.send({"b": path}, path.parent),
+    lambda: files.write_json(path, 1),
+    lambda: files.read_json(path),
+  ):
+    with pytest.raises(OSError, match=f"{URL}.*{said}"):
+      act()

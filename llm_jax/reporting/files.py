@@ -24,7 +24,7 @@ def write_text(path: pathlib.Path, text: str) -> None:
 def read_json(path: pathlib.Path) -> Any:
   """A JSON file's value; None where there is none. ValueError if broken."""
   try:
-    return json.loads(path.read_text(encoding="utf-8"))
+    return json.loads(storage.read(path).decode())
   except FileNotFoundError:
     return None
   except ValueError as e:
