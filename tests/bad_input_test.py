@@ -40,6 +40,9 @@ WRONG = {
   "--model.dtype=float64": "JAX_ENABLE_X64=1",
   "--model.attention=cudnn": "needs a GPU, not cpu",
   "--model.attention=splash": "needs a TPU, not cpu",
+  "--mesh.data=2 --mesh.context=4 --data.length=14": (
+    "--data.length=14: not divisible by --mesh.context=4"
+  ),
   "--optimizer.peak=nan": "must be a finite number, at least 0",
   "--optimizer.peak=fast": "must be a finite number",
   "--optimizer.b1=1.5": "from 0 to 1",

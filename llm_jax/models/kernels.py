@@ -151,9 +151,14 @@ def attend(
       way=config.context_attention,
     )
     return on_mesh(run, q_BTNH, k_BSKH, v_BSKH, (segment_BT, "BT"), cut=True)
-  blocks = splash.make(N if N % cuts else N // cuts, T, window, cuts=context)
+  # Halves of a device's positions are dealt if they are of whole blocks.
+  half = 2 * context * splash.LANES
+  dealt = context > 1 and window is None and T % half == 0
+  blocks = splash.make(
+    *(N if N % cuts else N // cuts, T, window), cuts=context, dealt=dealt
+  )
   return on_mesh(
-    _splash(context),
+    _splash(context, dealt),
     *(q_BTNH, k_BSKH, v_BSKH),
     (segment_BT, "BT"),
     (blocks, splash.specs(blocks, "context" if context > 1 else None)),
@@ -175,16 +180,18 @@ def _cudnn(window: int | None) -> Callable[..., jax.Array]:
   return attention
 
 
-def _splash(context: int) -> Callable[..., jax.Array]:
+def _splash(size: int, dealt: bool) -> Callable[..., jax.Array]:
   def attention(
     q: jax.Array, k: jax.Array, v: jax.Array, segment: Any, blocks: Any
   ):
-    """Later positions see more, so the last device has most to do."""
-    whole = lambda x: jax.lax.all_gather(x, "context", axis=1, tiled=True)
-    others = (k, v, segment)
-    if context > 1:
+    own, others = (q, segment), (k, v, segment)
+    if size > 1:
+      whole = lambda x: jax.lax.all_gather(x, "context", axis=1, tiled=True)
       others = jax.tree.map(whole, others)
-    return splash.attention(blocks, q, *others[:2], segment, others[2])
+    if dealt:
+      own = jax.tree.map(lambda x: context_ops.deal(x, "context", size), own)
+    o = splash.attention(blocks, own[0], *others[:2], own[1], others[2])
+    return context_ops.undeal(o, "context", size) if dealt else o
 
   return attention
 

@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from llm_jax.ops import pairs
 
@@ -54,9 +55,9 @@ def causal_attention(
     o_BTNH of this device's positions, in the dtype of the queries.
   """
   T, K = k_BTKH.shape[1:3]
-  deal = size > 1 and window is None and T % 2 == 0
-  move = functools.partial(_deal, axis=axis, size=size) if deal else lambda x: x
-  own_P = _places(T, size, jax.lax.axis_index(axis), deal)
+  dealt = size > 1 and window is None and T % 2 == 0
+  own_P = _places(T, size, jax.lax.axis_index(axis), dealt)
+  move = lambda x: deal(x, axis, size) if dealt else x
   q_BTNH = move(q_BTNH * q_BTNH.shape[-1] ** -0.5)
   given = k_BTKH, v_BTKH, segment_BT
   segment_BT = jax.tree.map(move, segment_BT)
@@ -84,7 +85,7 @@ def causal_attention(
   o_IBKGTH = _attention(axis, size, steps, window, queries, keys)
   o_BITKGH = o_IBKGTH.transpose(1, 0, 4, 2, 3, 5)
   o_BTNH = o_BITKGH.reshape(q_BTNH.shape)
-  return _undeal(o_BTNH, axis=axis, size=size) if deal else o_BTNH
+  return undeal(o_BTNH, axis, size) if dealt else o_BTNH
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
@@ -165,14 +166,14 @@ def _pass_on(held, axis: str, size: int, by: int):
   return jax.tree.map(lambda x: jax.lax.ppermute(x, axis, along), held)
 
 
-def _places(T: int, size: int, rank: jax.Array, deal: bool) -> jax.Array:
+def _places(T: int, size: int, rank: Any, dealt: bool) -> jax.Array:
   """Where the parts that a device works on begin: one, or two halves."""
-  if not deal:
+  if not dealt:
     return jnp.stack([rank * T])
   return jnp.stack([rank, 2 * size - 1 - rank]) * (T // 2)
 
 
-def _deal(x_BT: jax.Array, axis: str, size: int) -> jax.Array:
+def deal(x_BT: jax.Array, axis: str, size: int) -> jax.Array:
   """A device's two halves of a block -> parts r and 2 n - 1 - r of the row."""
   halves = jnp.split(x_BT, 2, axis=1)
   even, odd = (
@@ -184,8 +185,15 @@ def _deal(x_BT: jax.Array, axis: str, size: int) -> jax.Array:
   return jnp.concatenate([first, last], axis=1)
 
 
-def _undeal(x_BT: jax.Array, axis: str, size: int) -> jax.Array:
-  """The inverse of `_deal`."""
+def dealt(length: int, size: int) -> np.ndarray:
+  """Places of a row, as devices one after the other have them once dealt."""
+  parts = np.arange(length).reshape(2 * size, -1)
+  whose = [part for r in range(size) for part in (r, 2 * size - 1 - r)]
+  return parts[whose].reshape(-1)
+
+
+def undeal(x_BT: jax.Array, axis: str, size: int) -> jax.Array:
+  """The inverse of `deal`."""
   first, last = jnp.split(x_BT, 2, axis=1)
   is_even = jax.lax.axis_index(axis) % 2 == 0
   even, odd = jnp.where(is_even, first, last), jnp.where(is_even, last, first)

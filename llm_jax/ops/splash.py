@@ -13,6 +13,9 @@ import jax
 from jax.experimental.pallas.ops.tpu import splash_attention as splash
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
+import numpy as np
+
+from llm_jax.ops import context
 
 LANES = 128  # positions of a block are a multiple
 BLOCK = 512  # and at most these
@@ -24,6 +27,7 @@ def make(
   window: int | None = None,
   *,
   cuts: int = 1,
+  dealt: bool = False,
   interpret: bool = False,
 ) -> Any:
   """The kernel for rows of this length, as a tree of arrays.
@@ -34,12 +38,16 @@ def make(
     window: how far a query sees, itself included; None = everything before.
     cuts: devices that the queries of a row are cut over; `specs` says how the
       tree is then cut.
+    dealt: whether they have places that `context.deal` gave them; not with a
+      window.
     interpret: run without a TPU, slowly.
   """
   shape = (length, length)
   mask: splash.Mask
   if window is None:
     mask = splash.CausalMask(shape, shard_count=cuts)
+    if dealt:
+      mask.q_sequence = context.dealt(length, cuts).astype(np.int32)
   else:
     mask = splash.LocalMask(shape, (window - 1, 0), 0, shard_count=cuts)
   b, s = block(length // cuts), block(length)

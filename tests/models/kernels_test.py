@@ -117,12 +117,16 @@ def interpreted(monkeypatch):
 
 
 @pytest.mark.parametrize(
-  ("shape", "K", "window", "packed"),
-  [((1, 1, 1, 1), 2, None, True), ((1, 1, 2, 2), 1, 100, True)],
+  ("shape", "T", "K", "window"),
+  [
+    ((1, 1, 1, 1), 256, 2, None),
+    ((1, 1, 1, 2), 256, 1, 100),
+    ((1, 1, 2, 2), 512, 1, None),  # which is dealt
+  ],
   ids=str,
 )
-def test_splash_is_attention_in_blocks(interpreted, shape, K, window, packed):
-  given, segment = furniture(256, 4, K, 32)
+def test_splash_is_attention_in_blocks(interpreted, shape, T, K, window):
+  given, segment = furniture(T, 4, K, 32)
   config = TransformerConfig(attention="splash", window=window)
   mask = jnp.ones((2, 1, 1, 1), bool)  # of which only the kind is read
   attend = lambda segment: (

@@ -112,6 +112,13 @@ def test_every_device_does_as_much(size):
   assert sum(work(True)) == sum(work(False))
 
 
+def test_places_are_those_that_are_dealt():
+  for size in (2, 3, 8):
+    starts = [context._places(4, size, rank, True) for rank in range(size)]
+    want = [np.asarray(at)[:, None] + np.arange(2) for at in starts]
+    assert context.dealt(4 * size, size).tolist() == np.ravel(want).tolist()
+
+
 def test_keys_beyond_the_window_are_not_passed_on():
   turns = lambda window: str(
     jax.make_jaxpr(lambda: cut(64, 8, "ring", window))()

@@ -99,6 +99,9 @@ def main() -> None:
     # In a pod's torus a process may hold rows that are not beside each other.
     devices = [d for pair in zip(*_by_process(), strict=True) for d in pair]
     found = {0: run((2, 2, 2)), 1: run((8, 1, 1), devices)}
+    # Positions of a row may lie in several processes.
+    ring = dataclasses.replace(CONFIG, context_attention="ring")
+    found[2] = run((1, 1, 2, 4), config=ring)
   if process == 0:
     flat = {f"{i}/{k}": x for i, its in found.items() for k, x in its.items()}
     np.savez(out, **flat)
