@@ -23,6 +23,8 @@ _ALONE = {
   "TPU_ACCELERATOR_TYPE": "none-0",
   "TPU_WORKER_HOSTNAMES": "localhost",
   "TPU_WORKER_ID": "0",
+  # No device is opened, so others may load it, too.
+  "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": GIB, "T": 2**40}
 _REMAT = "full rematerialization"
