@@ -208,6 +208,9 @@ def run(experiment: Experiment, folder: pathlib.Path, mesh: Mesh) -> Run:
   """Loads or makes everything; the caller runs the loop."""
   share = check_batch(experiment, mesh)
   made = data(experiment, folder)
+  host.check_same(
+    f"{made.tokenizer.fingerprint} {made.tokens.identity}", "--data: the text"
+  )
   the_model = model_lib.make(experiment, made.tokenizer)
   if experiment.samples.every:  # too long is told now, not at the first one
     checks.prompts(

@@ -1,6 +1,8 @@
 """What is this process's own: its machine's memory, its folder, its fellows."""
 
+from collections import Counter
 import ctypes
+import hashlib
 import os
 import pathlib
 import sys
@@ -64,6 +66,31 @@ def first_says(text: str) -> str:
   said = np.frombuffer(text.encode(), np.uint8)
   size = int(_of_first(np.array(len(said))))
   return _of_first(np.resize(said, size)).tobytes().decode()
+
+
+def check_same(text: str, what: str) -> None:
+  """ValueError, in all processes, where one of them has another text.
+
+  Args:
+    text: of this process.
+    what: it stands for: "--data: the text".
+  """
+  import jax  # noqa: PLC0415  (slow, and some verbs need none)
+
+  if jax.process_count() == 1:
+    return
+  from jax.experimental import multihost_utils  # noqa: PLC0415
+
+  mine = hashlib.blake2b(text.encode(), digest_size=8).digest()
+  said = np.frombuffer(mine, np.uint8)
+  found = [x.tobytes() for x in multihost_utils.process_allgather(said)]
+  usual = Counter(found).most_common(1)[0][0]
+  others = [str(i) for i, x in enumerate(found) if x != usual]
+  if others:
+    raise ValueError(
+      f"{what} of process {', '.join(others[:8])} is not that of the others:"
+      " its files differ, or its cache is of other ones"
+    )
 
 
 def _of_first(said: np.ndarray) -> np.ndarray:
