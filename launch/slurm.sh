@@ -15,6 +15,8 @@ same() { sed "s/[0-9a-f]\{40\}//g"; }
 
 cd "$(git rev-parse --show-toplevel)"
 mkdir -p "$folder"
+: >>"$folder/log"
+line=$(($(wc -l <"$folder/log") + 1)) # what is written from now on is shown
 found=$(jobs_of_run)
 if [[ -n $found ]]; then
   if ! cmp -s <(job_script | same) <(same <"$folder/job.sh"); then
@@ -31,17 +33,16 @@ else
   fi
   rm -f "$folder/exit"
   job_script >"$folder/job.sh"
-  : >>"$folder/log"
   found=$(sbatch --parsable "$folder/job.sh" </dev/null)
   say "job $found"
 fi
 
-tail -n 0 -F "$folder/log" &
+tail -n "+$line" -F "$folder/log" &
 tail=$!
 trap 'kill "$tail" 2>/dev/null' EXIT
 # A job that is started again keeps its name and id.
 while ! still=$(jobs_of_run) || [[ -n $still ]]; do sleep "$pause"; done
-sleep 1 # for the last lines
+sleep 2 # for the last lines
 code=$(cat "$folder/exit" 2>/dev/null) || code=1
 say "ended with $code; log: $folder/log"
 exit "$code"
