@@ -29,12 +29,13 @@ def test_made_run_on_all_hosts_and_deleted(machine):
   code, said = machine.run(machine.script("tpu-vm", GIVEN))
   assert code == 0, said
   assert machine.starts() == [1, 1]
-  assert "start 1 of host 0: -m experiments.pretrain_tiny_stdlib train" in said
+  begins = "start 1 of host 0: -m experiments.pretrain_tiny_stdlib train"
+  assert said.count(begins) == 1
   assert "--steps=3 --workdir=gs://my-bucket/run-1 --distributed" in said
   assert "start 1 of host 1" not in said  # one log is shown
   assert [c.split()[4] for c in machine.calls("^gcloud")] == (
     ["describe", "create", "describe", "scp"]
-    + ["ssh"] * 5  # state, install, start, follow, ended
+    + ["ssh"] * 6  # state, install, start, follow, ended, follow
     + ["describe", "delete"]
   )
   for host in "01":

@@ -282,6 +282,7 @@ watch() {
     fi
     if ! any going; then break; fi
   done
+  on_first follow "$line" 1 || true # what it said last
   if failed; then say "ended with ${states/going/}"; fi
   if any 2; then return 2; fi
   if any 3; then return 3; fi
