@@ -1,11 +1,12 @@
 """Plans of the experiments at scale, on pods: `benchmarks/PLANS.md`.
 
-  python -m benchmarks.plans [--only=pretrain_llama3_8b] [--cells=N]
+  python -m benchmarks.plans [--only=pretrain_llama3_8b] [--cells=N] [--analyse]
 
 Compiles each experiment for each pod with settings that `plan --search` would
 try, one after another, and writes the table. What is done is kept in
 runs/plans.jsonl, a line a cell, and not done again; a cell that is not there
-says so in the table. Needs libtpu; a cell takes minutes.
+says so in the table, and so does one that was only analysed. Needs libtpu; a
+cell takes minutes, with --analyse seconds.
 """
 
 import argparse
@@ -36,8 +37,8 @@ HERE = pathlib.Path(__file__).parent
 CACHE = HERE.parent / "runs" / "plans.jsonl"
 HEAD = """# Plans on pods that are not here
 
-Each experiment's own step, compiled by `libtpu` on a CPU for each pod, with
-the settings that `plan --topology --search` finds: by `python -m
+Each experiment's own step, compiled by `libtpu` on a CPU for each pod (where
+"analysis" stands, only reckoned: not compiled yet), with the settings that `plan --topology --search` finds: by `python -m
 benchmarks.plans`, {when}; {versions}.
 
 Bytes are a device's: all that is used, of what the compiler may use. Sent:
@@ -61,16 +62,18 @@ def done() -> dict:
   return {(r["experiment"], r["pod"], r["slices"]): r for r in rows}
 
 
-def cell(name: str, pod: str, slices: int) -> dict:
-  """Compiles one, with the first settings that fit."""
+def cell(name: str, pod: str, slices: int, compile_it: bool) -> dict:
+  """Compiles one, with the first settings that fit; or by analysis alone."""
   from llm_jax import searching
   from llm_jax.sharding import topologies
 
   experiment = importlib.import_module(f"experiments.{name}").EXPERIMENT
   out = {"experiment": name, "pod": pod, "slices": slices}
+  out["compiled"] = compile_it
   there = topologies.of(pod, slices)
   try:
-    found = searching.best(experiment, there, compile_it=True, until=1)
+    tries = 3 if compile_it else 1
+    found = searching.best(experiment, there, compile_it, tries, until=1)
   except ValueError as e:
     return out | {"error": str(e)}
   if not found:
@@ -82,8 +85,8 @@ def cell(name: str, pod: str, slices: int) -> dict:
     "fits": plan.fits,
     "needs": plan.needs,
     "has": there.chip.memory,
-    "ici": total(plan.sent, "ici"),
-    "dcn": total(plan.sent, "dcn"),
+    "ici": total(plan.sent or plan.least, "ici"),
+    "dcn": total(plan.sent or plan.least, "dcn"),
     "least": least,
     "mfu": [plan.mfu(s, True) for s in (plan.times.most, plan.times.least)],
     "limit": plan.limit,
@@ -108,7 +111,7 @@ def table(found: dict) -> str:
       where = f"{slices} x {pod}" if slices > 1 else pod
       row = found.get((name, pod, slices))
       lines.append(f"| {name} | {where} | {_said(row)} |\n")
-  rows = [r for r in found.values() if "fits" in r]
+  rows = [r for r in found.values() if "fits" in r and r["compiled"]]
   warned = sum(r["warnings"] for r in rows)
   kept = sum(not r["donated"] for r in rows if r["fits"])
   lines.append(
@@ -121,17 +124,18 @@ def table(found: dict) -> str:
 def _said(row: dict | None) -> str:
   if row is None:
     return "not run | | | | | | "
+  how = "" if row["compiled"] else " (analysis)"
   if "error" in row:
     return f"no: {row['error']} | | | | | | "
   gib = lambda x: f"{x / 2**30:.1f}"
   used = f"{gib(row['needs'])} of {gib(row['has'])} GiB"
   if not row["fits"]:
-    return f"no | {used} | | | | | `{row['flags']}`"
+    return f"no{how} | {used} | | | | | `{row['flags']}`"
   sent = row["ici"] + row["dcn"]
   over = f" ({sent / row['least']:.2f}x)" if row["least"] else ""
   low, high = (f"{100 * x:.0f}" for x in row["mfu"])
   return (
-    f"yes | {used} | {gib(sent)} GiB{over} | {gib(row['dcn'])} GiB |"
+    f"yes{how} | {used} | {gib(sent)} GiB{over} | {gib(row['dcn'])} GiB |"
     f" {low} to {high}% | {row['limit']} | `{row['flags']}`"
   )
 
@@ -144,6 +148,7 @@ def main() -> None:
   parser.add_argument(
     "--cells", type=int, default=1000, help="how many, at most"
   )
+  parser.add_argument("--analyse", action="store_true", help="compile nothing")
   parser.add_argument("--into", default=str(HERE / "PLANS.md"))
   given = parser.parse_args()
   os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -154,10 +159,13 @@ def main() -> None:
     for pod, slices in PODS:
       key = (name, pod, slices)
       there = importlib.util.find_spec(f"experiments.{name}")
-      if key in found or not left or not there or (pods and pod not in pods):
+      old = found.get(key)
+      if old and (old["compiled"] or given.analyse):
+        continue
+      if not left or not there or (pods and pod not in pods):
         continue
       print(f"{name} on {slices} x {pod}", file=sys.stderr, flush=True)
-      found[key], left = cell(*key), left - 1
+      found[key], left = cell(*key, not given.analyse), left - 1
       CACHE.parent.mkdir(exist_ok=True)
       with CACHE.open("a") as file:
         file.write(json.dumps(found[key]) + "\n")

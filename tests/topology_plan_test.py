@@ -3,6 +3,9 @@
 import dataclasses
 import importlib.util
 
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
 import pytest
 
 from llm_jax import planning, roofline, searching, topology_plan
@@ -11,6 +14,7 @@ from llm_jax.experiment import Experiment
 from llm_jax.models import presets
 from llm_jax.models.config import TransformerConfig
 from llm_jax.sharding import compiling, topologies
+from llm_jax.sharding import mesh as mesh_lib
 from llm_jax.sharding.compiling import Compiled, DoesNotFit
 from llm_jax.sharding.mesh import MeshShape, Slices
 from llm_jax.training.optimizers import AdamW
@@ -202,9 +206,37 @@ SMALL = Experiment(
 )
 
 
-@pytest.mark.skipif(
+needs_libtpu = pytest.mark.skipif(
   importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed"
 )
+
+
+@needs_libtpu
+def test_a_tensor_that_is_gathered_whole_is_told():
+  """A table cut along both dims, as no table of ours is."""
+  devices = compiling.devices(topologies.of("v5e-8"))
+  mesh = mesh_lib.make(MeshShape(data=2, fsdp=2, tensor=2), devices)
+  place = lambda *spec: NamedSharding(mesh, PartitionSpec(*spec))
+
+  def loss(table_WE, ids_BT):
+    x_BTE = jax.lax.with_sharding_constraint(
+      table_WE[ids_BT], place(("data", "fsdp"))
+    )
+    return (x_BTE**2).sum()
+
+  def heard(*cut):
+    given = (place(*cut), place(("data", "fsdp")))
+    shapes = (
+      jax.ShapeDtypeStruct((1024, 512), jnp.float32),
+      jax.ShapeDtypeStruct((64, 128), jnp.int32),
+    )
+    step = jax.jit(jax.grad(loss), in_shardings=given)
+    return compiling.compiled(step.lower(*shapes)).warnings
+
+  assert heard("tensor", "fsdp") and not heard(("fsdp", "tensor"))
+
+
+@needs_libtpu
 def test_a_step_compiled_for_a_tpu():
   """The state is donated, and what is sent is what the placement needs."""
   plan = topology_plan.make(SMALL, topologies.of("v5e-4"))

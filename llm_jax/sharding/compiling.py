@@ -17,7 +17,8 @@ from jax.experimental import topologies as jax_topologies
 
 from llm_jax.sharding.topologies import GIB, Topology
 
-# Without these libtpu asks a metadata server, and complains that none answers.
+# Without the first libtpu asks a metadata server, and complains that none
+# answers; with the last it warns of what is listed in `Compiled.warnings`.
 _ALONE = {
   "TPU_SKIP_MDS_QUERY": "1",
   "TPU_ACCELERATOR_TYPE": "none-0",
@@ -25,6 +26,7 @@ _ALONE = {
   "TPU_WORKER_ID": "0",
   # No device is opened, so others may load it, too.
   "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+  "TPU_STDERR_LOG_LEVEL": "1",
 }
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": GIB, "T": 2**40}
 _REMAT = "full rematerialization"
