@@ -160,15 +160,10 @@ def _mixed(
     }
   (B, T, D), C = x_BTD.shape, choice_BTC.shape[-1]
   J, M = B * T, len(kernels["down"])
-  choice_P = choice_BTC.reshape(J * C)
+  choice_JC = choice_BTC.reshape(J, C)
   if cuts.experts:
-    choice_P -= M * jax.lax.axis_index(cuts.experts)
-  mine_P = (choice_P >= 0) & (choice_P < M)
-  expert_P = jnp.where(mine_P, choice_P, M)  # those of others come last
-  Q = J * min(C, M)  # no token takes an expert twice
-  order_P = jnp.argsort(expert_P, stable=True)
-  order_Q, place_P = order_P[:Q], jnp.argsort(order_P)
-  sizes_M = (expert_P[:, None] == jnp.arange(M)).sum(0, dtype=jnp.int32)
+    choice_JC -= M * jax.lax.axis_index(cuts.experts)
+  order_Q, place_P, sizes_M = _sorted(choice_JC, M)
   rows_QD = _take(x_BTD.reshape(J, D), order_Q // C, place_P, C)
 
   def widen(name: str) -> jax.Array:
@@ -187,6 +182,32 @@ def _mixed(
 def _varying(tree: Any, names: set[str]) -> Any:
   """Arrays whose gradient is summed over devices along some axes."""
   return jax.lax.pcast(tree, tuple(sorted(names)), to="varying")
+
+
+def _sorted(
+  choice_JC: jax.Array, M: int
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Choices by expert: their order, the place of each, and how many there are.
+
+  Those of other experts than the M come last, and have place Q.
+  """
+  J, C = choice_JC.shape
+  P, Q = J * C, J * min(C, M)  # no token takes an expert twice
+  mine_JCM = choice_JC[..., None] == jnp.arange(M)
+  count_JM = mine_JCM.sum(1, dtype=jnp.int32)
+  sizes_M = count_JM.sum(0)
+  # Places before those of a token, by expert; sums cost less than a sort.
+  before_JM = jnp.cumsum(count_JM, 0) - count_JM
+  before_JM += jnp.cumsum(sizes_M) - sizes_M
+  place_JC = jnp.where(mine_JCM, before_JM[:, None], 0).sum(-1)
+  place_JC = jnp.where(mine_JCM.any(-1), place_JC, Q)
+  expert_P = jnp.where(mine_JCM.any(-1), choice_JC, M).reshape(P)
+  if (M + 1) * P < 2**31:  # one number a choice is sorted soonest
+    key_P = expert_P * P + jnp.arange(P, dtype=jnp.int32)
+    order_P = jax.lax.sort(key_P, is_stable=False) % P
+  else:
+    order_P = jnp.argsort(expert_P, stable=True)
+  return order_P[:Q], place_JC.reshape(P), sizes_M
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))

@@ -134,6 +134,7 @@ def test_no_token_is_dropped_though_all_go_to_one_expert(per_token):
     dropped = found(dropping, x, params)
   assert difference(got, want) < 1e-12
   assert difference(dropped, want) > 0.1
+  told = jax.tree.map(np.asarray, told)
   assert (told.load_LBM[:, 2] == T).all()
   assert told.load_LBM.sum() == B * T * per_token
   if per_token == 1:
