@@ -191,7 +191,9 @@ def test_damaged_it_goes_on_from_the_one_before(home, wanted, killed):
   assert sameness.differences(wanted, home.end("damaged", run)) == []
   assert run.resumed() == int(lists[-2].parent.name)
   log = (home.path / "damaged.log").read_text().splitlines()
+  # The kill may have come in the middle of another save: that is not damage.
   warnings = [line for line in log if "passing over" in line]
+  warnings = [x for x in warnings if "not written to its end" not in x]
   assert len(warnings) == 1 and str(newest) in warnings[0]
 
 
