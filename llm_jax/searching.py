@@ -9,7 +9,7 @@ from jax.sharding import AbstractMesh, AxisType
 from llm_jax import build, planning, roofline, topology_plan, weights
 from llm_jax import model as model_lib
 from llm_jax.experiment import Experiment
-from llm_jax.roofline import Times
+from llm_jax.roofline import Sent, Times
 from llm_jax.sharding import mesh as mesh_lib
 from llm_jax.sharding.mesh import MeshShape, Slices
 from llm_jax.sharding.topologies import Topology
@@ -46,7 +46,7 @@ def candidates(experiment: Experiment, topology: Topology) -> list[Candidate]:
   """Those that fit by analysis, the fastest first.
 
   Fast is what takes least if nothing sent overlaps with computing; of the same
-  speed, what needs less memory. Where nothing fits, what needs least is alone.
+  speed, what has fewer microbatches and needs less memory. Where nothing fits, what needs least is alone.
   """
   found: list[Candidate] = []
   tight: list[Candidate] = []
@@ -56,7 +56,11 @@ def candidates(experiment: Experiment, topology: Topology) -> list[Candidate]:
       (found if fits else tight).append(one)
   if not found:
     return sorted(tight, key=lambda c: c.bytes)[:1]
-  return sorted(found, key=lambda c: (round(c.times.most, 3), c.bytes))
+  return sorted(found, key=_rank)
+
+
+def _rank(one: Candidate) -> tuple[float, int, float]:
+  return round(one.times.most, 3), one.experiment.microbatches, one.bytes
 
 
 def best(
@@ -149,9 +153,17 @@ def _on(experiment: Experiment, topology: Topology) -> Iterator[Candidate]:
       )
       said = planning.describe(one, shape, state, names, topology.chip.kind)
       least = roofline.minimum(one, shape, state, names, across)
-      times = roofline.times(one, shape, state, names, topology, least)
+      built = [_as_built(its, parts) for its in least]
+      times = roofline.times(one, shape, state, names, topology, built)
       gathered = 3 * model.shape.embed_dim * model.shape.mlp_dim * 4
       yield Candidate(one, said["bytes"] + gathered, times)
+
+
+def _as_built(sent: Sent, microbatches: int) -> Sent:
+  """What the step sends: sums over copies are made in each microbatch."""
+  if (sent.kind, sent.why) != ("all-reduce", "gradients"):
+    return sent
+  return sent._replace(ici=sent.ici * microbatches, dcn=sent.dcn * microbatches)
 
 
 def advice(found: list[tuple[Candidate, Plan]]) -> list[str]:
