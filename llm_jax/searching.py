@@ -46,7 +46,8 @@ def candidates(experiment: Experiment, topology: Topology) -> list[Candidate]:
   """Those that fit by analysis, the fastest first.
 
   Fast is what takes least if nothing sent overlaps with computing; of the same
-  speed, what has fewer microbatches and needs less memory. Where nothing fits, what needs least is alone.
+  speed, what has fewer microbatches and needs less memory. Where nothing fits,
+  what needs least is alone.
   """
   found: list[Candidate] = []
   tight: list[Candidate] = []
