@@ -83,7 +83,9 @@ def minimum(
   Weights that `fsdp` cuts are gathered for each pass of each microbatch, their
   gradients scattered; gradients are summed over the copies once; with `tensor`
   the activations of a layer are summed four times, and once more where a block
-  is computed anew. Of stages, experts and contexts nothing is counted.
+  is computed anew. Stages hand activations on, and gradients back; of rows of
+  the embedding, of what the last stage says, and of both gradients, each has a
+  part. Of experts and contexts nothing is counted.
 
   Args:
     experiment: what is trained.
@@ -126,12 +128,13 @@ def minimum(
         rest = tuple(a for a in ROWS if a not in cut and mesh[a] > 1)
         left = V / math.prod(mesh[a] for a in cut)
         add("all-reduce", rest, left, "gradients")
+  cuts = math.prod(mesh[a] for a in (*ROWS, "context"))
+  tokens = e.batch_size * e.data.length / cuts
+  V = (1 + e.objective.needs_critic) * tokens * shape.embed_dim * width
+  add("collective-permute", ("stage",), 2 * V, "activations of stages")
+  add("all-reduce", ("stage",), 4 * V, "activations of head and embedding")
   if mesh["tensor"] > 1:
-    cuts = math.prod(mesh[a] for a in (*ROWS, "context"))
-    tokens = e.batch_size * e.data.length / cuts
-    models = 1 + e.objective.needs_critic
     sums = 4 * shape.num_layers + (shape.remat == "full") * shape.num_layers
-    V = models * tokens * shape.embed_dim * width
     add("all-reduce", ("tensor",), sums * V, "activations of layers")
     add("all-reduce", ("tensor",), V, "activations of the head")
     if mesh["fsdp"] == 1:

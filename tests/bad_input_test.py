@@ -74,6 +74,13 @@ WRONG = {
   "--mesh.fsdp=3": "--mesh.fsdp=3: 8 devices are not",
   "--mesh.fsdp=-1": "-1 at most once",
   "--mesh.tensor=0": "sizes are 1 or more",
+  "--mesh.slices.data=3": "--mesh.slices.data=3: does not divide the 8 of",
+  "--mesh.stage=2": "--mesh.stage=2: does not divide --model.num_layers=1",
+  "--mesh.stage=2 --model.num_layers=2 --model.stage_microbatches=3": (
+    "--model.stage_microbatches=3: does not divide the 2 rows"
+  ),
+  "--compiler=xla_new": "--compiler=xla_new: must be name=value",
+  "--compiler=xla_new=1": "No such compile option: 'xla_new'",
   "--model.vocab_size=100": "--model.vocab_size=100: the tokenizer has 268",
   "--samples.prompts=a_long_prompt_of_30_characters": "31 tokens, which",
   "--init_from=nowhere": "--init_from=nowhere: holds no trained run",

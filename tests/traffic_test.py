@@ -96,6 +96,17 @@ def test_shared_heads_add_up_activations():
   assert total(sent) >= total(least) + more
 
 
+def test_stages_hand_on_what_they_made_and_share_the_vocabulary():
+  """Once a turn, 7 of 4 parts: bubbles hand on, too, the last one to nobody."""
+  model = dataclasses.replace(EXPERIMENT.model, num_layers=4)
+  sent, least = traffic(MeshShape(data=1, stage=4), model=model)
+  handed = total(least, ["collective-permute"]) * 4 / 3 * 7 / 4
+  assert total(sent, ["collective-permute"]) == pytest.approx(handed)
+  sums = total(least, ["all-reduce"])
+  assert sums <= total(sent, ["all-reduce"]) <= 1.1 * sums
+  assert {x.kind for x in sent} == {x.kind for x in least}
+
+
 def test_mutant_a_head_gathered_at_each_chunk_is_caught(monkeypatch):
   """As a compiler leaves it in the loop over chunks."""
   monkeypatch.setattr(asked, "_gathered", lambda weights: weights)

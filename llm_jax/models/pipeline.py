@@ -106,16 +106,18 @@ def run(
     steps = jnp.arange(m + p - 1), jnp.concatenate([x_MbTD, ends])
     _, said = jax.lax.scan(turn, first_bTD, steps)
     y_MbTD, told = jax.tree.map(lambda x: _done(x, at, m), said)
-    return jax.lax.psum(jnp.where(at == p - 1, y_MbTD, 0), AXIS), told
+    return jnp.where(at == p - 1, y_MbTD, 0)[None], told
 
   by_layer, whole = PartitionSpec(AXIS), PartitionSpec()
-  y_MbTD, told = jax.shard_map(
+  y_pMbTD, told = jax.shard_map(
     turns,
     in_specs=(by_layer, whole, whole),
-    out_specs=(whole, PartitionSpec(None, AXIS)),
+    out_specs=(by_layer, PartitionSpec(None, AXIS)),
     axis_names={AXIS},
     check_vma=False,
   )(weights_L, _cut(x_BTD, m), leaves)
+  # The last stage's, for all; what comes back for it, each has already.
+  y_MbTD = jax.lax.reduce_sum(y_pMbTD, (0,))
   y_BTD = y_MbTD.swapaxes(0, 1).reshape(x_BTD.shape)
   told = jax.tree.map(
     lambda x: jnp.moveaxis(x, 0, 2).reshape(L, B, *x.shape[3:]), told
