@@ -171,10 +171,10 @@ def partial_name(name: str) -> str:
 def reason(error: BaseException) -> str:
   """What a library says of a failure, in a line."""
   kind, said = type(error).__name__, " ".join(str(error).split())
-  if isinstance(error, FileNotFoundError):
-    return f"no such bucket or object: {said}"
   if isinstance(error, OSError) and error.strerror:
     return error.strerror
+  if isinstance(error, FileNotFoundError):
+    return f"no such bucket or object: {said}"
   if type(error) is OSError and said:
     return said
   return f"{kind}: {said}" if said else kind
