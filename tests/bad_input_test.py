@@ -62,6 +62,8 @@ WRONG = {
   "plan": "unexpected 'plan' after train",
   "--num_processes=2": "--coordinator and --process_id: must be given",
   "--coordinator=a:1 --num_processes=2 --process_id=2": "from 0 to",
+  "--coordinator=a --num_processes=2 --process_id=1": "must be host:port",
+  "--join_timeout=0": "--join_timeout=0: must be 1 or more",
   "--distributed": "--distributed: JAX finds no cluster here",
   "--distributed --process_id=0": "finds what --coordinator says; give one",
   "--model.num_heads=3": "--model.num_heads=3: must divide",
