@@ -9,7 +9,6 @@ Dimension key: B completions of an update; P prompt places; T positions.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-import functools
 import math
 from typing import Any, NamedTuple
 import zlib
@@ -26,6 +25,7 @@ from llm_jax.objectives.drawn_pairs import DrawnPairs
 from llm_jax.objectives.policy import Policy
 from llm_jax.objectives.shaping import Shaping
 from llm_jax.ops.moments import Moments
+from llm_jax.prompt_order import Prompt, Prompts
 from llm_jax.reporting.progress import say
 from llm_jax.sharding import mesh as mesh_lib
 from llm_jax.training.hooks import DivergedError
@@ -40,14 +40,6 @@ _TOLD = tuple(
 )
 # Settings of a judge that say what is done where it fails: of no other score.
 _MENDED = ("failed",)
-
-
-class Prompt(NamedTuple):
-  """What is answered."""
-
-  messages: tuple[tuple[str, str], ...]  # (role, content) of each
-  ids: Sequence[int]
-  reference: str | None = None  # an answer known to be right
 
 
 class Functions(NamedTuple):
@@ -104,8 +96,8 @@ class OnPolicy(Hook):
     microbatches: int = 1,
   ):
     self._settings, self._shaping = settings, shaping
-    self._prompts, self._functions = prompts, functions
-    self._reward, self._ids, self._seed = reward, ids, seed
+    self._prompts = Prompts(prompts, group, ids, seed, settings.widths)
+    self._functions, self._reward, self._seed = functions, reward, seed
     self._size, self._group, self._mesh = batch_size, group, mesh
     self._together = objective.rows_together
     self._cuts = fitting.Cuts.of(mesh, microbatches, self._together)
@@ -115,8 +107,7 @@ class OnPolicy(Hook):
       self._learned = settings.batch // group * self._together
     self._identity, self._judge = identity, judge or {}
     self._judge_may_change = judge_may_change
-    self._width = max(1 + len(p.ids) for p in prompts)
-    self._most = self._width + settings.max_new_tokens - 1  # T, at most
+    self._most = self._prompts.width + settings.max_new_tokens - 1  # T at most
     self._credit = jax.jit(objective.credit)
     self._key = jax.random.key(seed)
     self._updates = self._served = 0  # updates begun, minibatches of the last
@@ -126,7 +117,6 @@ class OnPolicy(Hook):
     self._moments = Moments()  # of what the judge said
     self._away = 0  # updates in a row that are too far from the reference
     self._rows: dict[str, np.ndarray] = {}
-    self._order = functools.lru_cache(2)(self._order_of)
 
   @property
   def per_update(self) -> int:
@@ -247,7 +237,7 @@ class OnPolicy(Hook):
       moments: of what the judge said before, that scores are scaled by; None =
         they are not scaled.
     """
-    prompts = mesh_lib.place_whole(self._aligned(asked), self._mesh)
+    prompts = mesh_lib.place_whole(self._prompts.aligned(asked), self._mesh)
     batch = self._functions.draw(roles, prompts, key)
     packed = {**batch, **self._places(batch)}
     batch = {**batch, **self._functions.score(roles, packed)}
@@ -337,7 +327,8 @@ class OnPolicy(Hook):
 
     def draw(number: int) -> dict[str, np.ndarray]:
       nonlocal moments
-      asked = self._asked(self._asked_for + number * per_drawing, per_drawing)
+      begin = self._asked_for + number * per_drawing
+      asked = self._prompts.asked(begin, per_drawing)
       again = jax.random.fold_in(key, number) if number else key
       found = self.draw(roles, asked, again, moments)
       moments = self._shaping.seen(moments, found["judged_B"])
@@ -360,32 +351,6 @@ class OnPolicy(Hook):
         " (said once; the metric drawings tells of each update)"
       )
     return rows, self._asked_for + drawings * per_drawing, moments
-
-  def _asked(self, begin: int, count: int) -> list[Prompt]:
-    """Some prompts in their order, each as often as it has completions."""
-    n = len(self._prompts)
-    out = []
-    for i in range(begin, begin + count):
-      epoch, place = divmod(i, n)
-      out += [self._prompts[self._order(epoch)[place]]] * self._group
-    return out
-
-  def _order_of(self, epoch: int) -> np.ndarray:
-    """Places of prompts in a pass over all of them."""
-    r = np.random.default_rng((self._seed, zlib.crc32(b"prompts"), epoch))
-    return r.permutation(len(self._prompts))
-
-  def _aligned(self, asked: Sequence[Prompt]) -> Batch:
-    """Prompts as `rollouts.draw` reads them."""
-    start, pad = self._ids
-    length_B = np.array([1 + len(p.ids) for p in asked], np.int32)
-    longest = int(length_B.max())  # of held-out ones it may be longer
-    most = max(longest, self._width)
-    width = widths.of(longest, most, self._settings.widths)
-    out_BP = np.full((len(asked), width), pad, np.int32)
-    for row, p in zip(out_BP, asked, strict=True):
-      row[width - 1 - len(p.ids) :] = [start, *p.ids]
-    return {"prompt_BP": out_BP, "length_B": length_B}
 
   def _scores(
     self, asked: Sequence[Prompt], drawn: Mapping[str, np.ndarray]

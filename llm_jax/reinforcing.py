@@ -17,7 +17,8 @@ from llm_jax.model import Model
 from llm_jax.models import cache
 from llm_jax.objectives.drawn_pairs import DrawnPairs
 from llm_jax.objectives.policy import Policy
-from llm_jax.on_policy import Functions, OnPolicy, Prompt, Reward
+from llm_jax.on_policy import Functions, OnPolicy, Reward
+from llm_jax.prompt_order import Prompt
 from llm_jax.reporting.progress import say
 from llm_jax.tokenizers import store as tokenizers
 
