@@ -126,7 +126,7 @@ def minimum(
       if learns:
         add("reduce-scatter", cut, passes * summed, "gradients")
         rest = tuple(a for a in ROWS if a not in cut and mesh[a] > 1)
-        left = V / math.prod(mesh[a] for a in cut)
+        left = summed / math.prod(mesh[a] for a in cut)
         add("all-reduce", rest, left, "gradients")
   cuts = math.prod(mesh[a] for a in (*ROWS, "context"))
   tokens = e.batch_size * e.data.length / cuts

@@ -188,6 +188,18 @@ def test_a_search_finds_what_fits():
   assert answer.code == 0 and "paste: --mesh" in answer.out
 
 
+def test_a_search_counts_what_each_microbatch_sends():
+  """Copies of the model add up their gradients in each of them."""
+  e = dataclasses.replace(BIG, model=presets.gpt2_124m(), batch_size=64)
+  e = dataclasses.replace(e, data=Text(length=1024))
+  on_copies = {
+    c.experiment.microbatches: c.times.ici
+    for c in searching.candidates(e, topologies.of("v5e-16"))
+    if c.experiment.mesh.data == 16 and c.experiment.model.remat == "full"
+  }
+  assert on_copies[4] == pytest.approx(4 * on_copies[1])
+
+
 SMALL = Experiment(
   model=TransformerConfig(
     num_layers=2,
