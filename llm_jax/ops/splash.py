@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 from jax.experimental.pallas.ops.tpu import splash_attention as splash
-from jax.sharding import NamedSharding
+from jax.sharding import AbstractMesh, AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 import numpy as np
 
@@ -72,8 +72,11 @@ def make(
 
 def specs(kernel: Any, axis: str | None) -> Any:
   """Of a kernel's arrays, how the mesh axis that cuts queries cuts them."""
-  place = NamedSharding(jax.sharding.get_abstract_mesh(), P(None, axis))
-  return kernel.manual_sharding_spec(place)
+  mesh = jax.sharding.get_abstract_mesh()
+  # Inside a shard_map over other axes jax does not tell the shape of a shard.
+  free = (AxisType.Auto,) * len(mesh.axis_names)
+  mesh = AbstractMesh(mesh.axis_sizes, mesh.axis_names, axis_types=free)
+  return kernel.manual_sharding_spec(NamedSharding(mesh, P(None, axis)))
 
 
 def block(length: int) -> int:

@@ -5,6 +5,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
 import numpy as np
 import pytest
 
@@ -13,6 +14,7 @@ from llm_jax.models import pipeline, transformer
 from llm_jax.models.config import Experts
 from llm_jax.objectives.causal import Causal
 from llm_jax.objectives.routed import Routed
+from llm_jax.ops import splash
 from llm_jax.sharding import collectives
 from llm_jax.sharding import mesh as mesh_lib
 from llm_jax.sharding.mesh import MeshShape
@@ -253,4 +255,24 @@ def test_the_bubble_is_the_share_of_turns_without_work():
     works = sum(0 <= t - s < m for t in range(m + p - 1) for s in range(p))
     np.testing.assert_allclose(
       pipeline.bubble(p, m), 1 - works / ((m + p - 1) * p)
+    )
+
+
+def test_a_tpus_attention_knows_its_shards_inside_of_stages():
+  """Where another axis is cut by hand, jax cannot tell them of this mesh."""
+  mesh = mesh_lib.make(MeshShape(data=1, stage=2, context=2))
+  kernel = splash.make(2, 512, None, cuts=2, interpret=True)
+  found = []
+
+  def inside(x):
+    found.append(splash.specs(kernel, "context"))
+    return x
+
+  with jax.set_mesh(mesh):
+    jax.eval_shape(
+      jax.shard_map(inside, in_specs=P(), out_specs=P(), axis_names={"stage"}),
+      jnp.zeros(4),
+    )
+    assert jax.tree.leaves(found[0]) == jax.tree.leaves(
+      splash.specs(kernel, "context")
     )
