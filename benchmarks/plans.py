@@ -93,6 +93,7 @@ def cell(name: str, pod: str, slices: int, compile_it: bool) -> dict:
     "flags": one.flags,
     "warnings": len(plan.warnings),
     "donated": plan.donated,
+    "read": bool(plan.sent),
     "seconds": getattr(plan.step, "seconds", 0.0),
   }
 
@@ -133,6 +134,7 @@ def _said(row: dict | None) -> str:
     return f"no{how} | {used} | | | | | `{row['flags']}`"
   sent = row["ici"] + row["dcn"]
   over = f" ({sent / row['least']:.2f}x)" if row["least"] else ""
+  over = over if row.get("read", True) else " (least; not read)"
   low, high = (f"{100 * x:.0f}" for x in row["mfu"])
   return (
     f"yes{how} | {used} | {gib(sent)} GiB{over} | {gib(row['dcn'])} GiB |"

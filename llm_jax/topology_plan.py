@@ -126,7 +126,7 @@ def make(
   sent: list[Collective] = []
   if compile_it:
     step, drawing = _compile(e, topology, its, model, mesh)
-    if isinstance(step, Compiled):
+    if isinstance(step, Compiled) and step.text:
       slice_of = [getattr(d, "slice_index", 0) or 0 for d in mesh.devices.flat]
       sent = collectives.read(step.text, names, slice_of)
   least = roofline.minimum(

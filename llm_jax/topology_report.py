@@ -138,6 +138,8 @@ def totals(found: Iterable) -> list[_Line]:
 def sent(plan: Plan) -> list[str]:
   """What is received by a device in a step, beside the least there can be."""
   out = []
+  if isinstance(plan.step, Compiled) and not plan.step.text:
+    out = ["", "what is sent as compiled cannot be read by this jaxlib"]
   for title, found in (
     ("received by a device in a step, as compiled", plan.sent),
     ("the least that this placement needs", plan.least),

@@ -47,7 +47,7 @@ class Compiled(NamedTuple):
   """What the compiler says of a program; bytes are of one device."""
 
   seconds: float
-  text: str  # HLO
+  text: str  # HLO; "" where this jaxlib cannot read what libtpu wrote
   arguments: int
   outputs: int
   aliased: int  # outputs that take the place of arguments
@@ -120,7 +120,7 @@ def compiled(lowered: Any, options: Any = None) -> Compiled:
   m = program.memory_analysis()
   return Compiled(
     seconds=time.monotonic() - start,
-    text=program.as_text(),
+    text=_text(program),
     arguments=m.argument_size_in_bytes,
     outputs=m.output_size_in_bytes,
     aliased=m.alias_size_in_bytes,
@@ -128,6 +128,18 @@ def compiled(lowered: Any, options: Any = None) -> Compiled:
     code=m.generated_code_size_in_bytes,
     warnings=[line for line in said if _REMAT in line.lower()],
   )
+
+
+def _text(program: Any) -> str:
+  """HLO of a program; a libtpu newer than jaxlib may write what it cannot read.
+
+  Seen with jaxlib 0.10.2 and libtpu 0.0.52 on v5p: "async-update instruction
+  should have 1 operands but sees 3".
+  """
+  try:
+    return str(program.as_text())
+  except jax.errors.JaxRuntimeError:
+    return ""
 
 
 def memory_of(said: str) -> tuple[float | None, float | None]:
