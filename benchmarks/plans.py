@@ -37,9 +37,10 @@ HERE = pathlib.Path(__file__).parent
 CACHE = HERE.parent / "runs" / "plans.jsonl"
 HEAD = """# Plans on pods that are not here
 
-Each experiment's own step, compiled by `libtpu` on a CPU for each pod (where
-"analysis" stands, only reckoned: not compiled yet), with the settings that `plan --topology --search` finds: by `python -m
-benchmarks.plans`, {when}; {versions}.
+Each experiment's own step with the settings that `plan --topology --search`
+finds, compiled by `libtpu` on a CPU for each pod; where "analysis" stands it
+is not compiled yet, only reckoned, and what is sent is the least. By
+`python -m benchmarks.plans`, {when}; {versions}.
 
 Bytes are a device's: all that is used, of what the compiler may use. Sent:
 what a device receives in a step as compiled, over the least that its placement
@@ -47,7 +48,8 @@ needs (weights gathered for each pass, gradients scattered, activations summed);
 what a mixture, contexts or stages send is in the first number only. MFU is the
 roofline's, causal attention counted, from none of what is sent overlapping with
 computing to all of it, products at the peak; the limit is what takes longest,
-or the work that is done anew where computing does. No measurement.
+or the work that is done anew where computing does. What a reference or a
+critic computes takes time and is no flop of the model. No measurement.
 
 | experiment | pod | fits | used of | sent (over the least) | DCN | MFU | limit | with |
 |---|---|---|---|---|---|---|---|---|
@@ -134,7 +136,10 @@ def _said(row: dict | None) -> str:
     return f"no{how} | {used} | | | | | `{row['flags']}`"
   sent = row["ici"] + row["dcn"]
   over = f" ({sent / row['least']:.2f}x)" if row["least"] else ""
-  over = over if row.get("read", True) else " (least; not read)"
+  if not row["compiled"]:
+    over = ""
+  elif not row.get("read", True):
+    over = " (least; not read)"
   low, high = (f"{100 * x:.0f}" for x in row["mfu"])
   return (
     f"yes{how} | {used} | {gib(sent)} GiB{over} | {gib(row['dcn'])} GiB |"
