@@ -115,13 +115,14 @@ def test_every_expert_is_on_one_device_of_the_axis():
 
 
 _PLAN = """
-  from tests.sharding import experts_test
-  step, state, batch = steps.plan(mesh, experts_test.CONFIG)
+    from tests.sharding import experts_test
+    step, state, batch = steps.plan(mesh, experts_test.CONFIG)
 """
 
 
 def test_no_tensor_is_gathered_whole_to_be_cut_anew():
-  code = laws_test._COMPILE.format(shape=(1, 2, 2, 1, 2), mutant=_PLAN.strip())
+  shapes = [{"data": 1, "fsdp": 2, "tensor": 2, "expert": 2}]
+  code = laws_test._COMPILE.format(shapes=shapes, mutant=_PLAN.strip())
   done = subprocess.run(
     [sys.executable, "-c", code],
     env=laws_test._environment(
