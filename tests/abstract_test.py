@@ -1,0 +1,40 @@
+"""A batch's shapes are all that a step needs to be traced."""
+
+import importlib
+
+import jax
+import pytest
+
+from llm_jax import abstract, weights
+from llm_jax import model as model_lib
+from llm_jax.data.arrays import Arrays
+from llm_jax.experiment import Experiment
+from llm_jax.sharding import mesh as mesh_lib
+from llm_jax.sharding.mesh import MeshShape
+
+NAMES = ["sft", "dpo", "kto", "rm", "classify", "ppo", "grpo", "online_dpo"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_steps_of_every_kind_of_rows_can_be_traced(name):
+  e = importlib.import_module(f"experiments.{name}_tiny_stdlib").EXPERIMENT
+  mesh = mesh_lib.make(MeshShape(data=1))
+  model = model_lib.of_shape(model_lib.expected_shape(e))
+  asks = e.objective.needs_reference and e.reference == "each_step"
+  its = weights.plan(e, model, mesh, reference=asks)
+  with jax.set_mesh(mesh):
+    rows = abstract.batch(e, model, its.abstract.roles, mesh)
+    new, metrics = jax.eval_shape(its.step, its.abstract, rows)
+  assert {x.shape[0] for x in rows.values()} == {e.batch_size}
+  assert "loss" in metrics
+  jax.tree.map(lambda a, b: None, new, its.abstract)  # the same tree
+
+
+def test_shapes_are_those_of_a_source():
+  e = Experiment(data=Arrays(length=16), batch_size=8)
+  mesh = mesh_lib.make(MeshShape(data=1))
+  with jax.set_mesh(mesh):
+    told = abstract.batch(e, None, None, mesh)
+  real = e.data.load().train(8, 0).next()
+  shapes = lambda rows: {n: (x.shape, x.dtype) for n, x in rows.items()}
+  assert shapes(told) == shapes(real)
