@@ -72,7 +72,7 @@ def main() -> None:
     drawn = statistics.mean(lengths[warm:])
   found = {
     "tokens": updates * rows * drawn,
-    "length": drawn,
+    "length": statistics.mean(lengths) if lengths else drawn,
     "updates": updates,
     "wall": w1 - w0,
     "cpu": c1 - c0,
