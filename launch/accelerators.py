@@ -34,9 +34,5 @@ def of(name: str) -> Accelerator:
   if not known.chip.dims:
     raise ValueError(f"--topology={name}: is no TPU; slurm has GPUs")
   count = int(name.rpartition("-")[2])
-  # The number counts chips of v5e and v6e, and cores, two a chip, of the
-  # others. A host has 4 chips, but for v5e-8 and v6e-8, which are one host.
-  chips = count if known.chip.dims == 2 else count // 2
-  hosts = 1 if count <= 8 else chips // 4
   kind = f"{_KINDS.get(family, family)}-{count}"
-  return Accelerator(kind, hosts, _RUNTIMES.get(family))
+  return Accelerator(kind, known.hosts, _RUNTIMES.get(family))

@@ -34,6 +34,7 @@ def render(settings: Settings, words: list[str], revision: str) -> str:
       "--restart-on-exit-codes=1",
       f"--termination-grace-period-seconds={settings.grace}",
       "--env=PYTHONUNBUFFERED=1",
+      "--env=JAX_PLATFORMS=tpu,cpu",  # no TPU is an error, not a CPU
       f"--env=LLM_JAX_REVISION={revision}",
       *(f"--env={pair}" for pair in settings.env),
       *(["--spot"] if settings.spot else []),

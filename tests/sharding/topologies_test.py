@@ -12,6 +12,7 @@ KNOWN = {
   "v4-8": ("v4:2x2x1", "megacore", 4, 1, (False, False, False)),
   "v4-128": ("v4:4x4x4", "megacore", 64, 16, (True, True, True)),
   "v5e-1": ("v5e:1x1", "default", 1, 1, (False, False, False)),
+  "v5e-8": ("v5e:2x4", "default", 8, 1, (False, False, False)),
   "v5e-16": ("v5e:4x4", "default", 16, 4, (False, False, False)),
   "v5litepod-16": ("v5e:4x4", "default", 16, 4, (False, False, False)),
   "v5e-128": ("v5e:8x16", "default", 128, 32, (False, True, False)),

@@ -135,8 +135,10 @@ start() {
   printf '%s\n' "${command[*]@Q}" >"$folder/command"
   if [[ -e $folder/log ]]; then mv "$folder/log" "$folder/log.before"; fi
   cd "$code"
-  env "${env[@]}" "LLM_JAX_LAUNCH=$name" "LLM_JAX_REVISION=$revision" \
-    PYTHONUNBUFFERED=1 "PATH=$code/.venv/bin:$PATH" nohup setsid bash -c '
+  # Else JAX says nothing where it cannot have the TPU, and takes the CPU.
+  env JAX_PLATFORMS=tpu,cpu "${env[@]}" "LLM_JAX_LAUNCH=$name" \
+    "LLM_JAX_REVISION=$revision" PYTHONUNBUFFERED=1 \
+    "PATH=$code/.venv/bin:$PATH" nohup setsid bash -c '
       trap : TERM
       "${@:2}"
       echo "$?" >"$1.new"
