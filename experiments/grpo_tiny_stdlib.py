@@ -35,8 +35,13 @@ EXPERIMENT = dataclasses.replace(
     sources=(StdlibTasks(("signature",)),), length=128, too_long="drop"
   ),
   judge=Python(around="def f{}: pass"),
+  # In so few steps what packing saves would not pay for what it compiles.
   rollouts=Rollouts(
-    batch=64, max_prompt=96, max_new_tokens=32, sampler=Sampler()
+    batch=64,
+    max_prompt=96,
+    max_new_tokens=32,
+    packing=0,
+    sampler=Sampler(),
   ),
   value_from=None,
   validation=Validation(every=40, batches=2, best_of=4),

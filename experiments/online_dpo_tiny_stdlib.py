@@ -33,6 +33,7 @@ EXPERIMENT = dataclasses.replace(
     batch=64,
     epochs=1,
     max_prompt=96,
+    packing=0,
     max_new_tokens=32,
     pair_of=2,
     sampler=Sampler(),

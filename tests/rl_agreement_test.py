@@ -162,7 +162,9 @@ def test_sampler_and_forward_say_the_same(shape, adapters, sampler):
     # The mutant of the layout: padding before a prompt is text.
     text = np.ones_like(found["segment_BT"])
     wrong = found | drawn.score({**found, "segment_BT": text})
-    assert np.abs(of_drawn(wrong, "old_logp_BT") - scored).max() > 1e-3
+    # Who sees itself alone does not see padding.
+    least = 0 if shape == "window_of_one" else 1e-3
+    assert np.abs(of_drawn(wrong, "old_logp_BT") - scored).max() >= least
     if not adapters:
       of_left = logits(drawn, turned)
       close(logp(of_left, turned, sampler), said)
