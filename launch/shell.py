@@ -44,13 +44,21 @@ def heredoc(path: str, word: str, text: str) -> str:
 
 def _wrapped(words: list[str]) -> str:
   """On one line, or an option a line where it is long."""
-  line = shlex.join(words)
+  # Commas look as if they were to part the words of an array.
+  quoted = [_quoted(word) for word in words]
+  line = " ".join(quoted)
   if len(line) < 60:
     return line
   lines: list[str] = []
-  for word in map(shlex.quote, words):
-    if lines and not word.startswith("--") and not lines[-1].startswith("--"):
+  for word in quoted:
+    is_flag = word.lstrip("'").startswith("--")
+    if lines and not is_flag and not lines[-1].lstrip("'").startswith("--"):
       lines[-1] += f" {word}"
     else:
       lines.append(word)
   return "\n  " + "\n  ".join(lines) + "\n"
+
+
+def _quoted(word: str) -> str:
+  plain = shlex.quote(word)
+  return f"'{word}'" if plain == word and "," in word else plain

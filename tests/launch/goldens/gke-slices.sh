@@ -32,7 +32,7 @@ create=(
   --restart-on-exit-codes=1
   --termination-grace-period-seconds=120
   --env=PYTHONUNBUFFERED=1
-  --env=JAX_PLATFORMS=tpu,cpu
+  '--env=JAX_PLATFORMS=tpu,cpu'
   --env=LLM_JAX_REVISION=0123456789abcdef0123456789abcdef01234567
   --env=HF_HOME=/tmp/hf
   --spot
