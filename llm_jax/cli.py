@@ -35,7 +35,7 @@ def run(experiment: Experiment) -> None:
   flags.FLAGS.mark_as_parsed()  # libraries may read their own; ours are apart
   try:
     code = main(experiment, sys.argv, _module_name())
-  except Exception:
+  except Exception:  # told as Python would, which then waits for the others
     traceback.print_exc()
     code = 1
   if "jax" not in sys.modules:
@@ -266,9 +266,12 @@ def _run_verb(
     _check_tokenizer(experiment, given)
     return verbs.train(_with_judge(experiment, given, verb), folder, name)
   if verb == "plan":
-    return verbs.plan(
-      experiment, given.topology, given.slices, given.search, given.compile
-    )
+    there = given.topology, given.slices, given.search, given.compile
+    if there == (None, 1, False, True):
+      return verbs.plan(experiment)
+    from llm_jax import pods  # noqa: PLC0415  (other verbs need none of it)
+
+    return pods.plan(experiment, *there)
   if verb == "evaluate":
     return evaluating.evaluate(
       experiment, folder, step, given.against, given.kl_from, given.only

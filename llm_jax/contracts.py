@@ -26,7 +26,7 @@ bool, scores of other positions are nothing; where there is `place_BT`, rows
 are scored several in one, see `models.together`. What a source has to tell of
 rows, `told_x_B`, nobody reads: its mean is the metric x of the step."""
 
-Block = tuple[int | tuple[int, ...], int]
+Share = tuple[int | tuple[int, ...], int]
 """(index, count): the rows of a global batch that are a process's, as one of
 `count` equal blocks, or, with several indices, as those, in their order."""
 

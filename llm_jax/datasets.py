@@ -6,7 +6,7 @@ import itertools
 from typing import Any
 
 from llm_jax import build
-from llm_jax.contracts import Batch, Block, Tokenizer
+from llm_jax.contracts import Batch, Share, Tokenizer
 from llm_jax.data.instructions import Instructed
 from llm_jax.data.preferences import Preferences
 from llm_jax.data.preferred import Preferred
@@ -68,7 +68,7 @@ def of_run(
   experiment: Experiment,
   own: Any,
   tokenizer: Tokenizer,
-  share: Block,
+  share: Share,
 ) -> Iterable[Dataset]:
   """The run's own data as ids, unless there is None, then the others."""
   v = experiment.validation
@@ -84,7 +84,7 @@ def of_run(
 
 
 def _dataset(
-  settings: Evaluation, tokens: Any, batch_size: int, share: Block
+  settings: Evaluation, tokens: Any, batch_size: int, share: Share
 ) -> Dataset:
   batches = tokens.held_out(settings.split, batch_size, share)
   size, examples = len(batches), []

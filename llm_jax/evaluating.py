@@ -16,6 +16,7 @@ from llm_jax import (
   checks,
   claim,
   comparing,
+  cuts,
   measuring,
   normalising,
   weights,
@@ -82,7 +83,7 @@ def evaluate(
   experiment = chosen(experiment, only)
   check_lengths(experiment)
   mesh = mesh_lib.make(experiment.mesh)
-  share = build.check_batch(experiment, mesh)
+  share = cuts.share(experiment, mesh)
   if against is not None:
     other, other_folder = _other("against", against, folder, experiment)
   if kl_from is not None:

@@ -225,6 +225,11 @@ class Experiment:
     return {i: its for i, its in enumerate(self.ptx) if its.weight}
 
   @property
+  def asks_each_step(self) -> bool:
+    """Whether a step asks a reference."""
+    return self.objective.needs_reference and self.reference == "each_step"
+
+  @property
   def scored_at(self) -> float:
     """Temperature that logits are divided by: that of drawing, if any."""
     return self.rollouts.sampler.temperature if self.draws else 1.0

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from llm_jax import trees
 from llm_jax.contracts import Batch, Score, Tokenizer
 from llm_jax.experiment import Experiment
-from llm_jax.models import transformer
+from llm_jax.models import blocks, transformer
 from llm_jax.models.cache import Cache, OF_ROWS, with_row, without_row
 from llm_jax.models.config import TransformerConfig
 from llm_jax.tokenizers.bytes import ByteTokenizer
@@ -91,7 +91,7 @@ def of_shape(shape: TransformerConfig) -> Model:
   def ready(variables: Any) -> Any:
     if shape.unroll:
       return variables
-    return {**variables, "layers": transformer.by_layer(variables, shape)}
+    return {**variables, "layers": blocks.by_layer(variables, shape)}
 
   def open_cache(variables: Any, rows: int, slots: int) -> Any:
     return module.apply(variables, rows, slots, method="open_cache")

@@ -11,7 +11,7 @@ import numpy as np
 
 from llm_jax import host, measuring
 from llm_jax.checkpoints.store import Store
-from llm_jax.contracts import Block
+from llm_jax.contracts import Share
 from llm_jax.data.preferred import Preferred
 from llm_jax.evaluation import objective as by_objective
 from llm_jax.evaluation import standard
@@ -79,7 +79,7 @@ def measure(
   tokens: Any,
   model: Model,
   mesh: Mesh,
-  share: Block,
+  share: Share,
   state: TrainState,
 ) -> None:
   """Measures a run's last checkpoint, unless that has been done.
@@ -144,7 +144,7 @@ def _rewards(
   tokens: Preferred,
   model: Model,
   mesh: Mesh,
-  share: Block,
+  share: Share,
   roles: Any,
 ) -> tuple[str, np.ndarray]:
   """A split's name and rewards of its reference completions."""

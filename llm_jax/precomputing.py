@@ -8,7 +8,7 @@ from jax.sharding import Mesh
 import numpy as np
 
 from llm_jax import axes, weights
-from llm_jax.contracts import asking, Batch, Block
+from llm_jax.contracts import asking, Batch, Share
 from llm_jax.data import columns
 from llm_jax.data.preferred import Preferred
 from llm_jax.experiment import Experiment
@@ -29,7 +29,7 @@ def carry(
   model: Model,
   mesh: Mesh,
   folder: pathlib.Path,
-  share: Block,
+  share: Share,
 ) -> Preferred:
   """The same data, whose rows know what the reference says of them.
 
@@ -65,7 +65,7 @@ def _ask(
   base: Any,
   model: Model,
   mesh: Mesh,
-  share: Block,
+  share: Share,
 ) -> dict[str, dict[str, np.ndarray]]:
   forward, objective = weights.forward(model), Packed(experiment.objective)
 

@@ -5,6 +5,7 @@ import math
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from llm_jax import trees
 from llm_jax.axes import KEY
@@ -15,7 +16,6 @@ from llm_jax.sharding.collectives import Collective
 from llm_jax.sharding.topologies import Topology
 from llm_jax.training.state import TrainState
 
-_WIDTH = {"bfloat16": 2, "float32": 4, "float64": 8}
 ROWS = KEY["B"].activation  # mesh axes that cut the rows of a batch
 
 
@@ -94,7 +94,7 @@ def minimum(
     mesh: axis -> devices.
     across: axis -> how many slices it lies over.
   """
-  e, width = experiment, _WIDTH[shape.dtype]
+  e, width = experiment, jnp.dtype(shape.dtype).itemsize
   passes = e.microbatches
   found: dict[tuple[str, tuple[str, ...], str], list[float]] = {}
 
@@ -218,7 +218,7 @@ def _moved(
   trained with its gradient and its optimizer's state, read and written; of
   activations the operands and results of each map, forward and twice backward.
   """
-  e, c, width = experiment, shape, _WIDTH[shape.dtype]
+  e, c, width = experiment, shape, jnp.dtype(shape.dtype).itemsize
   held = lambda tree: sum(
     math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
     for x in jax.tree.leaves(tree)

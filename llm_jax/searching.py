@@ -4,9 +4,7 @@ from collections.abc import Iterator
 import dataclasses
 from typing import Any, Literal, NamedTuple
 
-from jax.sharding import AbstractMesh, AxisType
-
-from llm_jax import build, planning, roofline, topology_plan, weights
+from llm_jax import cuts, planning, roofline, topology_plan, weights
 from llm_jax import model as model_lib
 from llm_jax.experiment import Experiment
 from llm_jax.roofline import Sent, Times
@@ -131,22 +129,19 @@ def _on(experiment: Experiment, topology: Topology) -> Iterator[Candidate]:
   e = experiment
   sizes = e.mesh.sizes(topology.total)
   names = dict(zip(mesh_lib.NAMES, sizes, strict=True))
-  mesh: Any = AbstractMesh(
-    sizes, mesh_lib.NAMES, axis_types=(AxisType.Auto,) * len(sizes)
-  )
+  mesh: Any = mesh_lib.described(sizes)
   model = model_lib.of_shape(model_lib.expected_shape(e))
-  asks = e.objective.needs_reference and e.reference == "each_step"
   state = None
   across = topology_plan.across(e.mesh, names, topology)
   rows = e.batch_size // mesh_lib.row_cuts(names)
   for parts in (n for n in range(1, rows + 1) if rows % n == 0):
     cut = dataclasses.replace(e, microbatches=parts)
     try:
-      build.check_cuts(cut, names)
+      cuts.check(cut, names)
     except ValueError:
       continue
     if state is None:  # the same for all of a mesh
-      state = weights.plan(e, model, mesh, reference=asks).abstract
+      state = weights.plan(e, model, mesh, reference=e.asks_each_step).abstract
     for remat in _REMAT:
       shape = dataclasses.replace(model.shape, remat=remat)
       one = dataclasses.replace(

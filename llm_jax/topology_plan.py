@@ -5,9 +5,9 @@ import math
 from typing import Any, NamedTuple
 
 import jax
-from jax.sharding import AbstractMesh, AxisType, Mesh
+from jax.sharding import Mesh
 
-from llm_jax import abstract, build, planning, roofline, weights
+from llm_jax import abstract, cuts, planning, roofline, weights
 from llm_jax import model as model_lib
 from llm_jax.experiment import Experiment
 from llm_jax.models import sizing
@@ -103,7 +103,7 @@ def make(
   e = experiment
   sizes = _sizes(e.mesh, topology)
   names = dict(zip(mesh_lib.NAMES, sizes, strict=True))
-  build.check_cuts(e, names)
+  cuts.check(e, names)
   compile_it = compile_it and bool(topology.compiler)
   over = e.mesh.slices.over(sizes)
   if math.prod(over) != topology.slices:
@@ -111,14 +111,11 @@ def make(
       f"--slices={topology.slices}: the mesh lies over {math.prod(over)}; say"
       f" along which axis, as in --mesh.slices.data={topology.slices}"
     )
-  mesh: Any = AbstractMesh(
-    sizes, mesh_lib.NAMES, axis_types=(AxisType.Auto,) * len(sizes)
-  )
+  mesh: Any = mesh_lib.described(sizes)
   if compile_it:
     mesh = mesh_lib.make(e.mesh, compiling.devices(topology))
   model = model_lib.of_shape(model_lib.expected_shape(e))
-  asks = e.objective.needs_reference and e.reference == "each_step"
-  its = weights.plan(e, model, mesh, reference=asks)
+  its = weights.plan(e, model, mesh, reference=e.asks_each_step)
   described = planning.describe(
     e, model.shape, its.abstract, names, topology.chip.kind
   )

@@ -17,23 +17,22 @@ from llm_jax import (
   checks,
   claim,
   config,
+  cuts,
   details,
   joining,
   planning,
-  searching,
   storage,
-  topology_plan,
-  topology_report,
   trees,
   weights,
 )
 from llm_jax import model as model_lib
 from llm_jax.experiment import Experiment
 from llm_jax.peft.method import Full
-from llm_jax.reporting import report
+from llm_jax.reporting import report, tables
 from llm_jax.reporting.progress import progress, say, waiting
 from llm_jax.sharding import mesh as mesh_lib
-from llm_jax.sharding import switches, topologies
+from llm_jax.sharding import switches
+from llm_jax.tokenizers import store as tokenizers
 from llm_jax.training import loop
 
 settings = claim.settings
@@ -72,7 +71,7 @@ def train(experiment: Experiment, folder: pathlib.Path, name: str) -> int:
   checks.settings(experiment)
   switches.check(experiment.compiler)
   mesh = mesh_lib.make(experiment.mesh)
-  build.check_batch(experiment, mesh)
+  cuts.share(experiment, mesh)
   if experiment.peft != Full() or experiment.frozen != "same":
     # What is wrong with these is told before data are prepared.
     model = model_lib.of_shape(model_lib.expected_shape(experiment))
@@ -115,85 +114,26 @@ def train(experiment: Experiment, folder: pathlib.Path, name: str) -> int:
   return 143 if stop.asked else 0
 
 
-def plan(
-  experiment: Experiment,
-  topology: str | None = None,
-  slices: int = 1,
-  search: bool = False,
-  compile_it: bool = True,
-) -> int:
-  """Prints what the run costs; 3 where it does not fit.
-
-  Args:
-    experiment: what is planned.
-    topology: machines that are not here; None = this one, by analysis.
-    slices: how many of them.
-    search: also say which settings may be better there.
-    compile_it: compile for them, too.
-  """
+def plan(experiment: Experiment) -> int:
+  """Prints what the run costs on this machine; 3 where it does not fit."""
   checks.settings(experiment)
-  if topology is not None:
-    there = topologies.of(topology, slices)
-    if search:
-      return _search(experiment, there, compile_it)
-    return _plan_for(experiment, there, compile_it)
-  for flag, given in (
-    (f"slices={slices}", slices != 1),
-    ("search", search),
-    ("nocompile", not compile_it),
-  ):
-    if given:
-      raise ValueError(f"--{flag}: needs --topology, as in v5p-128")
   mesh = mesh_lib.make(experiment.mesh)
-  build.check_batch(experiment, mesh)
+  cuts.share(experiment, mesh)
   model = model_lib.of_shape(model_lib.expected_shape(experiment))
-  asks = experiment.objective.needs_reference
-  asks = asks and experiment.reference == "each_step"
   found = planning.describe(
     experiment,
     model.shape,
-    weights.plan(experiment, model, mesh, reference=asks).abstract,
+    weights.plan(
+      experiment, model, mesh, reference=experiment.asks_each_step
+    ).abstract,
     dict(mesh.shape),
     jax.devices()[0].device_kind,
   )
-  width = max(len(k) for k, _ in found["rows"])
-  for key, value in found["rows"]:
-    print(f"{key:<{width}}  {value}")
+  print(tables.columns(found["rows"]))
   if found["limit"] and found["bytes"] > found["limit"]:
     say("does not fit")
     return 3
   return 0
-
-
-def _plan_for(
-  experiment: Experiment, topology: topologies.Topology, compile_it: bool
-) -> int:
-  """Prints what the run needs of machines that are not here."""
-  plan = topology_plan.make(experiment, topology, compile_it)
-  _columns(topology_report.rows(plan))
-  print("\n".join(topology_report.sent(plan)))
-  if not plan.fits:
-    say("does not fit")
-  return 0 if plan.fits else 3
-
-
-def _search(
-  experiment: Experiment, topology: topologies.Topology, compile_it: bool
-) -> int:
-  """Prints settings that may be better, and the plan of the best of them."""
-  compile_it = compile_it and bool(topology.compiler)
-  found = searching.best(experiment, topology, compile_it)
-  if not found:
-    raise ValueError(
-      f"--batch_size={experiment.batch_size}: no mesh of {topology.total}"
-      f" devices cuts it, for --topology={topology.name}"
-    )
-  plan = found[0][1]
-  _columns(topology_report.rows(plan))
-  print("\n".join([*topology_report.sent(plan), *searching.advice(found)]))
-  if not plan.fits:
-    say("does not fit")
-  return 0 if plan.fits else 3
 
 
 def show(experiment: Experiment, name: str) -> int:
@@ -203,20 +143,13 @@ def show(experiment: Experiment, name: str) -> int:
     print(f"--{leaf.name}={leaf.value!r}")
   if experiment.draws:
     print("\n# details of PPO, beside the recipe for TL;DR")
-    _columns(list(details.table(experiment)))
+    print(tables.columns(list(details.table(experiment))))
   model = model_lib.of_shape(model_lib.expected_shape(experiment))
   mesh = mesh_lib.make(experiment.mesh)
   rows = planning.table(weights.plan(experiment, model, mesh).abstract)
   print()
-  _columns(rows)
+  print(tables.columns(rows))
   return 0
-
-
-def _columns(rows: Sequence[tuple[str, ...]]) -> None:
-  width = [max(map(len, column)) for column in zip(*rows, strict=True)]
-  for row in rows:
-    line = "  ".join(x.ljust(n) for x, n in zip(row, width, strict=True))
-    print(line.rstrip())
 
 
 def generate(
@@ -237,7 +170,7 @@ def generate(
   checks.checkpoint(folder, step)
   mesh = mesh_lib.make(experiment.mesh)
   with jax.set_mesh(mesh):
-    tokenizer = build.tokenizers.load(folder / "tokenizer")
+    tokenizer = tokenizers.load(folder / "tokenizer")
     model = model_lib.make(experiment, tokenizer)
     plan = weights.plan(experiment, model, mesh)
     asked = adapting.asked(experiment, plan, names) or [experiment]

@@ -1,8 +1,14 @@
-"""Programs as users have them, where a test speaks of their last bits."""
+"""How programs are compiled: as users have them, or for TPUs."""
 
 import contextlib
+import importlib.util
 
 import jax
+import pytest
+
+needs_libtpu = pytest.mark.skipif(
+  importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed"
+)
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from llm_jax import build, judging, normalising, on_policy, reinforcing, weights
+from llm_jax import cuts, judging, normalising, on_policy, reinforcing, weights
 from llm_jax import model as model_lib
 from llm_jax.contracts import Question, Verdict
 from llm_jax.data.arrays import Arrays
@@ -209,7 +209,7 @@ def try_every_drawing():
     )
 
   beside = dataclasses.replace(experiment, ptx=(Ptx(),))
-  assert build.check_batch(beside, mesh_lib.make(mesh_lib.MeshShape(1, 1, 1)))
+  assert cuts.share(beside, mesh_lib.make(mesh_lib.MeshShape(1, 1, 1)))
 
   reinforcing.source(
     its,

@@ -7,7 +7,7 @@ from unittest import mock
 
 import pytest
 
-from llm_jax import joining
+from llm_jax import cli, joining
 from llm_jax.rollcall import disagreement, Place
 from tests import command
 
@@ -136,3 +136,33 @@ def test_any_other_error_of_the_runtime_is_left_as_it_is():
   with mock.patch("jax.devices", side_effect=RuntimeError("what")):
     with pytest.raises(RuntimeError, match="what"):
       joining.start_devices()
+
+
+@pytest.mark.parametrize("error", [KeyError("a mistake of ours"), None])
+def test_a_mistake_is_told_and_then_left_as_any_other_end(
+  error, monkeypatch, capsys
+):
+  """Python would tell it, too, and then wait for the other processes."""
+
+  def main(*args):
+    if error is not None:
+      raise error
+    return 3
+
+  left = []
+  monkeypatch.setattr(cli, "main", main)
+  monkeypatch.setattr(joining, "leave", left.append)
+  cli.run(command.EXPERIMENT)
+  assert left == [3 if error is None else 1]
+  said = capsys.readouterr().err
+  assert ("KeyError: 'a mistake of ours'" in said) == (error is not None)
+  assert ("Traceback" in said) == (error is not None)
+
+
+def test_what_is_no_mistake_is_not_caught(monkeypatch):
+  def main(*args):
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(cli, "main", main)
+  with pytest.raises(KeyboardInterrupt):
+    cli.run(command.EXPERIMENT)

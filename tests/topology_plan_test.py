@@ -19,6 +19,7 @@ from llm_jax.sharding.compiling import Compiled, DoesNotFit
 from llm_jax.sharding.mesh import MeshShape, Slices
 from llm_jax.training.optimizers import AdamW
 from tests import command
+from tests.compiling import needs_libtpu
 
 GIB = 2**30
 BIG = Experiment(
@@ -135,6 +136,23 @@ def test_without_libtpu_it_is_said_what_to_install(monkeypatch):
   assert "--nocompile" in answer.error
 
 
+@pytest.mark.parametrize("error", [RuntimeError, ValueError, KeyError])
+def test_a_topology_that_libtpu_does_not_serve(error, monkeypatch):
+  """In a line; a mistake of ours, such as a missing key, is none of its."""
+
+  def refuse(*args, **kwargs):
+    raise error("no such\nchips")
+
+  monkeypatch.setattr(importlib.util, "find_spec", lambda name: "there")
+  monkeypatch.setattr(compiling.jax_topologies, "get_topology_desc", refuse)
+  monkeypatch.setattr(compiling, "_ALONE", {})  # of this process, too
+  with pytest.raises(KeyError if error is KeyError else ValueError) as e:
+    compiling.devices(topologies.of("v5e-4"))
+  if error is not KeyError:
+    assert "does not serve it: no such chips" in str(e.value)
+    assert str(e.value).startswith("--topology=v5e-4: libtpu")
+
+
 def test_what_the_compiler_says_of_memory():
   said = (
     "RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: Ran out of memory on HBM,"
@@ -215,11 +233,6 @@ SMALL = Experiment(
   data=Text(length=128),
   mesh=MeshShape(data=1, tensor=4),
   batch_size=64,
-)
-
-
-needs_libtpu = pytest.mark.skipif(
-  importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed"
 )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from llm_jax import storage
 from llm_jax.config import field
-from llm_jax.contracts import Batch, Block, Source
+from llm_jax.contracts import Batch, Share, Source
 from llm_jax.data import downloads
 from llm_jax.data.batches import Finite, of_block, stack
 from llm_jax.data.packing import Cut, InOrder
@@ -65,13 +65,13 @@ class Loaded:
     border = round(len(ids) * (1 - settings.validation))
     self._parts = {"train": ids[:border], "validation": ids[border:]}
 
-  def train(self, batch_size: int, seed: int, block: Block = (0, 1)) -> Source:
+  def train(self, batch_size: int, seed: int, block: Share = (0, 1)) -> Source:
     """Endless training batches; `block` is this process's (index, count)."""
     rows = Cut(self.tokens("train"), self._settings.length, (seed,))
     return Shuffled(rows, batch_size, block)
 
   def held_out(
-    self, split: str, batch_size: int, block: Block = (0, 1)
+    self, split: str, batch_size: int, block: Share = (0, 1)
   ) -> Finite:
     """A whole split, each token a target once, in order."""
     rows = InOrder(self.tokens(split), self._settings.length)
@@ -92,7 +92,7 @@ class Loaded:
 class Shuffled:
   """Endless batches of rows without any library."""
 
-  def __init__(self, rows: Cut, batch_size: int, block: Block):
+  def __init__(self, rows: Cut, batch_size: int, block: Share):
     self._rows, self._batch_size, self._block = rows, batch_size, block
     self._done = 0
 

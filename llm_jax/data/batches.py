@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from llm_jax.contracts import Batch, Block
+from llm_jax.contracts import Batch, Share
 from llm_jax.data.packing import Row, Rows
 
 _ENDLESS = 2**40  # samples, of a source that repeats for ever
@@ -56,7 +56,7 @@ class Offline:
     rows: Sequence[Rows],
     weights: Sequence[float],
     batch_size: int,
-    block: Block = (0, 1),
+    block: Share = (0, 1),
     together: int = 1,
     widths: int = 1,
   ):
@@ -135,7 +135,7 @@ class Finite:
     self,
     rows: Rows,
     batch_size: int,
-    block: Block = (0, 1),
+    block: Share = (0, 1),
     together: int = 1,
     widths: int = 1,
   ):
@@ -170,7 +170,7 @@ class Finite:
 
 
 def of_block(
-  batch: int, batch_size: int, block: Block, together: int = 1
+  batch: int, batch_size: int, block: Share, together: int = 1
 ) -> Sequence[int]:
   """Samples, of `together` rows each, of a process's block of a batch."""
   index, count = block

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 
 from llm_jax.config import field
-from llm_jax.contracts import Block, Progress, Tokenizer
+from llm_jax.contracts import Progress, Share, Tokenizer
 from llm_jax.data import (
   batches,
   chat,
@@ -95,7 +95,7 @@ class Instructed(questions.Asked):
     self.notes = [note for s in splits.SPLITS if (note := self._note(s))]
 
   def held_out(
-    self, split: str, batch_size: int, block: Block = (0, 1)
+    self, split: str, batch_size: int, block: Share = (0, 1)
   ) -> batches.Finite:
     """A whole split of all sources, each conversation once."""
     s = self._settings

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from llm_jax.contracts import Block, Tokenizer
+from llm_jax.contracts import Share, Tokenizer
 from llm_jax.data import (
   batches,
   cache,
@@ -47,7 +47,7 @@ class Preferred(Asked):
     self.notes = [*filter(None, long), *self._said()]
 
   def held_out(
-    self, split: str, batch_size: int, block: Block = (0, 1)
+    self, split: str, batch_size: int, block: Share = (0, 1)
   ) -> batches.Finite:
     """A whole split of all sources, each pair or completion once."""
     self._check(split)

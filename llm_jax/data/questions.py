@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from llm_jax.config import field
-from llm_jax.contracts import Block, Progress, Source, Tokenizer
+from llm_jax.contracts import Progress, Share, Source, Tokenizer
 from llm_jax.data import (
   batches,
   cache,
@@ -143,7 +143,7 @@ class Asked(abc.ABC):
   def _read(self, line: str) -> Conversation:
     """A prepared document that has an answer, with it."""
 
-  def train(self, batch_size: int, seed: int, block: Block = (0, 1)) -> Source:
+  def train(self, batch_size: int, seed: int, block: Share = (0, 1)) -> Source:
     """Endless training batches; `block` is this process's (index, count)."""
     self._check("train")
     rows = [

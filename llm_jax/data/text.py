@@ -6,7 +6,7 @@ import pathlib
 from typing import Literal
 
 from llm_jax.config import field
-from llm_jax.contracts import Block, Progress, Source, Tokenizer
+from llm_jax.contracts import Progress, Share, Source, Tokenizer
 from llm_jax.data import (
   batches,
   cache,
@@ -122,7 +122,7 @@ class Tokenised:
     self._settings, self._by_source = settings, by_source
     self.identity = identity
 
-  def train(self, batch_size: int, seed: int, block: Block = (0, 1)) -> Source:
+  def train(self, batch_size: int, seed: int, block: Share = (0, 1)) -> Source:
     """Endless training batches; `block` is this process's (index, count)."""
     s = self._settings
     pack = packing.Cut if s.packing == "cut" else packing.BestFit
@@ -133,7 +133,7 @@ class Tokenised:
     return batches.Offline(rows, s.shares(), batch_size, block)
 
   def held_out(
-    self, split: str, batch_size: int, block: Block = (0, 1)
+    self, split: str, batch_size: int, block: Share = (0, 1)
   ) -> batches.Finite:
     """A whole split of all sources, each token a target once, in order."""
     s = self._settings

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from llm_jax import axes
+from llm_jax.ops.microbatches import cut, paste
 
 AXIS = "stage"
 Layer = Callable[
@@ -69,8 +70,7 @@ def run(
   leaves, tree = jax.tree.flatten(shared)
   goes = [x.ndim > 0 and len(x) == B for x in leaves]
   leaves = [
-    _cut(x, m) if it_goes else x
-    for x, it_goes in zip(leaves, goes, strict=True)
+    cut(x, m) if it_goes else x for x, it_goes in zip(leaves, goes, strict=True)
   ]
 
   def stage(at: jax.Array, i: jax.Array, here: tuple, x_bTD: jax.Array) -> Any:
@@ -115,10 +115,10 @@ def run(
     out_specs=(by_layer, PartitionSpec(None, AXIS)),
     axis_names={AXIS},
     check_vma=False,
-  )(weights_L, _cut(x_BTD, m), leaves)
+  )(weights_L, cut(x_BTD, m), leaves)
   # The last stage's, for all; what comes back for it, each has already.
   y_MbTD = jax.lax.reduce_sum(y_pMbTD, (0,))
-  y_BTD = y_MbTD.swapaxes(0, 1).reshape(x_BTD.shape)
+  y_BTD = paste(y_MbTD)
   told = jax.tree.map(
     lambda x: jnp.moveaxis(x, 0, 2).reshape(L, B, *x.shape[3:]), told
   )
@@ -151,9 +151,3 @@ def _onward(stages: int) -> list[tuple[int, int]]:
 def _done(of_turns: jax.Array, stage: jax.Array, m: int) -> jax.Array:
   """Of what a stage says in each turn, all but its bubbles."""
   return jax.lax.dynamic_slice_in_dim(of_turns, stage, m)
-
-
-def _cut(x: jax.Array, m: int) -> jax.Array:
-  """[B, ...] -> [m, B / m, ...]; row r goes to microbatch r mod m."""
-  x = x.reshape(len(x) // m, m, *x.shape[1:]).swapaxes(0, 1)
-  return axes.constrain(x, "_B" + "_" * (x.ndim - 2))

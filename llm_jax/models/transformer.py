@@ -12,47 +12,14 @@ import jax.numpy as jnp
 
 from llm_jax import axes
 from llm_jax.contracts import Batch, Scores
+from llm_jax.models import blocks, heads, pipeline
 from llm_jax.models import cache as cache_lib
-from llm_jax.models import heads, pipeline
-from llm_jax.models.attention import Attention, Context
-from llm_jax.models.bottleneck import Bottleneck
+from llm_jax.models.attention import Context
+from llm_jax.models.blocks import Block
 from llm_jax.models.config import TransformerConfig
-from llm_jax.models.experts import Mixture
-from llm_jax.models.mlp import MLP
 from llm_jax.models.norms import Norm
 from llm_jax.ops import masks, positions
 from llm_jax.ops.routing import real_tokens, Routing
-
-
-class Block(nn.Module):
-  """x + attention(norm(x)), then x + mlp(norm(x)).
-
-  Where the latter is a mixture of experts, how it routed comes beside.
-  """
-
-  config: TransformerConfig
-
-  @nn.compact
-  def __call__(
-    self, carry: tuple, layer: int | jax.Array, context: Context
-  ) -> tuple[tuple, Routing | None]:
-    c = self.config
-    x_BTD, cache = carry
-    norm = lambda name: Norm(c.norm, c.norm_eps, bias=c.norm_bias, name=name)
-    drop = nn.Dropout(c.dropout, deterministic=not self.has_rng("dropout"))
-    y_BTD, cache = Attention(c, name="attention")(
-      norm("attention_norm")(x_BTD), context, layer, cache
-    )
-    y_BTD = Bottleneck(name="attention_adapter")(y_BTD)
-    x_BTD = axes.constrain(x_BTD + drop(y_BTD), "BTD")
-    n_BTD, routing = norm("mlp_norm")(x_BTD), None
-    if c.experts.num:
-      y_BTD, routing = Mixture(c, name="mlp")(n_BTD, context.real_BT)
-    else:
-      y_BTD = MLP(c, name="mlp")(n_BTD)
-    y_BTD = Bottleneck(name="mlp_adapter")(y_BTD)
-    x_BTD = axes.constrain(x_BTD + drop(y_BTD), "BTD")
-    return (x_BTD, cache), routing
 
 
 class Decoder(nn.Module):
@@ -79,7 +46,7 @@ class Decoder(nn.Module):
       self.output_head_DO = self.param(
         "output_head", axes.init(small, "DO"), (c.embed_dim, c.outputs)
       )
-    self.blocks = _stack(c)(c)
+    self.blocks = blocks.stack(c)(c)
     self.final_norm = Norm(c.norm, c.norm_eps, bias=c.norm_bias)
     self.embed_dropout = nn.Dropout(c.dropout)
 
@@ -313,10 +280,11 @@ class Decoder(nn.Module):
       return x_bTD, routing
 
     if c.remat != "none":
-      layer = jax.checkpoint(layer, policy=REMAT[c.remat], prevent_cse=False)
+      kept = blocks.REMAT[c.remat]
+      layer = jax.checkpoint(layer, policy=kept, prevent_cse=False)
     return pipeline.run(
       layer,
-      _stacked(self.variables),
+      blocks.stacked(self.variables),
       x_BTD,
       (context, key),
       microbatches=c.stage_microbatches or math.gcd(stages, len(x_BTD)),
@@ -328,7 +296,9 @@ class Decoder(nn.Module):
     """The blocks, each with its number known: a cache may be in parts."""
     parts = self.variables
     layers = (
-      parts["layers"] if "layers" in parts else by_layer(parts, self.config)
+      parts["layers"]
+      if "layers" in parts
+      else blocks.by_layer(parts, self.config)
     )
     block = Block(self.config, parent=None)
     for layer in range(self.config.num_layers):
@@ -351,48 +321,6 @@ class Decoder(nn.Module):
       )
 
 
-def by_layer(variables: Any, config: TransformerConfig) -> dict[str, Any]:
-  """Variables of each block alone, by its number.
-
-  As the collection "layers" of a decoder whose layers are no loop they spare a
-  loop around it to cut them out of the stacked ones in every turn.
-  """
-  stacked = _stacked(variables)
-  return {
-    str(i): jax.tree.map(lambda x, i=i: x[i], stacked)
-    for i in range(config.num_layers)
-  }
-
-
-def _stacked(variables: Any) -> dict[str, Any]:
-  """Variables of all blocks, each with a leading dim L."""
-  return {
-    name: part["blocks"] for name, part in variables.items() if "blocks" in part
-  }
-
-
 def _rows(x: jax.Array, batch_size: int) -> jax.Array:
   """The same in every row."""
   return jnp.broadcast_to(x, (batch_size, *x.shape))
-
-
-REMAT = {
-  "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-  "full": jax.checkpoint_policies.nothing_saveable,
-}
-
-
-def _stack(config: TransformerConfig) -> Any:
-  """L blocks as one, their parameters stacked, whether looped or unrolled."""
-  block = Block
-  if config.remat != "none":
-    block = nn.remat(Block, policy=REMAT[config.remat], prevent_cse=False)
-  return nn.scan(
-    block,
-    variable_axes={"params": 0, "adapters": 0, "quantised": 0},
-    split_rngs={"params": True, "dropout": True},
-    in_axes=(0, nn.broadcast),
-    length=config.num_layers,
-    unroll=config.unroll or config.num_layers,
-    metadata_params={nn.PARTITION_NAME: "L"},
-  )

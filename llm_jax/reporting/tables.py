@@ -19,6 +19,16 @@ _MEASURES = (
 )
 
 
+def columns(rows: Sequence[Sequence[str]]) -> str:
+  """Rows of text, each column as wide as its widest cell."""
+  widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+  lines = (
+    "  ".join(cell.ljust(n) for cell, n in zip(row, widths, strict=True))
+    for row in rows
+  )
+  return "\n".join(line.rstrip() for line in lines)
+
+
 def evaluation(found: dict[str, Any]) -> str:
   """The model beside baselines; other data; another run: what there is."""
   parts = [f"{found['split']}, checkpoint {found['checkpoint_step']}"]

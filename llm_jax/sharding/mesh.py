@@ -6,12 +6,12 @@ import math
 from typing import Any
 
 import jax
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 import numpy as np
 
 from llm_jax import axes
 from llm_jax.config import field
-from llm_jax.contracts import Block
+from llm_jax.contracts import Share
 from llm_jax.sharding import layout
 
 # From the axis whose devices may lie furthest apart to the one whose devices
@@ -91,6 +91,12 @@ def make(shape: MeshShape, devices: Any = None) -> Mesh:
   return Mesh(placed, NAMES, axis_types=(AxisType.Auto,) * len(NAMES))
 
 
+def described(sizes: tuple[int, ...]) -> Any:
+  """A mesh of such sizes, of devices that need not be there."""
+  kinds = (AxisType.Auto,) * len(NAMES)
+  return AbstractMesh(sizes, NAMES, axis_types=kinds)
+
+
 def batch_sharding(mesh: Mesh) -> NamedSharding:
   """Rows over the axes that cut B; every other dim is whole."""
   return NamedSharding(mesh, axes.spec("B", "activation"))
@@ -106,7 +112,7 @@ def say_row_cuts(sizes: Mapping[str, int]) -> str:
   return " x ".join(f"{n} {sizes[n]}" for n in axes.KEY["B"].activation)
 
 
-def share(mesh: Mesh, batch_size: int) -> Block:
+def share(mesh: Mesh, batch_size: int) -> Share:
   """The rows of a batch that this process's devices hold.
 
   Processes that only differ along other axes hold, and read, the same rows. A

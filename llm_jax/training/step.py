@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from llm_jax import axes, keys, trees
+from llm_jax import keys, trees
 from llm_jax.contracts import asking, Batch, Forward, Metrics, Objective
+from llm_jax.ops import microbatches as microbatches_lib
 from llm_jax.ops.metrics import Mean
 from llm_jax.training.refresh import Refresh
 from llm_jax.training.state import TrainState
@@ -107,43 +108,23 @@ def train_step(
 
 
 def cut(batch: Batch, n: int, group: int = 1) -> Batch:
-  """Leading dim B -> [n, B / n]; group r goes to microbatch r mod n.
-
-  So a batch cut over devices is cut again inside each of them, and no row
-  moves between devices.
-
-  Args:
-    batch: its B rows.
-    n: how many microbatches.
-    group: g; so many rows, one after the other, are never parted.
+  """Each of a batch's arrays as n microbatches, see `microbatches.cut`.
 
   Raises:
-    ValueError: B is not divisible by n g.
+    ValueError: its rows are not divisible by n groups.
   """
-
-  def one(name: str, x: jax.Array) -> jax.Array:
+  for x in batch.values():
     if x.shape[0] % (n * group):
       raise ValueError(
         f"--batch_size={x.shape[0]}: not divisible by {n} microbatches of"
         f" groups of {group} rows"
       )
-    rest = x.shape[1:]
-    x = x.reshape(x.shape[0] // (n * group), n, group, *rest)
-    x = x.swapaxes(0, 1).reshape(n, -1, *rest)
-    return axes.constrain(x, "_B" + "_" * (x.ndim - 2))
-
-  return {name: one(name, x) for name, x in batch.items()}
+  return jax.tree.map(lambda x: microbatches_lib.cut(x, n, group), dict(batch))
 
 
 def paste(parts: Batch, group: int = 1) -> Batch:
   """The inverse of `cut`."""
-
-  def one(x: jax.Array) -> jax.Array:
-    n, rest = x.shape[0], x.shape[2:]
-    x = x.reshape(n, -1, group, *rest).swapaxes(0, 1)
-    return x.reshape(-1, *rest)
-
-  return jax.tree.map(one, parts)
+  return jax.tree.map(lambda x: microbatches_lib.paste(x, group), parts)
 
 
 def _map(f: Any, parts: Any) -> Any:

@@ -18,6 +18,7 @@ from llm_jax.models.kernels import Call
 from llm_jax.ops import attention as ops
 from llm_jax.ops import splash
 from llm_jax.sharding import mesh as mesh_lib
+from tests.compiling import needs_libtpu
 
 ROOT = pathlib.Path(__file__).parents[2]
 HALF, WIDE, DOUBLE = "bfloat16", "float32", "float64"
@@ -171,8 +172,8 @@ assert run.as_text().count("tpu_custom_call") >= 4, "no kernel of a TPU"
 """
 
 
+@needs_libtpu
 def test_splash_compiles_for_a_tpu_that_is_not_here():
-  pytest.importorskip("libtpu")
   done = subprocess.run(
     [sys.executable, "-c", _COMPILE],
     env=os.environ

@@ -1,7 +1,5 @@
 """What the compiler is told: known to it, justified, and changing no number."""
 
-import importlib.util
-
 import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractMesh
@@ -10,6 +8,7 @@ import pytest
 
 from llm_jax.sharding import compiling, switches, topologies
 from llm_jax.sharding import mesh as mesh_lib
+from tests.compiling import needs_libtpu
 
 KINDS = {kind for its in switches.TABLE for kind in its.kinds}
 
@@ -81,9 +80,7 @@ def test_a_switch_changes_no_number():
   )
 
 
-@pytest.mark.skipif(
-  importlib.util.find_spec("libtpu") is None, reason="needs libtpu"
-)
+@needs_libtpu
 @pytest.mark.parametrize("name", ["v4-8", "v5e-4", "v5p-8", "v6e-4", "tpu7x-8"])
 def test_switches_of_tpus_are_known(name, monkeypatch):
   """The compiler for TPUs takes each, and refuses one that there is not."""
