@@ -42,6 +42,8 @@ KEY = {
   "N": Axis("query heads", ("tensor",), ("tensor",)),
   "K": Axis("key and value heads", ("tensor",), ("tensor",)),
   "H": Axis("width of one head"),
+  "J": Axis("gates of a recurrent cell"),
+  "A": Axis("width of a recurrent state", ("tensor",), ("tensor",)),
   "M": Axis("experts of a mixture", weight=("expert",)),
   "L": Axis("layers, stacked", weight=("stage",)),
   "P": Axis("learned positions"),

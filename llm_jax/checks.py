@@ -10,7 +10,7 @@ from llm_jax.data.preferences import Preferences
 from llm_jax.experiment import Asked, Experiment, Judges
 from llm_jax.judges.endpoint import Endpoint
 from llm_jax.judges.rubric import Rubric
-from llm_jax.models.config import TransformerConfig
+from llm_jax.models.shape import Shape
 from llm_jax.objectives.classification import Classification
 from llm_jax.objectives.ppo import PPO
 
@@ -231,7 +231,7 @@ def _carries(experiment: Experiment) -> None:
 
 def prompts(
   experiment: Experiment,
-  shape: TransformerConfig,
+  shape: Shape,
   encode: Callable[[str], Sequence[int]],
   given: Sequence[str] | None = None,
 ) -> None:

@@ -1,6 +1,7 @@
 """Whether a mesh can cut what an experiment computes, and who gets what."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from jax.sharding import Mesh
 
@@ -29,6 +30,7 @@ def check(experiment: Experiment, sizes: Mapping[str, int]) -> None:
       f"--batch_size={experiment.batch_size}: not divisible by"
       f" --microbatches={experiment.microbatches} x {by}{rows}"
     )
+  _check_axes(experiment, sizes)
   _check_experts(experiment, sizes)
   _check_stages(experiment, sizes)
   _check_positions(experiment, sizes)
@@ -40,9 +42,20 @@ def check(experiment: Experiment, sizes: Mapping[str, int]) -> None:
       )
 
 
+def _check_axes(experiment: Experiment, sizes: Mapping[str, int]) -> None:
+  """ValueError where an axis has devices that the model leaves idle."""
+  model = experiment.model
+  for axis, devices in sizes.items():
+    if devices > 1 and axis not in model.cut_by:
+      raise ValueError(
+        f"--mesh.{axis}={devices}: {model.kind} models are cut by"
+        f" {', '.join(model.cut_by)}"
+      )
+
+
 def _check_experts(experiment: Experiment, sizes: Mapping[str, int]) -> None:
   """ValueError where devices that share experts would not all have some."""
-  num, devices = experiment.model.experts.num, sizes["expert"]
+  num, devices = experiment.model.num_experts, sizes["expert"]
   if devices > 1 and not num:
     raise ValueError(
       f"--mesh.expert={devices}: the model has no experts;"
@@ -83,7 +96,10 @@ def _check_positions(experiment: Experiment, sizes: Mapping[str, int]) -> None:
 
 def _check_kernel(experiment: Experiment, mesh: Mesh) -> None:
   """ValueError where the kernel that is named cannot read whole rows here."""
-  shape, context = experiment.model, mesh.shape["context"]
+  shape: Any = experiment.model
+  if not shape.attends:
+    return
+  context = mesh.shape["context"]
   row = _drawn(experiment) if experiment.draws else experiment.data.length
   call = kernels.Call(
     platform=mesh.devices.flat[0].platform,

@@ -1,8 +1,8 @@
-"""A decoder of an experiment, as pure functions."""
+"""The model of an experiment, as pure functions."""
 
 from collections.abc import Callable
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +10,12 @@ import jax.numpy as jnp
 from llm_jax import trees
 from llm_jax.contracts import Batch, Score, Tokenizer
 from llm_jax.experiment import Experiment
-from llm_jax.models import blocks, transformer
-from llm_jax.models.cache import Cache, OF_ROWS, with_row, without_row
+from llm_jax.models import blocks, cache, recurrent, transformer
+from llm_jax.models.cache import with_row, without_row
 from llm_jax.models.config import TransformerConfig
+from llm_jax.models.language import LanguageModel
+from llm_jax.models.recurrent_config import RecurrentConfig
+from llm_jax.models.shape import Shape
 from llm_jax.tokenizers.bytes import ByteTokenizer
 from llm_jax.tokenizers.sentencepiece import SentencePiece
 
@@ -22,20 +25,47 @@ BYTE_IDS = ByteTokenizer.vocab_size
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-  """Pure functions of one shape of decoder, and how its state is placed."""
+  """Pure functions of one shape of model."""
 
-  shape: TransformerConfig
+  shape: Shape
   score: Score
   decode: Callable[..., Any]
   ready: Callable[[Any], Any]  # variables -> the same for a loop of `decode`
   open_cache: Callable[[Any, int, int], Any]  # (variables, rows, slots)
   decode_rows: Callable[..., Any]  # each row with an adapter of its own
   open_rows: Callable[[Any, int, int], Any]
+  repeat: Callable[[Any, int], Any]  # (cache, n) -> each of its rows n times
+  grow: Callable[[Any, int], Any]  # (cache, n) -> room for n more tokens
   init: Callable[[jax.Array], Any]  # key -> boxed variables
 
 
+class _Kind(NamedTuple):
+  """What there is of each kind of model."""
+
+  module: type[LanguageModel]
+  of_rows: Any  # the dim of each array of a cache that rows lie on
+  repeat: Callable[[Any, int], Any]
+  grow: Callable[[Any, int], Any]
+  by_layer: Callable[[Any, Any], Any] | None = None
+
+
+_KINDS: dict[type[Shape], _Kind] = {
+  TransformerConfig: _Kind(
+    transformer.Decoder,
+    cache.OF_ROWS,
+    cache.repeated,
+    cache.grown,
+    blocks.by_layer,
+  ),
+  # A state has room for any number of tokens.
+  RecurrentConfig: _Kind(
+    recurrent.Recurrent, 0, recurrent.repeated, lambda state, _: state
+  ),
+}
+
+
 def make(experiment: Experiment, tokenizer: Tokenizer) -> Model:
-  """The decoder, its vocabulary filled in from the tokenizer."""
+  """The model, its vocabulary filled in from the tokenizer."""
   shape = experiment.model
   if not shape.vocab_size:
     shape = dataclasses.replace(shape, vocab_size=tokenizer.vocab_size)
@@ -47,8 +77,8 @@ def make(experiment: Experiment, tokenizer: Tokenizer) -> Model:
   return of_shape(shape)
 
 
-def expected_shape(experiment: Experiment) -> TransformerConfig:
-  """The decoder's shape before there is a tokenizer."""
+def expected_shape(experiment: Experiment) -> Shape:
+  """The model's shape before there is a tokenizer."""
   shape, tokenizer = experiment.model, experiment.tokenizer
   if shape.vocab_size:
     return shape
@@ -58,11 +88,12 @@ def expected_shape(experiment: Experiment) -> TransformerConfig:
   return dataclasses.replace(shape, vocab_size=size)
 
 
-def of_shape(shape: TransformerConfig) -> Model:
-  """The pure functions of a decoder of this shape."""
-  module = transformer.Decoder(shape)
+def of_shape(shape: Shape) -> Model:
+  """The pure functions of a model of this shape."""
+  kind = _KINDS[type(shape)]
+  module = kind.module(shape)
   # The same parameters, compiled sooner.
-  looped = transformer.Decoder(dataclasses.replace(shape, unroll=1))
+  looped = kind.module(dataclasses.replace(shape, unroll=1))
 
   def score(
     variables: Any,
@@ -89,9 +120,9 @@ def of_shape(shape: TransformerConfig) -> Model:
     return module.apply(variables, *arguments, method="decode")
 
   def ready(variables: Any) -> Any:
-    if shape.unroll:
+    if shape.unroll or kind.by_layer is None:
       return variables
-    return {**variables, "layers": blocks.by_layer(variables, shape)}
+    return {**variables, "layers": kind.by_layer(variables, shape)}
 
   def open_cache(variables: Any, rows: int, slots: int) -> Any:
     return module.apply(variables, rows, slots, method="open_cache")
@@ -104,15 +135,15 @@ def of_shape(shape: TransformerConfig) -> Model:
   def decode_rows(variables: Any, *arguments: Any) -> Any:
     rest, adapters = split(variables)
 
-    def one(adapter: Any, cache: Cache, *row: jax.Array) -> Any:
-      logits_BV, cache = decode(
-        rest | {"adapters": adapter}, *(x[None] for x in row), with_row(cache)
+    def one(adapter: Any, state: Any, *row: jax.Array) -> Any:
+      logits_BV, state = decode(
+        rest | {"adapters": adapter}, *(x[None] for x in row), with_row(state)
       )
-      return logits_BV[0], without_row(cache)
+      return logits_BV[0], without_row(state)
 
-    *rows, cache = arguments
-    return jax.vmap(one, (0, OF_ROWS, 0, 0, 0), (0, OF_ROWS))(
-      adapters, cache, *rows
+    *rows, state = arguments
+    return jax.vmap(one, (0, kind.of_rows, 0, 0, 0), (0, kind.of_rows))(
+      adapters, state, *rows
     )
 
   def open_rows(variables: Any, rows: int, slots: int) -> Any:
@@ -122,7 +153,7 @@ def of_shape(shape: TransformerConfig) -> Model:
       opened = open_cache(rest | {"adapters": adapter}, 1, slots)
       return without_row(opened)
 
-    return jax.vmap(one, out_axes=OF_ROWS, axis_size=rows)(adapters)
+    return jax.vmap(one, out_axes=kind.of_rows, axis_size=rows)(adapters)
 
   return Model(
     shape=shape,
@@ -132,6 +163,8 @@ def of_shape(shape: TransformerConfig) -> Model:
     open_cache=open_cache,
     decode_rows=decode_rows,
     open_rows=open_rows,
+    repeat=kind.repeat,
+    grow=kind.grow,
     init=lambda key: looped.init(key, jnp.zeros((1, 1), jnp.int32)),
   )
 

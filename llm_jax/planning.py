@@ -7,9 +7,9 @@ import jax
 
 from llm_jax import trees
 from llm_jax.experiment import Experiment
-from llm_jax.models import cache, pipeline, sizing
-from llm_jax.models.config import TransformerConfig
+from llm_jax.models import pipeline, sizing
 from llm_jax.models.heads import LOGIT_BYTES
+from llm_jax.models.shape import Shape
 from llm_jax.reporting.throughput import PEAK
 from llm_jax.sharding import mesh as mesh_lib
 from llm_jax.sharding.topologies import CHIPS
@@ -22,7 +22,7 @@ EXPECTED_MFU = 0.4
 
 def describe(
   experiment: Experiment,
-  shape: TransformerConfig,
+  shape: Shape,
   abstract: TrainState,
   mesh_shape: dict[str, int],
   device_kind: str,
@@ -117,12 +117,11 @@ def table(abstract: TrainState) -> list[tuple[str, str, str, str]]:
   ]
 
 
-def _cache(experiment: Experiment, shape: TransformerConfig) -> int:
+def _cache(experiment: Experiment, shape: Shape) -> int:
   """Bytes of keys and values of all that is drawn at once."""
   drawn = experiment.rollouts
   slots = experiment.peft.places + drawn.max_prompt + drawn.max_new_tokens
-  empty = jax.eval_shape(lambda: cache.empty(shape, drawn.batch, slots))
-  return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(empty))
+  return sizing.cache_bytes(shape, drawn.batch, slots)
 
 
 def bytes_of(tree: Any) -> int:

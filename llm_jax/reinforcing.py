@@ -14,7 +14,6 @@ from llm_jax.data.preferred import Preferred
 from llm_jax.experiment import Experiment
 from llm_jax.generation import rollouts
 from llm_jax.model import Model
-from llm_jax.models import cache
 from llm_jax.objectives.drawn_pairs import DrawnPairs
 from llm_jax.objectives.policy import Policy
 from llm_jax.on_policy import Functions, OnPolicy, Reward
@@ -162,8 +161,8 @@ def functions(
       sampler=settings.sampler,
       stop_ids=stop_ids,
       completions=completions,
-      repeat=cache.repeated,
-      grow=cache.grown,
+      repeat=model.repeat,
+      grow=model.grow,
     )
 
   def score(roles: Any, batch: Batch) -> Batch:

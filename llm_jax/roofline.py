@@ -11,7 +11,7 @@ from llm_jax import trees
 from llm_jax.axes import KEY
 from llm_jax.experiment import Experiment
 from llm_jax.models import pipeline, sizing
-from llm_jax.models.config import TransformerConfig
+from llm_jax.models.shape import Shape
 from llm_jax.sharding.collectives import Collective
 from llm_jax.sharding.topologies import Topology
 from llm_jax.training.state import TrainState
@@ -53,7 +53,7 @@ class Sent(NamedTuple):
   why: str
 
 
-def executed(shape: TransformerConfig, length: int) -> float:
+def executed(shape: Shape, length: int) -> float:
   """Flops that a token really takes, what is computed anew included.
 
   Attention is counted causal. The backward pass makes the logits and the
@@ -73,7 +73,7 @@ def executed(shape: TransformerConfig, length: int) -> float:
 
 def minimum(
   experiment: Experiment,
-  shape: TransformerConfig,
+  shape: Shape,
   state: TrainState,
   mesh: Mapping[str, int],
   across: Mapping[str, int],
@@ -144,7 +144,7 @@ def minimum(
 
 def times(
   experiment: Experiment,
-  shape: TransformerConfig,
+  shape: Shape,
   state: TrainState,
   mesh: Mapping[str, int],
   topology: Topology,
@@ -208,7 +208,7 @@ def links(
 
 def _moved(
   experiment: Experiment,
-  shape: TransformerConfig,
+  shape: Shape,
   state: TrainState,
   mesh: Mapping[str, int],
 ) -> float:
@@ -228,9 +228,7 @@ def _moved(
   update = 3 * held(state.trainable) + 2 * held(state.opt_state)
   cuts = math.prod(mesh[a] for a in (*ROWS, "context"))
   tokens = e.batch_size * e.data.length / cuts
-  gates = 2 if c.activation in ("swiglu", "geglu") else 1
-  inner = c.H * (2 * c.num_heads + 2 * c.K) + c.mlp_dim * (gates + 1)
-  each = c.num_layers * (8 * c.embed_dim + inner / tensor) * width
+  each = sizing.traffic(c, tensor) * width
   anew = {"none": 3.0, "dots": 3.5, "full": 4.0}[c.remat]
   logits = 4 * 4 * c.vocab_size / tensor
   return weights + update + tokens * (anew * each + logits)

@@ -107,7 +107,7 @@ def _meshes(experiment: Experiment, topology: Topology) -> Iterator[MeshShape]:
   for tensor in _TENSOR:
     if topology.devices % (tensor * max(fixed, 1)):
       continue
-    if model.K % tensor or model.mlp_dim % tensor:
+    if any(size % tensor for size in model.tensor_dims):
       continue
     rest = topology.devices // tensor // max(fixed, 1)
     for copies in (1, 2, 4, 8, rest):
@@ -151,7 +151,7 @@ def _on(experiment: Experiment, topology: Topology) -> Iterator[Candidate]:
       least = roofline.minimum(one, shape, state, names, across)
       built = [_as_built(its, parts) for its in least]
       times = roofline.times(one, shape, state, names, topology, built)
-      gathered = 3 * model.shape.embed_dim * model.shape.mlp_dim * 4
+      gathered = 3 * model.shape.embed_dim * model.shape.tensor_dims[-1] * 4
       yield Candidate(one, said["bytes"] + gathered, times)
 
 

@@ -36,11 +36,6 @@ from llm_jax.training import step as step_lib
 from llm_jax.training.state import TrainState
 
 OUTPUT_HEAD = "output_head"  # of a model; a base may be without it
-# Settings that say what weights mean, and that no shape tells apart.
-_MEANING = (
-  *("norm", "positions", "activation"),
-  *("experts.per_token", "experts.normalise"),
-)
 Encode = Callable[[str], Sequence[int]]
 
 
@@ -197,11 +192,9 @@ def plan(
 def _whole_objective(experiment: Experiment) -> Objective:
   """The objective, with what is modelled beside it, on whatever rows."""
   weights = tuple(its.weight for its in experiment.beside.values())
-  objective, experts = experiment.objective, experiment.model.experts
+  objective, losses = experiment.objective, experiment.model.router_losses
   whole = Packed(Mixed(objective, weights) if weights else objective)
-  if not experts.num:
-    return whole
-  return Routed(whole, experts.balance, experts.z_loss)
+  return whole if losses is None else Routed(whole, *losses)
 
 
 def _moving(
@@ -301,7 +294,12 @@ def _named(experiment: Experiment, flag: str, plan: Plan, mesh: Mesh) -> Any:
   """Params of the run that a flag names; ValueError where they do not fit."""
   folder = origin(getattr(experiment, flag), flag)
   there, here = claim.settings(folder).model, experiment.model
-  for name in _MEANING:
+  if there.kind != here.kind:
+    raise ValueError(
+      f"--{flag}={folder}: the weights of a {there.kind} model, and --model is"
+      f" a {here.kind} one"
+    )
+  for name in here.meaning:
     read = operator.attrgetter(name)
     if (old := read(there)) != (new := read(here)):
       raise ValueError(

@@ -35,6 +35,7 @@ from llm_jax.judges.rules import Length, Rule
 from llm_jax.judges.weighted import Sum
 from llm_jax.models import transformer
 from llm_jax.models.config import Experts, RopeScaling
+from llm_jax.models.recurrent_config import RecurrentConfig
 from llm_jax.objectives import dpo, group, separate, unreferenced
 from llm_jax.objectives.classification import Classification
 from llm_jax.objectives.kto import KTO
@@ -116,6 +117,11 @@ def try_every_model():
     model = transformer.Decoder(shape)
     tokens = jnp.zeros((1, 4), jnp.int32)
     jax.eval_shape(model.init, jax.random.key(0), tokens)
+  for cell, norm in (("lstm", "none"), ("gru", "rms")):
+    other = RecurrentConfig(
+      cell=cell, norm=norm, embed_dim=8, max_length=16, dropout=0.1
+    )
+    trace_step(dataclasses.replace(command.EXPERIMENT, model=other))
   deep = dataclasses.replace(command.EXPERIMENT.model, num_layers=2)
   for axis in ("stage", "context"):
     cut = mesh_lib.MeshShape(**{axis: 2})

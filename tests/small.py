@@ -57,7 +57,7 @@ SHAPES = {
 }
 
 
-def build(config=CONFIG, seed=0):
+def build(config=CONFIG, seed=0, of=transformer.Decoder):
   """(model, variables); float64 where x64 is on.
 
   Drawn by numpy, which compiles nothing; norms and biases are moved away from
@@ -66,7 +66,7 @@ def build(config=CONFIG, seed=0):
   wide = jax.config.jax_enable_x64
   if wide:
     config = dataclasses.replace(config, dtype="float64")
-  model = transformer.Decoder(config)
+  model = of(config)
   shapes = jax.eval_shape(
     model.init, jax.random.key(0), jnp.zeros((1, 4), jnp.int32)
   )

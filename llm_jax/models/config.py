@@ -4,6 +4,7 @@ import dataclasses
 from typing import Literal
 
 from llm_jax.config import field
+from llm_jax.models.shape import Shape
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,21 +37,22 @@ class Experts:
 
 
 @dataclasses.dataclass(frozen=True)
-class TransformerConfig:
+class TransformerConfig(Shape):
   """A decoder-only transformer: GPT-2, Llama 3, Qwen 3, Mixtral and between."""
 
-  num_layers: int = field(4, "L, blocks", low=1)
-  embed_dim: int = field(128, "D, residual width", low=1)
+  kind = "transformer"
+  cut_by = ("stage", "data", "fsdp", "expert", "context", "tensor")
+  meaning = (
+    *("norm", "positions", "activation"),
+    *("experts.per_token", "experts.normalise"),
+  )
+
   mlp_dim: int = field(512, "F, feed-forward width", low=1)
   num_heads: int = field(4, "N, query heads", low=1)
   num_kv_heads: int = field(
     0, "K, key/value heads; 0 = as many as query heads", low=0
   )
   head_dim: int = field(0, "H, width of a head; 0 = D / N", low=0)
-  vocab_size: int = field(
-    0, "V, rows of the embedding; 0 = the tokenizer's", low=0
-  )
-  max_length: int = field(1024, "longest sequence, tokens", low=1)
   experts: Experts = Experts()
   norm: Literal["rms", "layer"] = field("rms", "kind of normalisation")
   norm_eps: float = field(1e-5, "added to the variance", low=0)
@@ -70,24 +72,11 @@ class TransformerConfig:
   window: int | None = field(
     None, "sliding window, tokens, itself included", low=1
   )
-  tied: bool = field(True, "the head is the embedding, transposed")
-  logit_softcap: float | None = field(
-    None, "logits are cap * tanh(logits / cap)", low=0
-  )
-  outputs: int = field(
-    0,
-    "O, numbers said of each position beside the next token: 1 = a reward or a"
-    " value, more = classes, 0 = none",
-    low=0,
-  )
   dropout: float = field(
     0.0, "on the embedding and on each block's two outputs", low=0, high=0.99
   )
   init_std: float = field(
     0.02, "of normal initial weights; outputs of a block / sqrt(2 L)", low=0
-  )
-  dtype: Literal["float32", "bfloat16", "float64"] = field(
-    "float32", "of activations; parameters stay float32"
   )
   attention: Literal["auto", "xla", "cudnn", "splash"] = field(
     "auto",
@@ -98,12 +87,6 @@ class TransformerConfig:
     "gather",
     "where positions are cut over devices (--mesh.context), how keys come: all"
     " at once, or in turns, so that none holds all of them",
-  )
-  unroll: int = field(
-    1, "layers per turn of the layer loop; 0 = no loop at all", low=0
-  )
-  remat: Literal["none", "dots", "full"] = field(
-    "none", "kept for the backward pass: all, matrix products, or nothing"
   )
   stage_microbatches: int = field(
     0,
@@ -116,11 +99,6 @@ class TransformerConfig:
     False,
     "with --mesh.stage: keep only what a stage is handed, and compute the rest"
     " of its turn again",
-  )
-  head_chunk: int = field(
-    0,
-    "positions whose logits exist at once; 0 = as many as fit 128 MiB",
-    low=0,
   )
 
   def __post_init__(self) -> None:
@@ -147,6 +125,23 @@ class TransformerConfig:
   def parts(self, stages: int) -> int:
     """Parts in which rows pass through so many stages."""
     return self.stage_microbatches or stages
+
+  @property
+  def num_experts(self) -> int:
+    return self.experts.num
+
+  @property
+  def router_losses(self) -> tuple[float, float] | None:
+    its = self.experts
+    return (its.balance, its.z_loss) if its.num else None
+
+  @property
+  def attends(self) -> bool:
+    return True
+
+  @property
+  def tensor_dims(self) -> tuple[int, ...]:
+    return self.K, self.mlp_dim
 
   @property
   def K(self) -> int:

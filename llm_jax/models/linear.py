@@ -35,7 +35,8 @@ class Linear(nn.Module):
   """Contracts the last `inputs` dims of x with a kernel spelled by `shape`.
 
   Linear("DNH", (N, H)) maps x_BTD to y_BTNH; Linear("NHD", (D,), inputs=2)
-  maps it back. The kernel is normal with deviation `std`; the bias starts at 0.
+  maps it back. The kernel is normal with deviation `std`; the bias starts at 0
+  unless `bias_init` says otherwise.
 
   What collection "adapters" holds for this map is applied; without it, this
   is the base. `scale` s and `dropout` are numbers:
@@ -56,6 +57,7 @@ class Linear(nn.Module):
   std: float = 0.02
   bias: bool = False
   dtype: jnp.dtype = jnp.float32
+  bias_init: Any = nn.initializers.zeros
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -72,13 +74,20 @@ class Linear(nn.Module):
       y = self._low_rank(x, kernel, y, adapter)
     y = y.reshape(*rows, *self.features)
     if self.bias:
-      zeros = axes.init(nn.initializers.zeros, self.shape[self.inputs :])
-      y += self.param("bias", zeros, self.features).astype(self.dtype)
+      y += self.added()
     if "bias" in adapter:
       y += adapter["bias"]
     if "output_scale" in adapter:
       y = y * adapter["output_scale"]
     return y
+
+  def added(self) -> jax.Array:
+    """The bias; zeros where there is none."""
+    if not self.bias:
+      return jnp.zeros(self.features, self.dtype)
+    start = axes.init(self.bias_init, self.shape[self.inputs :])
+    bias: jax.Array = self.param("bias", start, self.features)
+    return bias.astype(self.dtype)
 
   def _adapter(self) -> dict[str, jax.Array]:
     return {

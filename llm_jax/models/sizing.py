@@ -3,9 +3,17 @@
 Dimension key: T context; the letters of `axes.KEY` otherwise.
 """
 
+import functools
 from typing import NamedTuple
 
+import jax
+
+from llm_jax.models import cache
 from llm_jax.models.config import TransformerConfig
+from llm_jax.models.recurrent_config import RecurrentConfig
+from llm_jax.models.shape import Shape
+
+_WIDTH = {"bfloat16": 2, "float32": 4, "float64": 8}  # bytes of a number
 
 
 class Sizes(NamedTuple):
@@ -17,8 +25,14 @@ class Sizes(NamedTuple):
   # experts, those that a token goes to
 
 
-def parameters(config: TransformerConfig) -> Sizes:
+@functools.singledispatch
+def parameters(config: Shape) -> Sizes:
   """Counts parameters without making any. `vocab_size` must be set."""
+  raise TypeError(config)
+
+
+@parameters.register
+def _(config: TransformerConfig) -> Sizes:
   c = config
   D, F, N, K, H, V = (
     c.embed_dim,
@@ -51,6 +65,18 @@ def parameters(config: TransformerConfig) -> Sizes:
   return Sizes(total, looked_up, matmul)
 
 
+@parameters.register
+def _(config: RecurrentConfig) -> Sizes:
+  c = config
+  L, D, J, V = c.num_layers, c.embed_dim, c.gates, c.vocab_size
+  biases = J * D * (2 if c.cell == "gru" else 1)
+  norms = (L + 1) * D if c.norm != "none" else 0
+  head = 0 if c.tied else V * D
+  kernels = L * 2 * D * J * D
+  total = kernels + L * biases + norms + V * D + head + D * c.outputs
+  return Sizes(total, 0 if c.tied else V * D, kernels + V * D + D * c.outputs)
+
+
 class Flops(NamedTuple):
   """Floating-point operations to train on one token, forward and backward."""
 
@@ -58,7 +84,7 @@ class Flops(NamedTuple):
   causal: float  # only keys that are not later: half, for full attention
 
 
-def stage_bytes(config: TransformerConfig, tokens: int, stages: int) -> int:
+def stage_bytes(config: Shape, tokens: int, stages: int) -> int:
   """`activation_bytes` of one of several stages.
 
   It keeps what its layers keep of each turn, those in which it waits included;
@@ -71,16 +97,29 @@ def stage_bytes(config: TransformerConfig, tokens: int, stages: int) -> int:
   of_one = activation_bytes(c, tokens) // (stages * m)
   if not c.stage_remat:
     return turns * of_one
-  width = {"bfloat16": 2, "float32": 4, "float64": 8}[c.dtype]
+  width = _WIDTH[c.dtype]
   return turns * (tokens // m) * c.embed_dim * width + of_one
 
 
-def flops_per_token(config: TransformerConfig, length: int) -> Flops:
+@functools.singledispatch
+def flops_per_token(config: Shape, length: int) -> Flops:
   """6 a matmul parameter, and 12 L N H for each key seen.
 
   full   = 6 P + 12 L N H T
   causal = 6 P + 12 L N H * mean keys seen, (T + 1) / 2 without a window
   """
+  raise TypeError(config)
+
+
+@flops_per_token.register
+def _(config: RecurrentConfig, length: int) -> Flops:
+  del length  # which costs nothing
+  work = 6.0 * parameters(config).matmul
+  return Flops(work, work)
+
+
+@flops_per_token.register
+def _(config: TransformerConfig, length: int) -> Flops:
   c = config
   base = 6.0 * parameters(c).matmul
   attention = 12.0 * c.num_layers * c.num_heads * c.H
@@ -89,8 +128,25 @@ def flops_per_token(config: TransformerConfig, length: int) -> Flops:
   return Flops(base + attention * length, base + attention * seen)
 
 
-def activation_bytes(config: TransformerConfig, tokens: int) -> int:
-  """Bytes kept for the backward pass of `tokens` tokens, by analysis.
+@functools.singledispatch
+def activation_bytes(config: Shape, tokens: int) -> int:
+  """Bytes kept for the backward pass of `tokens` tokens, by analysis."""
+  raise TypeError(config)
+
+
+@activation_bytes.register
+def _(config: RecurrentConfig, tokens: int) -> int:
+  """What a layer reads and, unless it is computed anew, gates and states."""
+  c = config
+  kept = c.embed_dim
+  if c.remat != "full":
+    kept += (2 * c.gates + 2) * c.embed_dim
+  return c.num_layers * tokens * kept * _WIDTH[c.dtype]
+
+
+@activation_bytes.register
+def _(config: TransformerConfig, tokens: int) -> int:
+  """What the policy of remat says.
 
   Counts what the remat policy keeps in each block: the block's input always;
   with `dots`, every matmul's result; with `none`, also the norms' outputs,
@@ -100,7 +156,7 @@ def activation_bytes(config: TransformerConfig, tokens: int) -> int:
   input and output, too.
   """
   c = config
-  width = {"bfloat16": 2, "float32": 4, "float64": 8}[c.dtype]
+  width = _WIDTH[c.dtype]
   gated = c.activation in ("swiglu", "geglu")
   heads = c.H * (c.num_heads + 2 * c.K)
   inner = c.mlp_dim * (2 if gated else 1)
@@ -116,3 +172,46 @@ def activation_bytes(config: TransformerConfig, tokens: int) -> int:
       again = c.experts.per_token * (2 * c.embed_dim + 2 * inner)
       kept += again - inner
   return c.num_layers * tokens * kept * width
+
+
+@functools.singledispatch
+def traffic(config: Shape, tensor: int) -> float:
+  """Numbers read and written in the layers, of a token's forward pass.
+
+  Operands and results of each map; `tensor` devices share the wide ones.
+  """
+  raise TypeError(config)
+
+
+@traffic.register
+def _(config: TransformerConfig, tensor: int) -> float:
+  c = config
+  gates = 2 if c.activation in ("swiglu", "geglu") else 1
+  inner = c.H * (2 * c.num_heads + 2 * c.K) + c.mlp_dim * (gates + 1)
+  return c.num_layers * (8 * c.embed_dim + inner / tensor)
+
+
+@traffic.register
+def _(config: RecurrentConfig, tensor: int) -> float:
+  c = config
+  return c.num_layers * c.embed_dim * (4 + 4 * c.gates / tensor)
+
+
+@functools.singledispatch
+def cache_bytes(config: Shape, rows: int, slots: int) -> int:
+  """Bytes of what is kept to go on from, of rows with so many tokens."""
+  raise TypeError(config)
+
+
+@cache_bytes.register
+def _(config: TransformerConfig, rows: int, slots: int) -> int:
+  empty = jax.eval_shape(lambda: cache.empty(config, rows, slots))
+  return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(empty))
+
+
+@cache_bytes.register
+def _(config: RecurrentConfig, rows: int, slots: int) -> int:
+  del slots
+  width = _WIDTH[config.dtype]
+  memory = max(width, 4) if config.cell == "lstm" else 0
+  return rows * config.num_layers * config.embed_dim * (width + memory)

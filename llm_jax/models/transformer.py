@@ -11,62 +11,35 @@ import jax
 import jax.numpy as jnp
 
 from llm_jax import axes
-from llm_jax.contracts import Batch, Scores
-from llm_jax.models import blocks, heads, pipeline
+from llm_jax.models import blocks, pipeline
 from llm_jax.models import cache as cache_lib
 from llm_jax.models.attention import Context
 from llm_jax.models.blocks import Block
 from llm_jax.models.config import TransformerConfig
+from llm_jax.models.language import LanguageModel
 from llm_jax.models.norms import Norm
 from llm_jax.ops import masks, positions
-from llm_jax.ops.routing import real_tokens, Routing
+from llm_jax.ops.routing import Routing
 
 
-class Decoder(nn.Module):
+class Decoder(LanguageModel):
   """Embedding, blocks, norm, head. Layers are stacked on a leading dim L."""
 
   config: TransformerConfig
 
   def setup(self) -> None:
     c = self.config
-    normal = nn.initializers.normal(c.init_std)
-    self.embedding_WE = self.param(
-      "embedding", axes.init(normal, "WE"), (c.vocab_size, c.embed_dim)
-    )
+    self.make_table()
     if c.positions == "learned":
+      normal = nn.initializers.normal(c.init_std)
       self.positions_PE = self.param(
         "positions", axes.init(normal, "PE"), (c.max_length, c.embed_dim)
       )
-    if not c.tied:
-      self.head_DV = self.param(
-        "head", axes.init(normal, "DV"), (c.embed_dim, c.vocab_size)
-      )
-    if c.outputs:  # arXiv:2009.01325, appendix B.1
-      small = nn.initializers.normal((c.embed_dim + 1) ** -0.5)
-      self.output_head_DO = self.param(
-        "output_head", axes.init(small, "DO"), (c.embed_dim, c.outputs)
-      )
+    self.make_heads()
     self.blocks = blocks.stack(c)(c)
     self.final_norm = Norm(c.norm, c.norm_eps, bias=c.norm_bias)
-    self.embed_dropout = nn.Dropout(c.dropout)
 
-  def __call__(
-    self,
-    tokens_BT: jax.Array,
-    *,
-    segment_BT: jax.Array | None = None,
-    position_BT: jax.Array | None = None,
-  ) -> jax.Array:
-    """Activations x_BTD after the last norm, attention plain causal or packed.
-
-    Args:
-      tokens_BT: ids.
-      segment_BT: document of each token, 0 = padding; None = one a row.
-      position_BT: place within the document; None = place in the row.
-    """
-    return self._read(tokens_BT, segment_BT, position_BT)[0]
-
-  def _read(
+  def read(
     self,
     tokens_BT: jax.Array,
     segment_BT: jax.Array | None,
@@ -75,12 +48,12 @@ class Decoder(nn.Module):
   ) -> tuple[jax.Array, Routing | None]:
     """Activations, and how the tokens of `real_BT` went to experts."""
     B, T = tokens_BT.shape
-    x_BTD, at_BT = self._embed(tokens_BT), position_BT
+    x_BTD, at_BT = self.embed(tokens_BT), position_BT
     if at_BT is None:
       at_BT = jnp.arange(T, dtype=jnp.int32)[None]
-    prompt_XD, shared = self._prompt(), None
+    prompt_XD, shared = self.prompt(), None
     X = 0 if prompt_XD is None else len(prompt_XD)
-    self._check_length(T, X)
+    self.check_length(T, X)
     if prompt_XD is not None:  # before every document of the row
       shared = jnp.zeros(())
       x_BTD = jnp.concatenate([_rows(prompt_XD, B), x_BTD], 1)
@@ -104,41 +77,6 @@ class Decoder(nn.Module):
     x_BTD, _, routing = self._run(x_BTD, at_BT, None, *context)
     return x_BTD[:, X:], routing
 
-  def score(
-    self,
-    batch: Batch,
-    *,
-    entropy: bool = False,
-    hits: bool = False,
-    temperature: float = 1.0,
-  ) -> Scores:
-    """Scores `target_BT` given `tokens_BT` up to each position.
-
-    What the output head says of a position, it says of the text up to it.
-    """
-    x_BTD, routing = self._read(
-      batch["tokens_BT"],
-      batch.get("segment_BT"),
-      batch.get("position_BT"),
-      real_tokens(batch) if self.config.experts.num else None,
-    )
-    scores = heads.token_scores(
-      x_BTD,
-      self._kernel_DV(),
-      batch["target_BT"],
-      softcap=self.config.logit_softcap,
-      chunk=self.config.head_chunk,
-      entropy=entropy,
-      hits=hits,
-      special_GD=self._special_head(),
-      asked_BT=batch.get("asked_BT"),
-      temperature=temperature,
-    )._replace(routing=routing)
-    if not self.config.outputs:
-      return scores
-    output_BTO = heads.outputs(x_BTD, self.output_head_DO)
-    return scores._replace(output_BTO=output_BTO)
-
   def decode(
     self,
     tokens_BT: jax.Array,
@@ -150,26 +88,20 @@ class Decoder(nn.Module):
 
     Rows are aligned on the right: padding (segment 0) comes first.
     """
-    prompt_XD = self._prompt()
+    prompt_XD = self.prompt()
     if prompt_XD is not None:
       position_BT += len(prompt_XD)
     x_BTD, cache = self._append(
-      self._embed(tokens_BT), position_BT, segment_BT, cache
+      self.embed(tokens_BT), position_BT, segment_BT, cache
     )
-    logits_BV = heads.logits(
-      x_BTD[:, -1],
-      self._kernel_DV(),
-      self.config.logit_softcap,
-      self._special_head(),
-    )
-    return logits_BV, cache
+    return self.logits(x_BTD[:, -1]), cache
 
   def open_cache(self, batch_size: int, slots: int) -> cache_lib.Cache:
     """An empty cache with room for `slots` tokens a row.
 
     A soft prompt, where an adapter brings one, is read into it already.
     """
-    prompt_XD = self._prompt()
+    prompt_XD = self.prompt()
     if prompt_XD is None:
       return cache_lib.empty(self.config, batch_size, slots)
     X = len(prompt_XD)
@@ -201,26 +133,6 @@ class Decoder(nn.Module):
     x_BTD, cache, _ = self._run(x_BTD, position_BT, cache, mask_B1TS)
     return x_BTD, cache_lib.advance(cache, T)
 
-  def _embed(self, tokens_BT: jax.Array) -> jax.Array:
-    x_BTE = self.embedding_WE.astype(self.config.dtype)[tokens_BT]
-    special_GE: jax.Array | None = self.get_variable("adapters", "special")
-    if special_GE is None:
-      return x_BTE
-    G = len(special_GE)
-    added_BTE = special_GE.astype(x_BTE.dtype)[jnp.minimum(tokens_BT, G - 1)]
-    return x_BTE + jnp.where(tokens_BT[..., None] < G, added_BTE, 0)
-
-  def _special_head(self) -> jax.Array | None:
-    """What an adapter adds to the head of special tokens, [G, D]."""
-    name = "special" if self.config.tied else "special_head"
-    added_GD: jax.Array | None = self.get_variable("adapters", name)
-    return None if added_GD is None else added_GD.astype(self.config.dtype)
-
-  def _prompt(self) -> jax.Array | None:
-    """Embeddings of a soft prompt (arXiv:2104.08691), if there is one."""
-    prompt_XD: jax.Array | None = self.get_variable("adapters", "prompt")
-    return None if prompt_XD is None else prompt_XD.astype(self.config.dtype)
-
   def _run(
     self,
     x_BTD: jax.Array,
@@ -243,8 +155,7 @@ class Decoder(nn.Module):
         original_length=scaling.original_length,
       )
       cos, sin = positions.rope_tables(at_BT, frequencies, dtype)
-    x_BTD = self.embed_dropout(x_BTD, deterministic=not self.has_rng("dropout"))
-    x_BTD = axes.constrain(x_BTD, "BTD")
+    x_BTD = self.dropped(x_BTD)
     context, routing = Context(cos, sin, *mask), None
     if cache is not None and not c.unroll:
       x_BTD, cache = self._layer_by_layer((x_BTD, cache), context)
@@ -304,21 +215,6 @@ class Decoder(nn.Module):
     for layer in range(self.config.num_layers):
       carry, _ = block.apply(layers[str(layer)], carry, layer, context)
     return carry
-
-  def _kernel_DV(self) -> jax.Array:
-    dtype = jnp.dtype(self.config.dtype)
-    if self.config.tied:
-      # Else the compiler gathers the gradients of logits by the vocabulary.
-      return axes.constrain(self.embedding_WE.astype(dtype).T, "_V")
-    return self.head_DV.astype(dtype)
-
-  def _check_length(self, length: int, prompt: int) -> None:
-    if length + prompt > self.config.max_length:
-      soft = f" after {prompt} virtual ones" if prompt else ""
-      raise ValueError(
-        f"a row of {length} tokens{soft} is longer than"
-        f" --model.max_length={self.config.max_length}"
-      )
 
 
 def _rows(x: jax.Array, batch_size: int) -> jax.Array:

@@ -1,0 +1,24 @@
+"""A recurrent language model on the standard library's own documentation.
+
+An ancestor of the transformer as a baseline: an LSTM (Hochreiter and
+Schmidhuber 1997), or with `--model.cell=gru` a GRU (arXiv:1406.1078). Text,
+tokenizer and splits are those of `pretrain_tiny_stdlib`; no download.
+
+  python -m experiments.lstm_stdlib train
+"""
+
+import dataclasses
+
+from experiments import pretrain_tiny_stdlib
+from llm_jax import cli
+from llm_jax.models.recurrent_config import RecurrentConfig
+
+EXPERIMENT = dataclasses.replace(
+  pretrain_tiny_stdlib.EXPERIMENT,
+  model=RecurrentConfig(
+    num_layers=2, embed_dim=320, max_length=512, dropout=0.1
+  ),
+)
+
+if __name__ == "__main__":
+  cli.run(EXPERIMENT)

@@ -1,0 +1,197 @@
+"""A recurrent language model: ids -> activations, a state for a cache.
+
+Dimension key: B sequences; T positions; L layers; D width; J gates; A width of
+a state; X virtual tokens.
+"""
+
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from llm_jax import axes
+from llm_jax.models.blocks import REMAT
+from llm_jax.models.language import LanguageModel
+from llm_jax.models.linear import Linear, stored
+from llm_jax.models.norms import Norm
+from llm_jax.models.recurrent_config import RecurrentConfig
+from llm_jax.ops import recurrence
+from llm_jax.ops.routing import Routing
+
+State = recurrence.State
+"""h [B, L, A] and, of an LSTM, c: all that is kept of a text."""
+CELLS = {"lstm": recurrence.lstm, "gru": recurrence.gru}
+
+
+class Marks(NamedTuple):
+  """Positions at which a state is no plain successor of the one before."""
+
+  reset_BT: jax.Array | None = None  # it begins anew
+  hold_BT: jax.Array | None = None  # it stays as it is
+
+
+class Whole(Linear):
+  """A dense map as one kernel and bias, for a loop that applies it often."""
+
+  @nn.compact
+  def __call__(self, width: int) -> tuple[jax.Array, jax.Array]:  # type: ignore[override]
+    """Kernel and bias, with what adapters do to them.
+
+    Dropout of an adapter leaves out inputs, the same ones at each application.
+    """
+    if self._adapter():
+      y = super().__call__(jnp.eye(width + 1, width, dtype=self.dtype))
+      return y[:-1] - y[-1], y[-1]
+    kernel = stored(self, self.shape, (width, *self.features))
+    return kernel, self.added()
+
+
+class Layer(nn.Module):
+  """One cell over all positions; products of what it reads are made at once."""
+
+  config: RecurrentConfig
+
+  @nn.compact
+  def __call__(
+    self, x_BTD: jax.Array, initial: State, marks: Marks
+  ) -> tuple[jax.Array, State]:
+    c, dtype = self.config, jnp.dtype(self.config.dtype)
+    D, J = c.embed_dim, c.gates
+    settings: Any = {"std": c.init_std, "dtype": dtype}
+    read_BTD = x_BTD
+    if c.norm != "none":
+      read_BTD = Norm(c.norm, c.norm_eps, name="norm")(x_BTD)
+    x_BTJA = Linear(
+      "DJA", (J, D), bias=True, bias_init=bias_init(c), name="input", **settings
+    )(read_BTD)
+    x_BTJA = axes.constrain(x_BTJA, "BTJA")
+    recurrent = Whole(
+      "DJA", (J, D), bias=c.cell == "gru", name="recurrent", **settings
+    )
+    kernel_DJA, bias_JA = recurrent(D)
+    kernel_DJA = axes.constrain(kernel_DJA, "DJA")  # gathered before the loop
+    h_BTA, last = recurrence.run(
+      CELLS[c.cell], x_BTJA, kernel_DJA, bias_JA, initial, *marks
+    )
+    drop = nn.Dropout(c.dropout, deterministic=not self.has_rng("dropout"))
+    y_BTD = drop(axes.constrain(h_BTA, "BTD"))
+    return (x_BTD + y_BTD if c.residual else y_BTD), last
+
+
+def bias_init(config: RecurrentConfig) -> Any:
+  """Zero but for an LSTM's forget gate."""
+
+  def start(key: Any, shape: tuple[int, ...], dtype: Any = float) -> jax.Array:
+    zeros = nn.initializers.zeros(key, shape, dtype)
+    if config.cell != "lstm":
+      return zeros
+    return zeros.at[1].set(config.forget_bias)
+
+  return start
+
+
+def stack(config: RecurrentConfig) -> Any:
+  """L layers as one, their parameters stacked, whether looped or unrolled."""
+  layer = Layer
+  if config.remat != "none":
+    layer = nn.remat(Layer, policy=REMAT[config.remat], prevent_cse=False)
+  return nn.scan(
+    layer,
+    variable_axes={"params": 0, "adapters": 0, "quantised": 0},
+    split_rngs={"params": True, "dropout": True},
+    in_axes=(1, nn.broadcast),
+    out_axes=1,
+    length=config.num_layers,
+    unroll=config.unroll or config.num_layers,
+    metadata_params={nn.PARTITION_NAME: "L"},
+  )
+
+
+class Recurrent(LanguageModel):
+  """Embedding, layers, head. Layers are stacked on a leading dim L.
+
+  Each document of a row begins with the same state: zeros, or what a soft
+  prompt leaves. Places within a document are not told.
+  """
+
+  config: RecurrentConfig
+
+  def setup(self) -> None:
+    c = self.config
+    self.make_table()
+    self.make_heads()
+    self.blocks = stack(c)(c)
+    if c.norm != "none":
+      self.final_norm = Norm(c.norm, c.norm_eps)
+
+  def read(
+    self,
+    tokens_BT: jax.Array,
+    segment_BT: jax.Array | None,
+    position_BT: jax.Array | None,
+    real_BT: jax.Array | None = None,
+  ) -> tuple[jax.Array, Routing | None]:
+    del position_BT, real_BT
+    B, T = tokens_BT.shape
+    prompt_XD = self.prompt()
+    self.check_length(T, 0 if prompt_XD is None else len(prompt_XD))
+    marks = Marks()
+    if segment_BT is not None:
+      changes_BT = segment_BT[:, 1:] != segment_BT[:, :-1]
+      reset_BT = jnp.pad(changes_BT, ((0, 0), (1, 0)))
+      marks = Marks(reset_BT, segment_BT == 0)
+    x_BTD = self.dropped(self.embed(tokens_BT))
+    return self._run(x_BTD, self._begin(B), marks)[0], None
+
+  def decode(
+    self,
+    tokens_BT: jax.Array,
+    position_BT: jax.Array,
+    segment_BT: jax.Array,
+    state: State,
+  ) -> tuple[jax.Array, State]:
+    """Reads tokens on; logits_BV of the last one, and the state after it.
+
+    Padding (segment 0) leaves the state as it is.
+    """
+    del position_BT
+    marks = Marks(hold_BT=segment_BT == 0)
+    x_BTD, state = self._run(self.embed(tokens_BT), state, marks)
+    return self.logits(x_BTD[:, -1]), state
+
+  def open_cache(self, batch_size: int, slots: int) -> State:
+    """The state before a text; of any length, as a state has no slots."""
+    del slots
+    return self._begin(batch_size)
+
+  def _begin(self, batch_size: int) -> State:
+    """Zeros, or the state that a soft prompt leaves."""
+    prompt_XD = self.prompt()
+    if prompt_XD is None:
+      return self._zeros(batch_size)
+    state = self._run(prompt_XD[None], self._zeros(1), Marks())[1]
+    rows = lambda s: jnp.broadcast_to(s, (batch_size, *s.shape[1:]))
+    return jax.tree.map(rows, state)
+
+  def _zeros(self, batch_size: int) -> State:
+    c, dtype = self.config, jnp.dtype(self.config.dtype)
+    shape = (batch_size, c.num_layers, c.embed_dim)
+    h_BLA = jnp.zeros(shape, dtype)
+    if c.cell != "lstm":
+      return (h_BLA,)
+    return h_BLA, jnp.zeros(shape, jnp.promote_types(dtype, jnp.float32))
+
+  def _run(
+    self, x_BTD: jax.Array, state: State, marks: Marks
+  ) -> tuple[jax.Array, State]:
+    x_BTD, state = self.blocks(x_BTD, state, marks)
+    if self.config.norm != "none":
+      x_BTD = self.final_norm(x_BTD)
+    return x_BTD, state
+
+
+def repeated(state: State, times: int) -> State:
+  """Each row `times` times, one after the other."""
+  one = lambda x: axes.constrain(jnp.repeat(x, times, 0), "BLA")
+  return jax.tree.map(one, state)
