@@ -11,9 +11,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from llm_jax import reinforcing
 from llm_jax.contracts import Batch
-from llm_jax.data.arrays import Arrays
+from llm_jax.data.denoisers import Masked, Plain
 from llm_jax.data.instructions import Instructions
 from llm_jax.data.preferences import Preferences
+from llm_jax.data.sides import SourceSide
+from llm_jax.data.text import Text
 from llm_jax.experiment import DataSettings, Experiment
 from llm_jax.model import Model
 from llm_jax.objectives.drawn_pairs import DrawnPairs
@@ -23,6 +25,7 @@ from llm_jax.sharding import mesh as mesh_lib
 _TOKENS = {"tokens_BT": jnp.int32, "target_BT": jnp.int32, "mask_BT": bool}
 _APART = {"segment_BT": jnp.int32, "position_BT": jnp.int32}
 _ASKED = {"prompt_BT": bool}
+_READ = ("source_BS", "source_segment_BS", "source_position_BS")
 # What each kind of rows of preferences has, a number each.
 _COLUMNS = {
   "pairs": {"margin_B": jnp.float32},
@@ -111,15 +114,30 @@ def _rows(where: DataSettings, size: int) -> dict[str, Any]:
       names |= _APART
   elif isinstance(where, Instructions):
     names |= _APART | _ASKED
-  elif not isinstance(where, Arrays) and packing == "best_fit":
-    names |= _APART
+  elif isinstance(where, Text):
+    names |= _of_text(where)
   out = {n: _shape((size, where.length), dtype) for n, dtype in names.items()}
+  source = getattr(where, "source", SourceSide())
+  if source.length:
+    read = _shape((size, source.length), jnp.int32)
+    out |= dict.fromkeys(_READ, read)
   for name, dtype in columns.items():
     if packing != "one" and isinstance(where, Preferences):
       out[f"{name}S"] = _shape((size, _PACKED), dtype)
     else:
       out[name] = _shape((size,), dtype)
   return out
+
+
+def _of_text(where: Text) -> dict[str, Any]:
+  """What rows of text have beside tokens and targets."""
+  packed = where.packing == "best_fit" or where.source.length
+  names = dict(_APART) if packed else {}
+  if isinstance(where.corruption, Masked):
+    return names | {"asked_BT": bool}
+  if isinstance(where.corruption, Plain) or where.source.length:
+    return names
+  return names | _ASKED
 
 
 def _drawn(

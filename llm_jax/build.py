@@ -259,7 +259,9 @@ def _validator(
     tell = measuring.teller(experiment.objective, the_model, mesh)
     evaluate = lambda roles, batches: tell(roles, batches)[0]
   else:
-    evaluate = measuring.evaluator(the_model, made.tokenizer, mesh)
+    score = measuring.evaluator(the_model, made.tokenizer, mesh)
+    where = experiment.data
+    evaluate = lambda roles, batches: score(roles, batches, where)
   batches = made.tokens.held_out("validation", experiment.batch_size, share)
   count = min(len(batches), experiment.validation.batches or len(batches))
   return lambda roles: evaluate(roles, (batches[i] for i in range(count)))

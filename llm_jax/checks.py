@@ -21,6 +21,7 @@ def settings(experiment: Experiment) -> None:
   _refreshes(experiment)
   _plays(experiment)
   _carries(experiment)
+  _sources(experiment)
   if experiment.value_from and not experiment.objective.needs_critic:
     name = type(experiment.objective).__name__
     raise ValueError(
@@ -83,6 +84,16 @@ def _reads(experiment: Experiment) -> None:
   if isinstance(objective, Classification):
     assert isinstance(data, Preferences)  # whose rows it reads
     _classes(objective, data.classes, outputs)
+
+
+def _sources(experiment: Experiment) -> None:
+  """ValueError where nothing reads sources that rows have."""
+  source = getattr(experiment.data, "source", None)
+  if source is not None and source.length:
+    raise ValueError(
+      f"--data.source.length={source.length}: the model is a decoder alone; 0 ="
+      " it reads the source before the target"
+    )
 
 
 def _draws(experiment: Experiment) -> None:

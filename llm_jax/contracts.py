@@ -8,6 +8,7 @@ Dimension key: B sequences; T positions; V vocabulary.
 
 import abc
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -21,7 +22,10 @@ Batch = Mapping[str, Any]
 `tokens_BT` and `target_BT` i32, `mask_BT` bool (True = the target counts) and,
 where rows hold several documents, `segment_BT` i32 (0 = padding) and
 `position_BT` i32 (from 0 within each document); where documents have prompts,
-`prompt_BT` bool (True = the target is part of one). Where there is `asked_BT`,
+`prompt_BT` bool (True = the target is part of one). Where tokens are hidden
+where they stand, a position's target is the token there. What an encoder reads
+is `source_BS`, `source_segment_BS` and `source_position_BS`; its segments are
+those of the targets that it is read for. Where there is `asked_BT`,
 bool, scores of other positions are nothing; where there is `place_BT`, rows
 are scored several in one, see `models.together`. What a source has to tell of
 rows, `told_x_B`, nobody reads: its mean is the metric x of the step."""
@@ -144,6 +148,14 @@ class Source(Protocol):
   def set_state(self, saved: dict[str, Any]) -> None: ...
 
 
+class Marks(NamedTuple):
+  """Ids that stand for text that was taken away, as far as there are any."""
+
+  mask: int | None = None
+  sentinels: tuple[int, ...] = ()  # of spans, the first one first
+  modes: Mapping[str, int] = MappingProxyType({})  # UL2's "R", "S", "X"
+
+
 class Tokenizer(Protocol):
   """Text <-> ids. pad, bos and eos are distinct.
 
@@ -156,6 +168,7 @@ class Tokenizer(Protocol):
   bos_id: int
   eos_id: int
   role_ids: dict[str, int]  # "system", "user", "assistant", "end" -> id
+  marks: Marks
   fingerprint: str  # changes whenever any encoding could
 
   def encode(self, text: str) -> list[int]: ...

@@ -23,9 +23,11 @@ from llm_jax import (
 )
 from llm_jax import model as model_lib
 from llm_jax.contracts import Roles, Tokenizer
+from llm_jax.data.denoisers import Plain
 from llm_jax.data.instructions import Instructed
 from llm_jax.data.preferences import Preferences
 from llm_jax.data.preferred import Preferred
+from llm_jax.data.text import Text
 from llm_jax.datasets import (
   check_classes,
   check_lengths,
@@ -145,6 +147,8 @@ def evaluate(
       }
   first = jax.process_index() == 0
   counts_all = made and not isinstance(own, Instructed | Preferred)
+  if isinstance(experiment.data, Text):
+    counts_all = made and isinstance(experiment.data.corruption, Plain)
   if experiment.validation.baselines and counts_all and first:
     assert made is not None
     with waiting("n-gram baselines"):
@@ -267,7 +271,7 @@ def _measure(
           found |= classes.measure(its)
     else:
       bar = progress(d.rows(), d.num_batches, f"evaluating {d.name}")
-      found = score(roles, bar)
+      found = score(roles, bar, where)
     if not isinstance(where, Preferences) and d.examples:
       examples, size = with_room(d, tokenizer, room)
       answer = asking.answerer(experiment, model, tokenizer, where)

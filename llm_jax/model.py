@@ -85,6 +85,7 @@ def expected_shape(experiment: Experiment) -> Shape:
   size = BYTE_IDS
   if isinstance(tokenizer, SentencePiece) and tokenizer.kind != "char":
     size = tokenizer.vocab_size
+  size += tokenizer.extra_ids
   return dataclasses.replace(shape, vocab_size=size)
 
 

@@ -8,9 +8,16 @@ import pytest
 from llm_jax import abstract, weights
 from llm_jax import model as model_lib
 from llm_jax.data.arrays import Arrays
+from llm_jax.data.denoisers import Masked, Plain, PrefixLM, Spans
+from llm_jax.data.files import Files
+from llm_jax.data.sides import SourceSide
+from llm_jax.data.text import Text
 from llm_jax.experiment import Experiment
 from llm_jax.sharding import mesh as mesh_lib
 from llm_jax.sharding.mesh import MeshShape
+from llm_jax.tokenizers.bytes import ByteTokenizer
+from llm_jax.tokenizers.extra import Extended
+from tests import command
 
 NAMES = ["sft", "dpo", "kto", "rm", "classify", "ppo", "grpo", "online_dpo"]
 
@@ -36,5 +43,36 @@ def test_shapes_are_those_of_a_source():
   with jax.set_mesh(mesh):
     told = abstract.batch(e, None, None, mesh)
   real = e.data.load().train(8, 0).next()
+  shapes = lambda rows: {n: (x.shape, x.dtype) for n, x in rows.items()}
+  assert shapes(told) == shapes(real)
+
+
+TEXTS = [
+  (Plain(), SourceSide()),
+  (Masked(), SourceSide()),
+  (Spans(), SourceSide()),
+  (PrefixLM(), SourceSide(12)),
+]
+
+
+@pytest.mark.parametrize("packing", ["cut", "best_fit"])
+@pytest.mark.parametrize("what,source", TEXTS)
+def test_shapes_are_those_of_text(what, source, packing, tmp_path):
+  text = command.text_file(tmp_path)
+  data = Text(
+    sources=(Files(paths=(str(text),), split_by="line"),),
+    corruption=what,
+    source=source,
+    packing=packing,
+    length=16,
+    cache=str(tmp_path / "cache"),
+  )
+  tokenizer = Extended(ByteTokenizer(), 9)
+  plain = lambda items, total=None, label="": items
+  real = data.prepare(plain).tokenise(tokenizer, plain).train(8, 0).next()
+  mesh = mesh_lib.make(MeshShape(data=1))
+  with jax.set_mesh(mesh):
+    e = Experiment(data=data, batch_size=8)
+    told = abstract.batch(e, None, None, mesh)
   shapes = lambda rows: {n: (x.shape, x.dtype) for n, x in rows.items()}
   assert shapes(told) == shapes(real)

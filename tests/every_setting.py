@@ -16,10 +16,13 @@ from llm_jax.contracts import Question, Verdict
 from llm_jax.data.arrays import Arrays
 from llm_jax.data.conversation import Conversation, Message
 from llm_jax.data.conversations import Conversations, TFDSConversations
+from llm_jax.data.denoisers import Masked, Mixture, PrefixLM, Spans
+from llm_jax.data.files import Files
 from llm_jax.data.instructions import Instructions
 from llm_jax.data.preference_sources import PreferenceFiles, TFDSPreferences
 from llm_jax.data.preferences import Preferences
 from llm_jax.data.questions import Example
+from llm_jax.data.sides import SourceSide
 from llm_jax.data.stdlib import Stdlib
 from llm_jax.data.stdlib_preferences import StdlibPreferences
 from llm_jax.data.stdlib_tasks import StdlibTasks
@@ -51,6 +54,7 @@ from llm_jax.peft.prompts import Prefix, Prompt
 from llm_jax.peft.select import BitFit, Select
 from llm_jax.sharding import mesh as mesh_lib
 from llm_jax.tokenizers import store
+from llm_jax.tokenizers.bytes import Bytes
 from llm_jax.tokenizers.sentencepiece import SentencePiece
 from llm_jax.training import optimizers
 from llm_jax.training.schedules import Schedule
@@ -261,6 +265,22 @@ def try_every_source(folder, cache):
     texts = lambda: corpus.texts("train")
     tokenizer = store.obtain(settings, texts, folder / settings.kind)
     corpus.tokenise(tokenizer, plain).train(2, 0)
+
+
+def try_every_corruption(folder):
+  text = Files(paths=(str(command.text_file(folder)),), split_by="line")
+  ways = (Masked(whole_words=True), Spans(), PrefixLM(), Mixture())
+  for what in ways:
+    apart = SourceSide() if what is ways[0] else SourceSide(16, "bos")
+    data = Text(
+      sources=(text,),
+      cache=str(folder / "cache2"),
+      length=16,
+      corruption=what,
+      source=apart,
+    ).prepare(plain)
+    tokenizer = store.obtain(Bytes(extra_ids=20), None, folder / "extra")
+    data.tokenise(tokenizer, plain).train(2, 0).next()
 
 
 def try_every_conversation(folder, cache):

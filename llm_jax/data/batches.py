@@ -18,7 +18,7 @@ from llm_jax.data.packing import Row, Rows
 _ENDLESS = 2**40  # samples, of a source that repeats for ever
 _AHEAD = 8  # batches made before they are asked for
 _THREADS = 2
-_COUNTED = ("mask_BT", "prompt_BT")  # which targets count
+_COUNTED = ("mask_BT", "prompt_BT", "asked_BT")  # which targets count
 
 
 class _Place(NamedTuple):

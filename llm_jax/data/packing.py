@@ -260,7 +260,7 @@ def _best_fit(
 
 
 def best_fit_abreast(
-  pieces: np.ndarray, size_NG: np.ndarray, length: int
+  pieces: np.ndarray, size_NG: np.ndarray, length: int | Sequence[int]
 ) -> tuple[np.ndarray, np.ndarray]:
   """Packs pieces that each need room in G rows side by side.
 
@@ -269,7 +269,7 @@ def best_fit_abreast(
   Args:
     pieces: numbers of some, in any order.
     size_NG: of every piece, by its number; none is longer than a row.
-    length: T.
+    length: T, or that of each of the G.
 
   Returns:
     Pieces, row after row, and how many each row has.
@@ -279,7 +279,8 @@ def best_fit_abreast(
     window = pieces[at : at + _WINDOW]
     order = np.argsort(-size_NG[window].max(1), kind="stable")
     rows: list[list[int]] = []
-    room_RG = np.full((len(window), size_NG.shape[1]), length)
+    shape = (len(window), size_NG.shape[1])
+    room_RG = np.broadcast_to(length, shape).copy()
     for p in window[order].tolist():
       open_RG = room_RG[: len(rows) + 1]  # the last of them is new
       fits_R = (open_RG >= size_NG[p]).all(1)
@@ -324,3 +325,21 @@ class InOrder:
   def width(self, epoch: int, index: int) -> int:
     del epoch, index
     return self._length
+
+
+def plain(
+  tokens: Tokens, length: int, packed: bool, seed: Sequence[int] | None
+) -> Rows:
+  """Rows of documents, packed whole or joined and cut.
+
+  Args:
+    tokens: of all documents.
+    length: T.
+    packed: whether documents stand apart.
+    seed: numbers that orders are drawn from; None = as stored, all of it.
+  """
+  if packed:
+    return BestFit(tokens, length, seed)
+  if seed is None:
+    return InOrder(tokens, length)
+  return Cut(tokens, length, seed)

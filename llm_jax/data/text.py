@@ -10,15 +10,20 @@ from llm_jax.contracts import Progress, Share, Source, Tokenizer
 from llm_jax.data import (
   batches,
   cache,
+  denoised,
   mixture,
   packing,
   prepared,
   splits,
   tokens,
 )
+from llm_jax.data.denoisers import Masked, Mixture, Plain, PrefixLM, Spans
 from llm_jax.data.files import Files
+from llm_jax.data.sides import SourceSide
 from llm_jax.data.stdlib import Stdlib
 from llm_jax.data.tfds_source import TFDS
+from llm_jax.data.tokens import Tokens
+from llm_jax.data.words import Vocabulary
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +41,18 @@ class Text(mixture.Mixture):
   split: Literal["hash", "position"] = field(
     "hash", "part by a hash of each document, or first to last character"
   )
+  corruption: Plain | Masked | Spans | PrefixLM | Mixture = Plain()
+  source: SourceSide = SourceSide()
+
+  def __post_init__(self) -> None:
+    super().__post_init__()
+    given = f"--data.source.length={self.source.length}"
+    if self.source.length and isinstance(self.corruption, Plain | Masked):
+      kind = type(self.corruption).__name__
+      raise ValueError(
+        f"{given}: text as --data.corruption ({kind}) has it is in one row; 0 ="
+        " no source"
+      )
 
   def shares(self) -> tuple[float, ...]:
     """Weight of each source."""
@@ -89,7 +106,7 @@ class Corpus:
     identity = cache.fingerprint(
       tokenizer.fingerprint, *(d.identity for d in self._documents)
     )
-    return Tokenised(self._settings, by_source, identity)
+    return Tokenised(self._settings, by_source, identity, tokenizer)
 
   def _by_hash(self, documents: prepared.Prepared, split: str) -> Iterator[str]:
     if self._shares.by == "position":
@@ -118,31 +135,32 @@ class Tokenised:
     settings: Text,
     by_source: list[dict[str, tokens.Tokens]],
     identity: str,
+    tokenizer: Tokenizer,
   ):
     self._settings, self._by_source = settings, by_source
-    self.identity = identity
+    self.identity, self._vocabulary = identity, Vocabulary(tokenizer)
 
   def train(self, batch_size: int, seed: int, block: Share = (0, 1)) -> Source:
     """Endless training batches; `block` is this process's (index, count)."""
-    s = self._settings
-    pack = packing.Cut if s.packing == "cut" else packing.BestFit
-    rows = [
-      mixture.of_source(i, pack, p["train"], s.length, (seed, i))
-      for i, p in enumerate(self._by_source)
-    ]
-    return batches.Offline(rows, s.shares(), batch_size, block)
+    rows, shares = [], []
+    for i, share in enumerate(self._settings.shares()):
+      found = self._by_source[i]["train"]
+      parts = mixture.of_source(i, self._rows, found, (seed, i))
+      for its, part in parts:
+        rows.append(its)
+        shares.append(share * part / sum(part for _, part in parts))
+    return batches.Offline(rows, shares, batch_size, block)
 
   def held_out(
     self, split: str, batch_size: int, block: Share = (0, 1)
   ) -> batches.Finite:
-    """A whole split of all sources, each token a target once, in order."""
-    s = self._settings
-    found = self.tokens(split)
-    rows: packing.Rows
-    if s.packing == "cut":
-      rows = packing.InOrder(found, s.length)
-    else:
-      rows = packing.BestFit(found, s.length, None)
+    """A whole split of all sources, in order.
+
+    Each token is a target once. Where text is taken away it is the same each
+    time, and of several ways each has its share of rows.
+    """
+    parts = self._rows(self.tokens(split), None)
+    rows = parts[0][0] if len(parts) == 1 else denoised.Shared(parts)
     return batches.Finite(rows, batch_size, block)
 
   def tokens(self, split: str) -> tokens.Tokens:
@@ -155,3 +173,14 @@ class Tokenised:
         " documents, or set --data.split=position"
       )
     return joined
+
+  def _rows(
+    self, found: Tokens, seed: tuple[int, int] | None
+  ) -> list[tuple[packing.Rows, float]]:
+    """Rows of documents, and shares of them; see `denoised.parts`."""
+    s = self._settings
+    packed = s.packing == "best_fit"
+    if isinstance(s.corruption, Plain):
+      return [(packing.plain(found, s.length, packed, seed), 1.0)]
+    shape = denoised.Shape(s.length, packed, s.source)
+    return denoised.parts(s.corruption, found, shape, self._vocabulary, seed)

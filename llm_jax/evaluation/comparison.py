@@ -8,6 +8,8 @@ BETTER = {
   "loss": -1,
   "perplexity": -1,
   "bits_per_byte": -1,
+  "bits_per_masked_byte": -1,
+  "bits_per_target_byte": -1,
   "accuracy": +1,
   "token_accuracy": +1,
   "exact_match": +1,

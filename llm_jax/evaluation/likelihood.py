@@ -32,8 +32,16 @@ def evaluate(
   total_of: Callable[[Any, Batch], Totals],
   variables: Any,
   batches: Iterable[Batch],
+  per_byte: str = "bits_per_byte",
 ) -> dict[str, float]:
   """Adds up batches in float64.
+
+  Args:
+    total_of: compiled `totals`.
+    variables: of the model.
+    batches: with the targets that count in `mask_BT`.
+    per_byte: what bits a byte are called; those of a text of which only some
+      tokens are told are not those of the text.
 
   Returns:
     loss        nats a token
@@ -48,7 +56,8 @@ def evaluate(
       sums[name] += float(np.float64(value))
   if not sums["tokens"]:
     raise ValueError("there is no token to evaluate on")
-  return summary(sums["nats"], sums["hits"], sums["tokens"], sums["bytes"])
+  found = summary(sums["nats"], sums["hits"], sums["tokens"], sums["bytes"])
+  return {per_byte if k == "bits_per_byte" else k: x for k, x in found.items()}
 
 
 def summary(

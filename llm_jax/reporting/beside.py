@@ -33,6 +33,8 @@ _MEASURES = (
   "score",
   "kl",
   "bits_per_byte",
+  "bits_per_masked_byte",
+  "bits_per_target_byte",
   "loss",
   "token_accuracy",
   "exact_match",

@@ -16,6 +16,8 @@ from llm_jax.reporting.numerals import (
 SHOWN = (
   "loss",
   "bits_per_byte",
+  "bits_per_masked_byte",
+  "bits_per_target_byte",
   "accuracy",
   "token_accuracy",
   "exact_match",

@@ -7,6 +7,8 @@ from typing import Any, TypeGuard
 _NAMES = {
   "kneser_ney_5": "Kneser-Ney 5-gram",
   "bits_per_byte": "bits/byte",
+  "bits_per_masked_byte": "bits/masked byte",
+  "bits_per_target_byte": "bits/target byte",
   "ece": "calibration error",
   "kl": "KL",
   "macro_f1": "macro F1",

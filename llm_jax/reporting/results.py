@@ -16,6 +16,8 @@ from llm_jax.reporting.numerals import (
 
 MEASURES = (
   "bits_per_byte",
+  "bits_per_masked_byte",
+  "bits_per_target_byte",
   "loss",
   "perplexity",
   "token_accuracy",
@@ -183,7 +185,7 @@ def figures(
     ("score", measure("score", best.get("score")), note),
     ("KL", measure("kl", best.get("kl")), "nats a completion"),
     ("perplexity", measure("perplexity", best.get("perplexity")), note),
-    ("bits/byte", measure("bits_per_byte", best.get("bits_per_byte")), note),
+    *((named(m), measure(m, best.get(m)), note) for m in MEASURES[:3]),
     *((named(m), measure(m, best.get(m)), note) for m in _OF_PAIRS if of_pairs),
     ("tokens seen", quantity(tokens), f"{rows.last:,} steps"),
     ("parameters", quantity(number(about.get("parameters"))), train),

@@ -11,6 +11,8 @@ _MEASURES = (
   "loss",
   "perplexity",
   "bits_per_byte",
+  "bits_per_masked_byte",
+  "bits_per_target_byte",
   "token_accuracy",
   "accuracy",
   "exact_match",

@@ -5,12 +5,20 @@ import dataclasses
 
 import numpy as np
 
+from llm_jax.config import field
 from llm_jax.tokenizers import special
+
+EXTRA_IDS = (
+  "ids behind all others that stand for no text: the sentinels of span"
+  " corruption, one a span of a row"
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class Bytes:
-  """UTF-8 bytes as ids, after the special ids. 268 ids in all."""
+  """UTF-8 bytes as ids, after the special ids. 268 ids in all, and extra."""
+
+  extra_ids: int = field(0, EXTRA_IDS, low=0)
 
 
 class ByteTokenizer:
@@ -18,7 +26,7 @@ class ByteTokenizer:
 
   vocab_size = special.COUNT + 256
   pad_id, bos_id, eos_id = special.PAD, special.BOS, special.EOS
-  role_ids = special.ROLE_IDS
+  role_ids, marks = special.ROLE_IDS, special.MARKS
   fingerprint = "bytes-1"
 
   def encode(self, text: str) -> list[int]:

@@ -20,7 +20,7 @@ import sentencepiece
 
 from llm_jax.config import field
 from llm_jax.tokenizers import special
-from llm_jax.tokenizers.bytes import utf8
+from llm_jax.tokenizers.bytes import EXTRA_IDS, utf8
 from llm_jax.tokenizers.characters import join
 
 SPACE = "\u2581"
@@ -37,7 +37,9 @@ class SentencePiece:
     "bpe", "how pieces are found; char = the corpus's characters"
   )
   vocab_size: int = field(
-    4096, "ids, special and byte ids included; char: not read", low=1
+    4096,
+    "ids, special and byte ids included, extra ones not; char: not read",
+    low=1,
   )
   byte_fallback: bool = field(
     True, "ids for 256 bytes, for unseen characters; only char can be without"
@@ -45,6 +47,7 @@ class SentencePiece:
   train_bytes: int = field(
     4_000_000, "text to learn from, bytes of UTF-8; char: all of it", low=1
   )
+  extra_ids: int = field(0, EXTRA_IDS, low=0)
 
   def __post_init__(self) -> None:
     if self.kind != "char" and not self.byte_fallback:
@@ -106,7 +109,7 @@ class SentencePieceTokenizer:
   """Text <-> ids by a trained model; `decode(encode(text)) == text`."""
 
   pad_id, bos_id, eos_id = special.PAD, special.BOS, special.EOS
-  role_ids = special.ROLE_IDS
+  role_ids, marks = special.ROLE_IDS, special.MARKS
 
   def __init__(self, model: bytes):
     library: Any = sentencepiece.SentencePieceProcessor(model_proto=model)

@@ -13,6 +13,7 @@ from llm_jax.contracts import Tokenizer
 from llm_jax.tokenizers import characters
 from llm_jax.tokenizers import sentencepiece as pieces
 from llm_jax.tokenizers.bytes import Bytes, ByteTokenizer
+from llm_jax.tokenizers.extra import Extended
 from llm_jax.tokenizers.sentencepiece import SentencePiece
 
 # Written last, and names the digest of the rest.
@@ -43,8 +44,10 @@ def load(folder: str | os.PathLike[str]) -> Tokenizer:
   folder = storage.path(folder)
   try:
     about = json.loads((folder / _NAME).read_text(encoding="utf-8"))
+    settings: SentencePiece | Bytes
     if about["kind"] == "bytes":
-      return ByteTokenizer()
+      settings = Bytes(**about.get("settings", {}))
+      return _extended(ByteTokenizer(), settings)
     settings = SentencePiece(**about["settings"])
     model = (folder / _model_name(settings)).read_bytes()
     if _digest(model) != about["digest"]:
@@ -54,23 +57,23 @@ def load(folder: str | os.PathLike[str]) -> Tokenizer:
       f"{folder}: holds no whole tokenizer ({type(e).__name__}: {e})"
     ) from e
   if settings.kind == "char":
-    return characters.CharacterTokenizer(
+    found = characters.CharacterTokenizer(
       model.decode("utf-8"), settings.byte_fallback
     )
-  return pieces.SentencePieceTokenizer(model)
+    return _extended(found, settings)
+  return _extended(pieces.SentencePieceTokenizer(model), settings)
 
 
 def save(
   settings: SentencePiece | Bytes, model: bytes, folder: pathlib.Path
 ) -> None:
   """Writes the model, then the file that says it is there."""
-  about: dict[str, Any] = {"kind": "bytes"}
+  about: dict[str, Any] = {
+    "kind": "bytes",
+    "settings": dataclasses.asdict(settings),
+  }
   if isinstance(settings, SentencePiece):
-    about = {
-      "kind": "sentencepiece",
-      "settings": dataclasses.asdict(settings),
-      "digest": _digest(model),
-    }
+    about |= {"kind": "sentencepiece", "digest": _digest(model)}
     storage.write(folder / _model_name(settings), model)
   storage.write(folder / _NAME, json.dumps(about, indent=1).encode())
 
@@ -84,6 +87,13 @@ def copy(source: str | os.PathLike[str], target: pathlib.Path) -> None:
   for name in (*_MODELS.values(), _NAME):
     if (source / name).exists():
       storage.write(target / name, (source / name).read_bytes())
+
+
+def _extended(
+  tokenizer: Tokenizer, settings: SentencePiece | Bytes
+) -> Tokenizer:
+  extra = settings.extra_ids
+  return Extended(tokenizer, extra) if extra else tokenizer
 
 
 def _model_name(settings: SentencePiece) -> str:

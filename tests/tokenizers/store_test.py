@@ -1,9 +1,12 @@
 """A tokenizer's folder: trained once, whole or not there."""
 
+import dataclasses
+import json
+
 import pytest
 
 from llm_jax.tokenizers import store
-from llm_jax.tokenizers.bytes import Bytes
+from llm_jax.tokenizers.bytes import Bytes, ByteTokenizer
 from llm_jax.tokenizers.sentencepiece import SentencePiece
 
 TEXT = "to be or not to be, that is\tthe question\n" * 20
@@ -68,3 +71,44 @@ def test_copy_takes_over_once(tmp_path):
   other = store.obtain(SETTINGS[0], never, tmp_path / "c")
   store.copy(tmp_path / "c", b)  # b keeps its own
   assert store.load(b).fingerprint == made.fingerprint != other.fingerprint
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_extra_ids_stand_behind_all_others_for_no_text(settings, tmp_path):
+  texts = lambda: iter([TEXT])
+  plain = store.obtain(settings, texts, tmp_path / "plain")
+  more = dataclasses.replace(settings, extra_ids=5)
+  made = store.obtain(more, texts, tmp_path / "more")
+  V = plain.vocab_size
+  assert made.vocab_size == V + 5
+  assert made.marks.sentinels == tuple(range(V, V + 5))
+  assert made.marks.mask == plain.marks.mask and not plain.marks.sentinels
+  ids = plain.encode(TEXT)
+  assert made.encode(TEXT) == ids and made.encode_batch([TEXT]) == [ids]
+  assert made.decode([V, *ids, V + 4]) == TEXT
+  assert made.token_bytes().tolist() == [
+    *plain.token_bytes().tolist(),
+    *[0] * 5,
+  ]
+  assert made.fingerprint not in (plain.fingerprint, "")
+  again = store.load(tmp_path / "more")
+  assert again.fingerprint == made.fingerprint
+  # A mark is no text, and no two marks are one.
+  marks = [made.marks.mask, *made.marks.modes.values(), *made.marks.sentinels]
+  assert len(set(marks)) == len(marks) == 9
+  assert made.decode(marks) == "" and not made.token_bytes()[marks].any()
+
+
+def test_folders_without_extra_ids_are_read_as_ever(tmp_path):
+  """As they were written before there were any."""
+  for i, settings in enumerate(SETTINGS):
+    made = store.obtain(settings, lambda: iter([TEXT]), tmp_path / str(i))
+    path = tmp_path / str(i) / "tokenizer.json"
+    about = json.loads(path.read_text())
+    del about["settings"]["extra_ids"]
+    if not about["settings"]:
+      del about["settings"]
+    path.write_text(json.dumps(about))
+    assert store.load(path.parent).fingerprint == made.fingerprint
+  # Made by the first version.
+  assert ByteTokenizer.fingerprint == "bytes-1"
