@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from llm_jax import axes, claim, keys, storage, trees
+from llm_jax import axes, claim, importing, keys, storage, trees
 from llm_jax import model as model_lib
 from llm_jax.checkpoints.store import Store
 from llm_jax.contracts import Batch, Forward, Objective
@@ -292,7 +292,12 @@ def _base(experiment: Experiment, plan: Plan, mesh: Mesh) -> Any:
 
 def _named(experiment: Experiment, flag: str, plan: Plan, mesh: Mesh) -> Any:
   """Params of the run that a flag names; ValueError where they do not fit."""
-  folder = origin(getattr(experiment, flag), flag)
+  given = getattr(experiment, flag)
+  if importing.is_folder(given):
+    return importing.params(
+      given, flag, experiment.model, plan.base, plan.suffixes, progress.progress
+    )
+  folder = origin(given, flag)
   there, here = claim.settings(folder).model, experiment.model
   if there.kind != here.kind:
     raise ValueError(

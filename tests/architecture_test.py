@@ -24,6 +24,7 @@ DOORS = {
   "pyarrow": {"data"},
   "sentencepiece": {"tokenizers"},
   "tokenizers": {"tokenizers"},
+  "safetensors": {"interop"},
   "absl": {"config", "cli", "command_flags"},
   "rich": {"reporting"},
   "tensorboardX": {"reporting"},

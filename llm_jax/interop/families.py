@@ -1,0 +1,46 @@
+"""All families, and which of them a folder holds."""
+
+from llm_jax.interop import gpt2, llama
+from llm_jax.interop.family import Family, Keys, Settings
+from llm_jax.interop.folder import Folder
+
+FAMILIES = (llama.FAMILY, gpt2.FAMILY)
+
+
+def of(folder: Folder) -> Family:
+  """The table of a folder; ValueError where there is none for it."""
+  name = folder.architecture
+  for family in FAMILIES:
+    if name in family.architectures:
+      return family
+  known = ", ".join(a for family in FAMILIES for a in family.architectures)
+  raise ValueError(
+    f"{folder.given}: config.json has the architecture {name or 'none'!r};"
+    f" known are {known}"
+  )
+
+
+def settings(folder: Folder) -> Settings:
+  """Our settings of the model in a folder.
+
+  One that tells classes apart has no head for tokens; its tied one stands in.
+
+  Raises:
+    ValueError: an unknown architecture, or a key that is refused.
+  """
+  family = of(folder)
+  keys = Keys(folder.config, folder.given)
+  found = family.settings(keys)
+  if folder.architecture.endswith("ForSequenceClassification"):
+    keys.must("problem_type", None, "regression", "single_label_classification")
+    found |= {"outputs": num_labels(folder), "tied": True}
+  elif not folder.architecture.endswith(("LM", "LMHeadModel")):
+    found["tied"] = True  # no head at all
+  keys.check()
+  return found
+
+
+def num_labels(folder: Folder) -> int:
+  """Classes, or 1: as config.json says, else the shape of what scores."""
+  labels = folder.config.get("id2label")
+  return len(labels) if labels else int(folder.config.get("num_labels", 2))

@@ -1,0 +1,144 @@
+"""A model's folder as the ecosystem writes it: config.json and safetensors.
+
+Tensors are read lazily, slice by slice. Each read opens its file anew: mapped
+pages would count as memory of this process for as long as a file is open.
+"""
+
+from collections.abc import Iterator, Sequence
+import contextlib
+import json
+import pathlib
+from typing import Any, NamedTuple
+
+import numpy as np
+import safetensors
+
+from llm_jax import storage
+
+CONFIG = "config.json"
+ONE, INDEX = "model.safetensors", "model.safetensors.index.json"
+_FLOATS = ("F64", "F32", "F16", "BF16")
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+
+
+class Tensor(NamedTuple):
+  """Where a tensor is, and what it is."""
+
+  file: pathlib.Path
+  name: str  # there
+  shape: tuple[int, ...]
+  dtype: str  # as safetensors names it
+
+
+class Folder:
+  """One model's folder; nothing of it is ever run.
+
+  Args:
+    path: of the folder.
+    given: what named it, for errors: "--init_from=hf:PATH".
+
+  Raises:
+    ValueError: no folder, no config.json, code of its own, or quantised.
+  """
+
+  def __init__(self, path: pathlib.Path, given: str):
+    self.path, self.given = path, given
+    if not path.is_dir():
+      raise ValueError(f"{given}: no such folder")
+    self.config = self.read_json(CONFIG)
+    if not self.config:
+      raise ValueError(f"{given}: holds no {CONFIG}")
+    if "auto_map" in self.config:
+      raise ValueError(
+        f"{given}: its {CONFIG} asks for code of its own (auto_map), and no"
+        " code of a folder is run"
+      )
+    if self.config.get("quantization_config"):
+      raise ValueError(
+        f"{given}: its weights are quantised (quantization_config); give the"
+        " folder that they were made of"
+      )
+
+  @property
+  def architecture(self) -> str:
+    """The first name under `architectures`."""
+    names = self.config.get("architectures") or [""]
+    return str(names[0])
+
+  def read_json(self, name: str) -> dict[str, Any]:
+    """A file's object, {} without the file; ValueError where it is none."""
+    path = self.path / name
+    try:
+      found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+      return {}
+    except (OSError, ValueError) as e:
+      raise ValueError(f"{self.given}: {name} cannot be read ({e})") from e
+    if not isinstance(found, dict):
+      raise ValueError(f"{self.given}: {name} is no object of JSON")
+    return found
+
+  def tensors(self) -> dict[str, Tensor]:
+    """{name: what it is} of every tensor, by the headers of all files.
+
+    Raises:
+      ValueError: no safetensors, a file that is missing, cut short or none of
+        its kind, or one without a tensor that the index says it has.
+    """
+    listed = self.read_json(INDEX).get("weight_map")
+    if listed:
+      names = sorted(set(listed.values()))
+    elif (self.path / ONE).exists():
+      names = [ONE]
+    else:
+      raise ValueError(f"{self.given}: {self._without()}")
+    found: dict[str, Tensor] = {}
+    for name in names:
+      file = self.path / name
+      if not file.is_file() or file.parent != self.path:
+        raise ValueError(f"{self.given}: {INDEX} names {name}, which is absent")
+      with self._opened(file) as f:
+        for key in f.keys():
+          if key in found:
+            raise ValueError(f"{self.given}: {key} is in two files")
+          at = f.get_slice(key)
+          found[key] = Tensor(file, key, tuple(at.get_shape()), at.get_dtype())
+    for name, file_name in (listed or {}).items():
+      if name not in found or found[name].file.name != file_name:
+        raise ValueError(f"{self.given}: {file_name} holds no {name}")
+    return found
+
+  def read(
+    self, tensor: Tensor, index: Sequence[slice] | None = None
+  ) -> np.ndarray:
+    """A tensor, or the part of it that slices name."""
+    if tensor.dtype not in _FLOATS:
+      raise ValueError(
+        f"{self.given}: {tensor.name} is of {tensor.dtype}; read are"
+        f" {', '.join(_FLOATS)}"
+      )
+    with self._opened(tensor.file) as f:
+      at = f.get_slice(tensor.name)
+      return at[tuple(index) if index else ...]
+
+  @contextlib.contextmanager
+  def _opened(self, file: pathlib.Path) -> Iterator[Any]:
+    try:
+      opened = safetensors.safe_open(file, "numpy")
+    except (safetensors.SafetensorError, OSError) as e:
+      raise ValueError(
+        f"{self.given}: {file.name} is no whole safetensors file"
+        f" ({storage.reason(e)})"
+      ) from e
+    with opened as f:
+      yield f
+
+  def _without(self) -> str:
+    """Why there are no tensors to read."""
+    pickles = [p.name for kind in _PICKLES for p in self.path.glob(kind)]
+    if pickles:
+      return (
+        f"holds weights as pickles only ({sorted(pickles)[0]}), which can run"
+        f" code; save it as {ONE}"
+      )
+    return f"holds neither {ONE} nor {INDEX}"

@@ -1,0 +1,193 @@
+"""Tensors of a folder -> our parameters, each device reading its own part."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from llm_jax import trees
+from llm_jax.contracts import Progress
+from llm_jax.interop import lines as lines_lib
+from llm_jax.interop.family import Family
+from llm_jax.interop.folder import Folder, Tensor
+from llm_jax.interop.lines import Line
+
+
+def params(
+  folder: Folder,
+  family: Family,
+  lines: Sequence[Line],
+  abstract: Any,
+  suffixes: Any,
+  progress: Progress,
+  new: Sequence[str] = (),
+) -> Any:
+  """A folder's weights as params; ValueError unless they are just those.
+
+  Of the host's memory no more is used than the params themselves and, besides,
+  the largest part that one device has of a parameter, twice.
+
+  Args:
+    folder: to read.
+    family: its table.
+    lines: of that table, for the model's settings.
+    abstract: params as shapes with shardings and dtypes.
+    suffixes: their dims.
+    progress: shows that it goes on.
+    new: paths of params that the folder may be without; so is the result.
+  """
+  shapes = {path: x for path, x in trees.paths(abstract)}
+  letters = {path: suffix for path, suffix in trees.paths(suffixes)}
+  sizes = _sizes(shapes, letters)
+  found = _named(folder, family, lines)
+  have = [line for line in lines if _first(line, sizes) in found]
+  lines = [line for line in lines if line in have or line.path not in new]
+  check(folder, family, lines, found, sizes, shapes)
+  out: dict[str, Any] = {}
+  for line in progress(lines, total=len(lines), label="reading weights"):
+    leaf = shapes[line.path]
+    read = _reader(folder, found, line, letters[line.path], sizes, leaf.dtype)
+    trees.put(out, line.path, _placed(leaf, read))
+  return out
+
+
+def check(
+  folder: Folder,
+  family: Family,
+  lines: Sequence[Line],
+  found: Mapping[str, Tensor],
+  sizes: Mapping[str, int],
+  shapes: Mapping[str, Any],
+) -> None:
+  """ValueError unless every tensor has one use and every parameter one tensor.
+
+  Args:
+    folder: for errors.
+    family: says which tensors are no weights.
+    lines: of its table.
+    found: all tensors of the folder.
+    sizes: letter -> size.
+    shapes: our parameters, by path.
+  """
+  left, given = dict(found), folder.given
+  unread = set(shapes) - {line.path for line in lines}
+  for line in lines:
+    if line.path not in shapes:
+      raise ValueError(
+        f"{given}: has {_first(line, sizes)}, for which the model has no place"
+      )
+    wanted = line.shape(sizes)
+    for _, name in line.names(sizes):
+      if name not in found:
+        raise ValueError(f"{given}: {name} is missing")
+      if found[name].shape != wanted:
+        raise ValueError(
+          f"{given}: {name} is {list(found[name].shape)}, and by its"
+          f" config.json {list(wanted)}"
+        )
+      left.pop(name, None)
+  for name in left:
+    if not name.endswith(family.extra):
+      if name == "lm_head.weight" and _is_copy(folder, found, lines):
+        continue
+      raise ValueError(f"{given}: {name} is a tensor that nothing reads")
+  optional = {path for path in unread if path == "output_head"}
+  if unread - optional:
+    raise ValueError(f"{given}: nothing says {sorted(unread - optional)[0]}")
+
+
+def _is_copy(
+  folder: Folder, found: Mapping[str, Tensor], lines: Sequence[Line]
+) -> bool:
+  """Whether the head of a tied model is stored twice, alike."""
+  (table,) = (line.name for line in lines if line.path == "embedding")
+  if found["lm_head.weight"].shape != found[table].shape:
+    return False
+  for start in range(0, found[table].shape[0], 4096):
+    rows = [slice(start, start + 4096)]
+    one, two = (
+      folder.read(found[name], rows) for name in ("lm_head.weight", table)
+    )
+    if not np.array_equal(one, two):
+      return False
+  return True
+
+
+def _named(
+  folder: Folder, family: Family, lines: Sequence[Line]
+) -> dict[str, Tensor]:
+  """The tensors, by the names that they have in a model with a head."""
+  found, prefix = folder.tensors(), family.prefix
+  bare = not any(name.startswith(prefix) for name in found)
+  heads = {line.name for line in lines if not line.name.startswith(prefix)}
+  if not bare:
+    return found
+  return {n if n in heads else prefix + n: t for n, t in found.items()}
+
+
+def _first(line: Line, sizes: Mapping[str, int]) -> str:
+  return next(line.names(sizes))[1]
+
+
+def _sizes(
+  shapes: Mapping[str, Any], letters: Mapping[str, str]
+) -> dict[str, int]:
+  """Letter -> size, which all parameters agree on."""
+  out: dict[str, int] = {}
+  for path, leaf in shapes.items():
+    for letter, size in zip(letters[path], leaf.shape, strict=True):
+      assert out.setdefault(letter, size) == size, (path, letter)
+  return out
+
+
+def _reader(
+  folder: Folder,
+  found: Mapping[str, Tensor],
+  line: Line,
+  suffix: str,
+  sizes: Mapping[str, int],
+  dtype: Any,
+) -> Callable[[tuple[slice, ...]], np.ndarray]:
+  """Slices of a parameter -> its values there."""
+
+  def read(index: tuple[slice, ...]) -> np.ndarray:
+    cut = {
+      letter: slice(*part.indices(sizes[letter])[:2])
+      for letter, part in zip(suffix, index, strict=True)
+    }
+    out = np.empty([c.stop - c.start for c in cut.values()], dtype)
+    counted = line.counted
+    wanted, _ = line.where(sizes, cut)
+    for at, name in line.names(sizes):
+      here = zip(counted, at, strict=True)
+      if not all(cut[c].start <= a.start < cut[c].stop for c, a in here):
+        continue
+      tensor = folder.read(found[name], wanted)
+      place = tuple(
+        a.start - cut[c].start for c, a in zip(counted, at, strict=True)
+      )
+      out[place] = lines_lib.ours(line, suffix, sizes, cut, tensor)
+    return out
+
+  return read
+
+
+def _placed(
+  leaf: Any, read: Callable[[tuple[slice, ...]], np.ndarray]
+) -> jax.Array:
+  """A parameter, read by each device of this process for itself."""
+  parts, last = [], None
+  where = leaf.sharding.addressable_devices_indices_map(leaf.shape)
+  for device, index in _alike_together(where.items()):
+    if last is None or last[0] != index:
+      last = index, read(index)
+    parts.append(jax.device_put(last[1], device))
+  return jax.make_array_from_single_device_arrays(
+    leaf.shape, leaf.sharding, parts
+  )
+
+
+def _alike_together(items: Iterable[tuple]) -> list[tuple]:
+  """Devices that hold the same part, one after another."""
+  return sorted(items, key=lambda its: [s.indices(2**62) for s in its[1]])

@@ -1,0 +1,224 @@
+"""Imported models do what transformers does, for every family we have.
+
+The stored numbers are of `tests/goldens/families.py`.
+"""
+
+import contextlib
+import dataclasses
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from llm_jax import axes, importing
+from llm_jax import model as model_lib
+from llm_jax.models.blocks import Block
+from llm_jax.models.config import TransformerConfig
+from llm_jax.models.transformer import Decoder
+from tests.interop import tiny
+
+NAMES = sorted(p.stem for p in tiny.GOLDENS.glob("*.npz"))
+FAMILIES = pytest.mark.parametrize("name", NAMES)
+SAME = lambda items, **_: items
+
+
+@contextlib.contextmanager
+def float64():
+  """In every thread, so that a callback keeps all bits."""
+  jax.config.update("jax_enable_x64", True)
+  try:
+    yield
+  finally:
+    jax.config.update("jax_enable_x64", False)
+
+
+def read(folder, dtype="float64", **own):
+  """A folder's decoder and params, in a dtype, on one device."""
+  given = f"hf:{folder}"
+  shape = importing.model(given, TransformerConfig(dtype=dtype, **own))
+  boxed = jax.eval_shape(model_lib.of_shape(shape).init, jax.random.key(0))
+  place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  abstract = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, dtype, sharding=place),
+    axes.unbox(boxed["params"]),
+  )
+  suffixes = axes.suffixes(boxed["params"])
+  params = importing.params(given, "init_from", shape, abstract, suffixes, SAME)
+  return shape, params
+
+
+def outputs(shape, params, golden):
+  """Logits, and hidden states as transformers lists them."""
+  states = {}
+
+  def watch(next_function, args, kwargs, context):
+    out = next_function(*args, **kwargs)
+    if isinstance(context.module, Block) and context.method_name == "__call__":
+      (x_BTD, _), _ = out
+      jax.debug.callback(
+        lambda layer, x: states.__setitem__(int(layer) + 1, np.asarray(x)),
+        args[1],
+        x_BTD,
+      )
+    return out
+
+  def forward(params, ids_BT, mask_BT, place_BT):
+    with nn.intercept_methods(watch):
+      x_BTD = module.apply(
+        {"params": params}, ids_BT, segment_BT=mask_BT, position_BT=place_BT
+      )
+    kernel = lambda m: m._kernel_DV()
+    head_DV = module.apply({"params": params}, method=kernel)
+    return x_BTD, jnp.einsum("BTD,DV->BTV", x_BTD, head_DV)
+
+  module = Decoder(shape)
+  mask_BT = jnp.asarray(golden["mask_BT"], jnp.int32)
+  place_BT = jnp.maximum(jnp.cumsum(mask_BT, 1) - 1, 0)
+  ids_BT = jnp.asarray(golden["ids_BT"])
+  last, logits = jax.jit(forward)(params, ids_BT, mask_BT, place_BT)
+  jax.effects_barrier()
+  middle = [states[i] for i in range(1, shape.num_layers)]
+  return np.asarray(logits), np.stack([*middle, np.asarray(last)])
+
+
+def largest(name, folder, dtype, **own):
+  """The largest difference of logits, and of each layer's hidden state."""
+  golden = tiny.golden(name)
+  shape, params = read(folder, dtype, **own)
+  logits, hidden = outputs(shape, params, golden)
+  real = golden["mask_BT"].astype(bool)
+  apart = lambda a, b: np.abs(a - b)[..., real, :].max()
+  return max(
+    apart(logits, golden["logits_BTV"]),
+    apart(hidden, golden["hidden_LBTD"][1:]),
+  )
+
+
+@FAMILIES
+def test_logits_and_hidden_states_are_those_of_transformers(name, tmp_path):
+  golden = tiny.golden(name)
+  folder = tiny.write(tmp_path / name, golden["config"], golden["tensors"])
+  with float64():
+    assert largest(name, folder, "float64") < 1e-9
+  assert largest(name, folder, "float32") < 2e-5
+
+
+def _halves_swapped(golden):
+  """Rope's halves, as a conversion from neighbouring pairs gets them wrong."""
+
+  def change(name, x):
+    if not name.endswith(("q_proj.weight", "k_proj.weight")):
+      return x
+    config = golden["config"]
+    heads = config["num_attention_heads"]
+    width = config.get("head_dim") or config["hidden_size"] // heads
+    pairs = x.reshape(-1, width // 2, 2, x.shape[-1])
+    return pairs.swapaxes(1, 2).reshape(x.shape)
+
+  return change
+
+
+def _exchanged(golden):
+  """Queries and keys, of a model where they have one shape."""
+  draw = lambda name, x: tiny.weight(name, x.shape)
+  other = {"q_proj": "k_proj", "k_proj": "q_proj"}
+
+  def change(name, x):
+    for one, two in other.items():
+      if one in name:
+        return draw(name.replace(one, two), x)
+    return x
+
+  return change
+
+
+def _scales_off_by_one(golden):
+  return lambda name, x: x + 1 if "norm" in name else x
+
+
+def _transposed(golden):
+  def change(name, x):
+    square = x.ndim == 2 and x.shape[0] == x.shape[1]
+    return x.T if square else x
+
+  return change
+
+
+MUTANTS = {
+  "halves swapped": ("llama3", _halves_swapped),
+  "q and k exchanged": ("llama2", _exchanged),
+  "norm offset by one": ("qwen3", _scales_off_by_one),
+  "transposed kernel": ("gpt2", _transposed),
+}
+
+
+@pytest.mark.parametrize("mutant", MUTANTS)
+def test_classic_mistakes_are_caught(mutant, tmp_path):
+  name, make = MUTANTS[mutant]
+  golden = tiny.golden(name)
+  folder = tiny.write(
+    tmp_path / name,
+    golden["config"],
+    golden["tensors"],
+    change=make(golden),
+  )
+  assert largest(name, folder, "float32") > 1e-2
+
+
+@pytest.mark.parametrize(
+  ("name", "setting", "value"),
+  [
+    ("mistral", "window", 5),
+    ("mistral", "window", None),
+    ("llama3", "rope_scaling", dataclasses.replace(
+      TransformerConfig().rope_scaling, factor=1.0)),
+    ("llama_mqa", "rope_theta", 10_000.0),
+    ("qwen3_moe", "experts", "normalise"),
+  ],
+)  # fmt: skip
+def test_a_wrong_setting_is_caught(name, setting, value, tmp_path):
+  golden = tiny.golden(name)
+  folder = tiny.write(tmp_path / name, golden["config"], golden["tensors"])
+  shape, params = read(folder, "float32")
+  if value == "normalise":
+    value = dataclasses.replace(shape.experts, normalise=True)
+  shape = dataclasses.replace(shape, **{setting: value})
+  logits, _ = outputs(shape, params, golden)
+  real = golden["mask_BT"].astype(bool)
+  assert np.abs(logits - golden["logits_BTV"])[real].max() > 1e-3
+
+
+@functools.cache
+def _mesh():
+  devices = np.array(jax.devices()).reshape(4, 2)
+  return jax.sharding.Mesh(devices, ("fsdp", "tensor"))
+
+
+@pytest.mark.parametrize("name", ["llama3", "mixtral", "gpt2"])
+def test_each_device_reads_its_part_and_all_is_there(name, tmp_path):
+  golden = tiny.golden(name)
+  folder = tiny.write(
+    tmp_path / name,
+    golden["config"],
+    golden["tensors"],
+    dtype=np.float32,
+    files=3,
+  )
+  given = f"hf:{folder}"
+  shape, whole = read(folder, "float32")
+  boxed = jax.eval_shape(model_lib.of_shape(shape).init, jax.random.key(0))
+  boxed = boxed["params"]
+  placed = jax.tree.map(
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+    axes.unbox(boxed),
+    axes.shardings(boxed, _mesh()),
+  )
+  cut = importing.params(
+    given, "init_from", shape, placed, axes.suffixes(boxed), SAME
+  )
+  jax.tree.map(np.testing.assert_array_equal, cut, whole)
+  same = jax.tree.map(lambda x, s: x.sharding == s.sharding, cut, placed)
+  assert all(jax.tree.leaves(same))

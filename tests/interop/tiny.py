@@ -1,0 +1,66 @@
+"""Tiny folders of other people's models, made again from a seed.
+
+Needs neither torch nor transformers: `tests/goldens/families.py`, which does,
+makes the very same weights by `weight`.
+"""
+
+import json
+import pathlib
+import zlib
+
+import numpy as np
+from safetensors.numpy import save_file
+
+GOLDENS = pathlib.Path(__file__).parent.parent / "goldens" / "families"
+
+
+def weight(name, shape, seed=0):
+  """A tensor drawn from its name: scales about 1, all else about 0."""
+  key = zlib.crc32(name.encode())
+  rng = np.random.default_rng([seed, key])
+  draw = rng.normal(size=shape)
+  if len(shape) > 1:
+    return draw * 0.7 / np.sqrt(min(shape[-2:]))
+  is_scale = name.endswith("weight") and ("norm" in name or "ln_" in name)
+  return 0.3 * draw + (1.0 if is_scale else 0.0)
+
+
+def golden(name):
+  """What transformers says of a model, with its config.json and its tensors."""
+  with np.load(GOLDENS / f"{name}.npz") as found:
+    out = dict(found)
+  out["config"] = json.loads(str(out["config"]))
+  out["tensors"] = json.loads(str(out["tensors"]))
+  return out
+
+
+def write(folder, config, tensors, dtype=np.float64, files=1, change=None):
+  """Writes config.json and safetensors; returns the path.
+
+  Args:
+    folder: that is made.
+    config: of config.json.
+    tensors: [(name, shape)].
+    dtype: of the tensors.
+    files: over how many they are spread, with an index where several.
+    change: (name, tensor) -> tensor.
+  """
+  folder.mkdir(parents=True, exist_ok=True)
+  (folder / "config.json").write_text(json.dumps(config))
+  change = change or (lambda name, x: x)
+  arrays = {
+    name: np.ascontiguousarray(change(name, weight(name, shape)).astype(dtype))
+    for name, shape in tensors
+  }
+  if files == 1:
+    save_file(arrays, folder / "model.safetensors")
+    return folder
+  listed = {}
+  for i in range(files):
+    name = f"model-{i + 1:05}-of-{files:05}.safetensors"
+    part = dict(list(arrays.items())[i::files])
+    save_file(part, folder / name)
+    listed |= dict.fromkeys(part, name)
+  index = {"metadata": {}, "weight_map": listed}
+  (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+  return folder
