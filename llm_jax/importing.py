@@ -15,6 +15,7 @@ from llm_jax.contracts import Progress
 from llm_jax.interop import families, reading
 from llm_jax.interop.folder import Folder
 from llm_jax.models.config import TransformerConfig
+from llm_jax.models.shape import Shape
 
 PREFIX = "hf:"
 # Settings of a model that change how it is computed or trained, not what its
@@ -43,7 +44,7 @@ def path(given: str, flag: str = "init_from") -> pathlib.Path:
 
 
 def model(
-  given: str, own: TransformerConfig, fixed: Collection[str] = ()
+  given: str, own: Shape, fixed: Collection[str] = ()
 ) -> TransformerConfig:
   """The model that a folder holds, computed as an experiment says.
 
@@ -56,6 +57,10 @@ def model(
     ValueError: no model that is known, or a flag that says something else.
   """
   found = _as_settings(families.settings(folder(given)))
+  if not isinstance(own, TransformerConfig):
+    raise ValueError(
+      f"--init_from={given}: is a {found.kind}, and --model is a {own.kind} one"
+    )
   return adopted(found, own, fixed, f"--init_from={given}")
 
 
@@ -77,7 +82,7 @@ def adopted(
   return out
 
 
-def differing(old: TransformerConfig, new: TransformerConfig) -> str:
+def differing(old: Shape, new: Shape) -> str:
   """In what a model differs from another, in a line; "" where in nothing."""
   changed = config.differences(config.to_json(old), config.to_json(new))
   return ", ".join(f"{name}={its[1]}" for name, its in changed.items())
@@ -86,7 +91,7 @@ def differing(old: TransformerConfig, new: TransformerConfig) -> str:
 def params(
   given: str,
   flag: str,
-  shape: TransformerConfig,
+  shape: Shape,
   abstract: Any,
   suffixes: Any,
   progress: Progress,
@@ -107,6 +112,7 @@ def params(
   """
   where = folder(given, flag)
   said = families.settings(where)
+  assert isinstance(shape, TransformerConfig)  # `model` has seen to it
   there = adopted(_as_settings(said), shape, (), where.given)
   if there != shape:
     raise ValueError(

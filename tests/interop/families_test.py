@@ -70,9 +70,9 @@ def outputs(shape, params, golden):
       x_BTD = module.apply(
         {"params": params}, ids_BT, segment_BT=mask_BT, position_BT=place_BT
       )
-    kernel = lambda m: m._kernel_DV()
-    head_DV = module.apply({"params": params}, method=kernel)
-    return x_BTD, jnp.einsum("BTD,DV->BTV", x_BTD, head_DV)
+    x_JD = x_BTD.reshape(-1, shape.embed_dim)
+    logits_JV = module.apply({"params": params}, x_JD, method="logits")
+    return x_BTD, logits_JV.reshape(*ids_BT.shape, -1)
 
   module = Decoder(shape)
   mask_BT = jnp.asarray(golden["mask_BT"], jnp.int32)
