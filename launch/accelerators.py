@@ -24,6 +24,7 @@ class Accelerator(NamedTuple):
 
   kind: str  # --accelerator-type and --tpu-type: v5litepod-16
   hosts: int
+  devices: int
   runtime: str | None  # software version of its VMs; None = has none
 
 
@@ -35,4 +36,4 @@ def of(name: str) -> Accelerator:
     raise ValueError(f"--topology={name}: is no TPU; slurm has GPUs")
   count = int(name.rpartition("-")[2])
   kind = f"{_KINDS.get(family, family)}-{count}"
-  return Accelerator(kind, known.hosts, _RUNTIMES.get(family))
+  return Accelerator(kind, known.hosts, known.devices, _RUNTIMES.get(family))

@@ -2,7 +2,9 @@
 
 import dataclasses
 import difflib
+import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -14,6 +16,7 @@ from launch import (
   gke,
   local,
   queued_resource,
+  rehearsal,
   revision,
   settings,
   slurm,
@@ -38,6 +41,16 @@ def _render_local(given: Settings, words: list[str], revision: str) -> str:
   return local.render(_local(given), command.in_runs(given, words))
 
 
+# The experiment's command line, as the target gives it.
+_WORDS = {
+  "local": command.in_runs,
+  "tpu-vm": command.in_bucket,
+  "queued-resource": command.in_bucket,
+  "gke": command.in_bucket,
+  "slurm": slurm.in_folder,
+}
+
+
 RENDER = {
   "local": _render_local,
   "tpu-vm": tpu_vm.render,
@@ -51,9 +64,18 @@ def main(argv: list[str]) -> int:
   """Prints the script, or with --go runs it; returns its exit code."""
   try:
     return _main(argv)
+  except BrokenPipeError:  # `| head` has read enough
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 1
   except ValueError as e:
     print(f"error: {' '.join(str(e).split())}", file=sys.stderr)
     return 2
+  except OSError as e:
+    where = e.filename or "what it prints"
+    print(f"error: {where}: {e.strerror or e}", file=sys.stderr)
+    return 2
+  except KeyboardInterrupt:
+    return 130
 
 
 def render(
@@ -72,6 +94,11 @@ def render(
   """
   settings.check(given, target)
   command.check(words, root, target)
+  if target == "local":
+    local.check(_local(given))
+  rehearsal.hold(
+    _WORDS[target](given, words), rehearsal.there(given, target), root
+  )
   sent = "" if target == "local" else revision.of(root, given.dirty)
   return RENDER[target](given, words, sent)
 
@@ -83,7 +110,7 @@ def _main(argv: list[str]) -> int:
     ours, words = ours[:at], ours[at + 1 :]
   target, ours = _target(ours)
   if {"--help", "-h"} & set(ours) or not target:
-    print(_manual(target))
+    print(_manual(target), flush=True)
     return 0
   given = _parse(target, [argv[0], *ours])
   root = pathlib.Path(__file__).parent.parent
@@ -99,6 +126,8 @@ def _main(argv: list[str]) -> int:
 
 def run(text: str, root: pathlib.Path) -> int:
   """Runs a script with bash; nothing else."""
+  if shutil.which("bash") is None:
+    raise ValueError("bash is not installed; the script is run by it")
   with tempfile.NamedTemporaryFile("w", suffix=".sh") as file:
     file.write(text)
     file.flush()
@@ -147,6 +176,8 @@ def _parse(target: str, argv: list[str]) -> Settings:
     said = str(e).replace("flag --", "--", 1)
     if ": already defined as " in said:
       said = f"{said.split('=')[0]}: given twice; give it once"
+    if said.startswith("Missing value"):
+      said = f"{said.split()[-1]}: no value given"
     raise ValueError(said) from e
   for name, readers in READ_BY.items():
     if values[name].present and target not in readers:

@@ -2,6 +2,7 @@
 
 import difflib
 import pathlib
+import re
 
 from launch.settings import Settings
 
@@ -56,6 +57,12 @@ def with_folder(words: list[str], folder: str, flag: str) -> list[str]:
     raise ValueError(
       f"{flag}: none given, nor a --workdir after --; the run would be lost"
       " with its machines"
+    )
+  path = given[-1].partition("=")[2] if given else folder
+  if flag != "runs/" and not re.match(r"/|gs://|s3://", path):
+    raise ValueError(
+      f"--workdir={path}: must be a bucket's, or a whole path on a disk that"
+      " outlives the machines"
     )
   ours = [f"--workdir={folder}"] if folder else []
   return [*words, *ours, "--distributed"]

@@ -45,5 +45,6 @@ def render(settings: Settings, words: list[str], revision: str) -> str:
     f"Run {settings.name} on {settings.slices} x {found.kind} of GKE cluster"
     f" {settings.cluster}",
     variables,
+    shell.needs("git", "xpk", "kubectl"),
     shell.body("gke.sh"),
   )

@@ -11,7 +11,7 @@ there() {
   local said
   said=$("${list[@]}" --filter-by-status="$1" --filter-by-job="$name" \
     </dev/null) || {
-    printf '%s\n' "$said" >&2 # XPK says what is wrong there
+    if [[ -n $said ]]; then echo "$said" >&2; fi # what is wrong
     exit 1
   }
   awk -v name="$name" '$1 == name {n++} END {exit !n}' <<<"$said"

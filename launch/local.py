@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import os
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -30,8 +31,11 @@ class Local:
   devices: int = field(
     0,
     "CPU devices that each simulates; 0 = this machine's own: all of them for"
-    " one process, one for each of several",
+    " one process, one GPU, or --gpus, for each of several",
     low=0,
+  )
+  gpus: int = field(
+    1, "of each of several processes, where the machine has GPUs", low=1
   )
   restart: int = field(
     0, "times that the job is started again, where it was lost", low=0
@@ -65,9 +69,47 @@ def environment(settings: Local, index: int) -> dict[str, str]:
     others = [x for x in given.split() if not x.startswith(_DEVICES)]
     mine = " ".join([*others, f"{_DEVICES}={settings.devices}"])
     return {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": mine}
-  if settings.processes > 1:
-    return {"JAX_LOCAL_DEVICE_IDS": str(index)}
+  if (
+    settings.processes > 1
+  ):  # JAX counts those that CUDA_VISIBLE_DEVICES leaves
+    first = index * settings.gpus
+    ids = range(first, first + settings.gpus)
+    return {"JAX_LOCAL_DEVICE_IDS": ",".join(map(str, ids))}
   return {}
+
+
+def check(settings: Local) -> None:
+  """ValueError where processes want other GPUs than there are."""
+  given = f"--gpus={settings.gpus}"
+  if settings.devices:
+    if settings.gpus > 1:
+      raise ValueError(f"{given}: is not read with --devices, which are CPUs")
+    return
+  if settings.processes == 1:
+    if settings.gpus > 1:
+      raise ValueError(f"{given}: is of several --processes; one has all GPUs")
+    return
+  there = _gpus()
+  if not there and settings.gpus > 1:
+    raise ValueError(f"{given}: nvidia-smi knows of no GPU here")
+  if there and settings.processes * settings.gpus > there:
+    raise ValueError(
+      f"--processes={settings.processes} {given}: want"
+      f" {settings.processes * settings.gpus} GPUs, this machine has {there}"
+    )
+
+
+def _gpus() -> int:
+  """GPUs that JAX may see here; 0 where none is known."""
+  seen = os.environ.get("CUDA_VISIBLE_DEVICES")
+  if seen is not None:
+    return len([x for x in seen.split(",") if x.strip() not in ("", "-1")])
+  with contextlib.suppress(OSError, subprocess.SubprocessError):
+    done = subprocess.run(
+      ["nvidia-smi", "-L"], capture_output=True, text=True, timeout=30
+    )
+    return sum(line.startswith("GPU ") for line in done.stdout.splitlines())
+  return 0
 
 
 class _Attempt:
@@ -81,8 +123,9 @@ class _Attempt:
     self._readers: list[threading.Thread] = []
     self.processes: list[subprocess.Popen[bytes]] = []
     for i in range(settings.processes):
+      mine = arguments(settings, command, i, port)
       process = subprocess.Popen(
-        [sys.executable, *arguments(settings, command, i, port)],
+        [*_told_of_the_end(), *(sys.executable, *mine)],
         env=os.environ | environment(settings, i) | {"PYTHONUNBUFFERED": "1"},
         stdout=pipe,
         stderr=pipe,
@@ -197,6 +240,15 @@ def run(settings: Local, command: Sequence[str]) -> int:
   return code
 
 
+def _told_of_the_end() -> list[str]:
+  """What has a process told by SIGTERM where the launcher is killed.
+
+  prctl(2), PR_SET_PDEATHSIG, which execve keeps; elsewhere they go on alone.
+  """
+  found = shutil.which("setpriv") if sys.platform == "linux" else None
+  return [found, "--pdeathsig", "TERM"] if found else []
+
+
 def _ended(code: int) -> str:
   if code <= 128:
     return f"failed with exit code {code}"
@@ -265,14 +317,21 @@ _ANY_PORT = (
 def render(settings: Local, command: Sequence[str]) -> str:
   """The same as text for bash; `run` also numbers the lines they write."""
   index = 10**9 + 7  # no flag has it
+  variables = environment(settings, index)
+  if settings.gpus > 1 and "JAX_LOCAL_DEVICE_IDS" in variables:
+    variables["JAX_LOCAL_DEVICE_IDS"] = "$ids"
   words = [
-    *(f"{k}={v}" for k, v in environment(settings, index).items()),
+    *(f"{k}={v}" for k, v in variables.items()),
     *("python", *arguments(settings, command, index, "$port")),
   ]
   line = " ".join(
-    word if "$port" in word else shlex.quote(word) for word in words
+    word if "$port" in word or "$ids" in word else shlex.quote(word)
+    for word in words
   )
   line = line.replace(str(index), '"$i"').replace("$port", '"$port"')
+  g = settings.gpus
+  ids = f'"$(seq -s, $((i * {g})) $((i * {g} + {g - 1})))"'
+  line = line.replace("=$ids", f"={ids}")
   if settings.processes == 1 and not settings.restart:
     return f"{line}\n"
   return (_SEVERAL if settings.processes > 1 else _ONE).format(

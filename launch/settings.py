@@ -5,6 +5,7 @@ import re
 
 from launch import accelerators
 from llm_jax.config import field
+from llm_jax.sharding.topologies import MOST_SLICES
 
 TARGETS = {
   "local": "processes on this machine",
@@ -19,6 +20,11 @@ _FAR = (*_CLOUD, "slurm")
 # What XPK, Slurm and Google's names of resources all take (RFC 1035, but
 # shorter): xpk/parser/validators.py `name_type`.
 _NAME = re.compile(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?")
+_BUCKET = re.compile(r"[a-z0-9][-_.a-z0-9]{1,61}[a-z0-9](/[-_./A-Za-z0-9]+)?")
+_WORDS = (
+  *("zone", "project", "runtime", "network", "service_account", "cluster"),
+  *("container", "partition", "account"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +34,9 @@ class Settings:
   name: str = field("", "of the run, and of what is made for it")
   go: bool = field(False, "do what is printed; false = print it, do nothing")
   topology: str = field("", "TPU slice: v4-N, v5e-N, v5p-N, v6e-N, tpu7x-N")
-  slices: int = field(1, "slices, joined by the data-center network", low=1)
+  slices: int = field(
+    1, "slices, joined by the data-center network", low=1, high=MOST_SLICES
+  )
   zone: str = field("", "zone of the TPU or cluster, us-east5-a, say")
   project: str | None = field(None, "Google Cloud project; none = gcloud's own")
   bucket: str = field("", "the run's folder is gs://BUCKET/NAME")
@@ -52,27 +60,43 @@ class Settings:
   )
   shared: str = field("", "folder on a disk of all nodes; runs are in it")
   venv: str | None = field(None, "virtual environment on that disk")
-  nodes: int = field(1, "nodes", low=1)
-  gpus_per_node: int = field(8, "GPUs of a node, each with a task", low=1)
-  cpus_per_gpu: int = field(8, "CPU cores of a task", low=1)
+  nodes: int = field(1, "nodes", low=1, high=16384)
+  gpus_per_node: int = field(
+    8, "GPUs of a node, each with a task", low=1, high=64
+  )
+  cpus_per_gpu: int = field(8, "CPU cores of a task", low=1, high=1024)
   partition: str | None = field(None, "Slurm partition; none = the default")
   account: str | None = field(None, "Slurm account; none = the default")
   time: str = field("24:00:00", "limit of one start, as Slurm writes it")
   grace: int = field(
-    60, "seconds to save in, between SIGTERM and the end", low=0
+    60, "seconds to save in, between SIGTERM and the end", low=0, high=86400
   )
   retries: int = field(
-    3, "starts after the first: preempted, killed or failed", low=0
+    3, "starts after the first: preempted, killed or failed", low=0, high=10000
   )
-  pause: int = field(30, "seconds between looks at what is waited for", low=0)
+  pause: int = field(
+    30, "seconds between looks at what is waited for", low=0, high=3600
+  )
   env: tuple[str, ...] = field((), "NAME=VALUE for the processes")
   dirty: bool = field(False, "send uncommitted changes, too")
-  processes: int = field(1, "how many", low=1)
+  processes: int = field(1, "how many", low=1, high=256)
   devices: int = field(
-    0, "CPU devices that each process simulates; 0 = the machine's own", low=0
+    0,
+    "CPU devices that each process simulates; 0 = the machine's own",
+    low=0,
+    high=4096,
+  )
+  gpus: int = field(
+    1,
+    "of each of several processes, where the machine has GPUs",
+    low=1,
+    high=64,
   )
   restart: int = field(
-    0, "starts after the first, of all processes, where one was lost", low=0
+    0,
+    "starts after the first, of all processes, where one was lost",
+    low=0,
+    high=10000,
   )
   port: int = field(
     0, "where the first process is found; 0 = any free one", low=0, high=65535
@@ -112,6 +136,7 @@ READ_BY = {
   "dirty": _FAR,
   "processes": ("local",),
   "devices": ("local",),
+  "gpus": ("local",),
   "restart": ("local",),
   "port": ("local",),
 }
@@ -140,8 +165,8 @@ def check(settings: Settings, target: str) -> None:
       raise ValueError(
         f"--topology={settings.topology}: is had by gke only, not by {target}"
       )
-  if settings.bucket and not re.fullmatch(
-    r"[a-z0-9][-_.a-z0-9]{1,61}[a-z0-9](/[-_./A-Za-z0-9]+)?", settings.bucket
+  if settings.bucket and (
+    ".." in settings.bucket or not _BUCKET.fullmatch(settings.bucket)
   ):
     raise ValueError(
       f"--bucket={settings.bucket}: must be the name of a bucket, or"
@@ -155,9 +180,20 @@ def check(settings: Settings, target: str) -> None:
     )
   if target == "slurm":
     _check_slurm(settings)
+  for name in _WORDS:
+    word = getattr(settings, name)
+    if word is not None and not re.fullmatch(r"[!-~]*", word):
+      raise ValueError(f"--{name}={word}: must be one word of ASCII")
+    if word == "" and target in READ_BY[name]:
+      raise ValueError(f"--{name}=: no value given")
+  given: set[str] = set()
   for pair in settings.env:
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*=[^\n]*", pair):
       raise ValueError(f"--env={pair}: must be NAME=VALUE, between commas")
+    name = pair.partition("=")[0]
+    if name in given:
+      raise ValueError(f"--env={name}: given twice; give it once")
+    given.add(name)
 
 
 def _check_slurm(settings: Settings) -> None:

@@ -18,6 +18,18 @@ def script(about: str, variables: dict[str, Any], *bodies: str) -> str:
   return f"#!/usr/bin/env bash\n# {about}\n(\nset -euo pipefail\n\n{text})\n"
 
 
+def needs(*programs: str) -> str:
+  """Lines that end a script, code 2, where this machine lacks a program."""
+  return f"""\
+for program in {" ".join(programs)}; do
+  if ! command -v "$program" >/dev/null; then
+    echo "launch: $program is not installed here; nothing was done" >&2
+    exit 2
+  fi
+done
+"""
+
+
 def assignments(variables: dict[str, Any]) -> str:
   """name=value lines; a list becomes an array."""
   lines = []

@@ -15,7 +15,7 @@ from launch.settings import Settings
 
 def render(settings: Settings, words: list[str], revision: str) -> str:
   """The script."""
-  folder = f"{settings.shared.rstrip('/')}/{settings.name}"
+  folder = _folder(settings)
   variables = {
     "name": settings.name,
     "revision": revision,
@@ -28,9 +28,19 @@ def render(settings: Settings, words: list[str], revision: str) -> str:
     f"Run {settings.name} on {settings.nodes} x {settings.gpus_per_node} GPUs"
     " of a Slurm cluster",
     variables,
+    shell.needs("git", "sbatch", "squeue"),
     f"job_script() {{\n{function}}}\n",
     shell.body("slurm.sh"),
   )
+
+
+def in_folder(settings: Settings, words: list[str]) -> list[str]:
+  """The experiment's command line, with the run's folder."""
+  return command.with_folder(words, f"{_folder(settings)}/run", "--shared")
+
+
+def _folder(settings: Settings) -> str:
+  return f"{settings.shared.rstrip('/')}/{settings.name}"
 
 
 def _job(
@@ -70,7 +80,7 @@ def _job(
     python = "python"
   else:
     srun.append(f"--chdir={code}")
-  words = command.with_folder(words, f"{folder}/run", "--shared")
+  words = in_folder(settings, words)
   variables = {
     "revision": revision,
     "folder": folder,

@@ -14,8 +14,10 @@ jobs_of_run() {
 same() { sed "s/[0-9a-f]\{40\}//g"; }
 
 cd "$(git rev-parse --show-toplevel)"
-mkdir -p "$folder"
-: >>"$folder/log"
+if ! mkdir -p "$folder" || ! : >>"$folder/log"; then
+  say "--shared: $folder cannot be written from here; nothing was done"
+  exit 2
+fi
 line=$(($(wc -l <"$folder/log") + 1)) # what is written from now on is shown
 found=$(jobs_of_run)
 if [[ -n $found ]]; then

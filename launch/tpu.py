@@ -52,6 +52,7 @@ def script(
   return shell.script(
     f"Run {settings.name} on {slices} x {found.kind}",
     variables,
+    shell.needs("git", "gcloud"),
     f"host_script() {{\n{function}}}\n",
     shell.body("tpu.sh"),
   )

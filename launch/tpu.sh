@@ -143,6 +143,11 @@ cd "$(git rev-parse --show-toplevel)"
 git archive --format=tar.gz --output="$scratch/llm_jax-$name.tar.gz" "$revision"
 host_script >"$scratch/llm_jax-$name.sh"
 
+# A project, zone or permission that is wrong now is wrong the next time, too.
+if ! look; then
+  say "gcloud cannot say what $name is, as above; nothing was done"
+  exit 2
+fi
 code=1
 for ((start = 0; start <= retries; start++)); do
   if ((start)); then

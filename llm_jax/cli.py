@@ -218,6 +218,14 @@ def _run_verb(
 ) -> int:
   """Joins the processes, sets the compile cache, and runs the verb."""
   _check_processes(given)
+  if given.check is not None:
+    from llm_jax import checking  # noqa: PLC0415  (it loads JAX)
+
+    checking.check(experiment, verb, given.check)
+    if verb == "train":
+      _check_tokenizer(experiment, given)
+      _with_judge(experiment, given, verb)
+    return 0
   host.keep_memory()
   import jax  # noqa: PLC0415  (a bad flag is told before JAX is loaded)
 

@@ -31,6 +31,7 @@ READ_BY = {
   "slices": ("plan",),
   "search": ("plan",),
   "compile": ("plan",),
+  "check": tuple(VERBS),
   "distributed": tuple(VERBS),
   "coordinator": tuple(VERBS),
   "num_processes": tuple(VERBS),
@@ -90,6 +91,12 @@ _FLAGS: dict[str, tuple[Any, Any, str]] = {
     _BOOL,
     True,
     "compile the step for --topology; --nocompile = by analysis alone",
+  ),
+  "check": (
+    _TEXT,
+    None,
+    "say what is wrong with the flags for so many devices, or SLICESxDEVICES,"
+    " and stop; 0 = not known",
   ),
   "distributed": (
     _BOOL,

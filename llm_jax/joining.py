@@ -165,8 +165,9 @@ def leave(code: int) -> NoReturn:
   wait for those that wait for it. Where the first ends, JAX aborts the others:
   it goes last.
   """
-  sys.stdout.flush()
-  sys.stderr.flush()
+  for stream in (sys.stdout, sys.stderr):
+    with contextlib.suppress(OSError):  # who read it is gone
+      stream.flush()
   if code in (0, 143) or not _joined:
     sys.exit(code)
   end = threading.Thread(target=jax.distributed.shutdown, daemon=True)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import Mesh
 
-from llm_jax import abstract, cuts, planning, roofline, weights
+from llm_jax import abstract, checking, cuts, planning, roofline, weights
 from llm_jax import model as model_lib
 from llm_jax.experiment import Experiment
 from llm_jax.models import sizing
@@ -105,12 +105,7 @@ def make(
   names = dict(zip(mesh_lib.NAMES, sizes, strict=True))
   cuts.check(e, names)
   compile_it = compile_it and bool(topology.compiler)
-  over = e.mesh.slices.over(sizes)
-  if math.prod(over) != topology.slices:
-    raise ValueError(
-      f"--slices={topology.slices}: the mesh lies over {math.prod(over)}; say"
-      f" along which axis, as in --mesh.slices.data={topology.slices}"
-    )
+  checking.lie(e.mesh, sizes, topology.slices)
   mesh: Any = mesh_lib.described(sizes)
   if compile_it:
     mesh = mesh_lib.make(e.mesh, compiling.devices(topology))
@@ -197,21 +192,7 @@ def hosts_along(mesh: Mapping[str, int], a_host: int) -> dict[str, int]:
 def _sizes(shape: mesh_lib.MeshShape, topology: Topology) -> tuple[int, ...]:
   """Of each axis; ValueError where they are not all devices there are."""
   total = topology.total
-  given = {n: getattr(shape, n) for n in mesh_lib.NAMES}
-  asked = " ".join(f"--mesh.{n}={s}" for n, s in given.items() if s != 1)
-  valid = ", ".join(str(n) for n in range(1, total + 1) if total % n == 0)
-  try:
-    sizes = shape.sizes(total)
-  except ValueError:
-    sizes = ()
-  if math.prod(sizes) != total:
-    where = f"{topology.name} has {total} devices"
-    if topology.slices > 1:
-      where = (
-        f"{topology.slices} slices of {topology.name} have {total} devices"
-      )
-    raise ValueError(
-      f"{asked or '--mesh'}: {where}, and the product of sizes must be that;"
-      f" sizes may be {valid}, one of them -1 = the rest"
-    )
-  return sizes
+  where = f"{topology.name} has {total} devices"
+  if topology.slices > 1:
+    where = f"{topology.slices} slices of {topology.name} have {total} devices"
+  return checking.fill(shape, total, where)

@@ -14,13 +14,22 @@ from rich.table import Column
 
 QUIET = 10.0  # seconds between lines where there is no terminal
 
-_console = Console(stderr=True)
+
+class _Console(Console):
+  """Who does not listen any more must not cost what is still to be saved."""
+
+  def on_broken_pipe(self) -> None:
+    self.quiet = True  # Rich would end the program
+
+
+_console = _Console(stderr=True)
 
 
 def say(line: str) -> None:
   """One line for people, on stderr, from the first process."""
   if jax.process_index() == 0:
-    _console.print(line, markup=False, highlight=False, soft_wrap=True)
+    with contextlib.suppress(OSError):  # nobody listens
+      _console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def progress(
@@ -122,7 +131,8 @@ class _Bar:
       took = time.monotonic() - self._start
       words = (f"{self._label}:", self._count(), self.note)
       line = " ".join(w for w in words if w)
-      print(f"{line} ({took:.0f} s so far)", file=sys.stderr, flush=True)
+      with contextlib.suppress(OSError):
+        print(f"{line} ({took:.0f} s so far)", file=sys.stderr, flush=True)
 
 
 class TrainingBar:

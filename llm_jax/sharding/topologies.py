@@ -76,6 +76,9 @@ _CUBES = {
 }
 
 
+MOST_SLICES = 1024
+
+
 class Topology(NamedTuple):
   """Slices of one kind, as the compiler and the roofline know them."""
 
@@ -116,8 +119,10 @@ def of(name: str, slices: int = 1) -> Topology:
     raise ValueError(_unknown(name, None))
   assert family is not None
   count, chip = int(found[2]), CHIPS[family]
-  if slices < 1:
-    raise ValueError(f"--slices={slices}: must be 1 or more")
+  if not 1 <= slices <= MOST_SLICES:
+    raise ValueError(
+      f"--slices={slices}: must be 1 or more, and at most {MOST_SLICES}"
+    )
   if count not in _counts(family):
     raise ValueError(_unknown(name, family))
   if not chip.dims:

@@ -1,5 +1,6 @@
 """Flags: which target reads which, what is refused, what a dry run does."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -9,7 +10,7 @@ import sys
 
 import pytest
 
-from launch import accelerators, cli, revision, settings
+from launch import accelerators, cli, rehearsal, revision, settings
 from launch.settings import READ_BY, Settings, TARGETS
 from tests.launch import cases
 from tests.launch.running import Machine
@@ -43,7 +44,7 @@ def refused(capsys, text):
     ("--topology=tpu7x-128", "is had by gke only, not by tpu-vm"),
     ("--bucket=gs://b", "--bucket=gs://b: must be the name of a bucket"),
     ("--bucket=", "--bucket: none given, nor a --workdir after --"),
-    ("--retries=-1", "--retries=-1: must be a whole number, at least 0"),
+    ("--retries=-1", "--retries=-1: must be a whole number, from 0 to 10000"),
     ("--spot --reserved", "--spot and --reserved: give one of them"),
     ("--env=A", "--env=A: must be NAME=VALUE"),
     (
@@ -55,6 +56,11 @@ def refused(capsys, text):
     ("--topolgy=v4-8", "unknown flag --topolgy; did you mean --topology?"),
     ("--zone=a --zone=b", "--zone: given twice"),
     ("b", "unexpected 'b'"),
+    ("--project=", "--project=: no value given"),
+    ("--bucket=a..b", "--bucket=a..b: must be the name of a bucket"),
+    ("--bucket=bucket/../other", "must be the name of a bucket"),
+    ("--retries=99999999999", "must be a whole number, from 0 to 10000"),
+    ("--env=A=1,B=2,A=3", "--env=A: given twice"),
   ],
 )
 def test_wrong(given, said, capsys):
@@ -79,6 +85,9 @@ def test_wrong(given, said, capsys):
       "experiments.grpo_tiny_stdlib train --coordinator=a:1",
       "--coordinator: is given by tpu-vm; leave it out",
     ),
+    # What the experiment itself says, of its flags and of those machines.
+    ("experiments.grpo_tiny_stdlib train --step=2", "did you mean --steps?"),
+    ("experiments.grpo_tiny_stdlib train --mesh.fsdp=3", "are 8 devices, and"),
     (
       "experiments.grpo_tiny_stdlib train --workdir=gs://a/b",
       "--workdir: is given by --bucket and --name; leave one out",
@@ -109,6 +118,7 @@ def test_wrong_words(words, said, capsys):
       f"slurm --name=a --shared=/a --venv=/v --partition=a;b {RUN}",
       "--partition=a;b: must be a name",
     ),
+    (f"tpu-vm --retries {RUN}", "--retries: no value given"),
     (f"local --dirty {RUN}", "--dirty: read by tpu-vm, queued-resource, gke"),
   ],
 )
@@ -145,6 +155,7 @@ OTHER = {
   "devices": 4,
   "restart": 5,
   "port": 6789,
+  "gpus": 2,
 }
 
 
@@ -159,12 +170,25 @@ def test_every_setting_is_read_by_whom_it_says(target):
     changed = dataclasses.replace(given, **{name: value})
     if target == "slurm" and name == "container":
       changed = dataclasses.replace(changed, venv=None)
+    if name == "gpus":  # CPUs are simulated without
+      changed = dataclasses.replace(changed, devices=0)
     if name == "spot":
       changed = dataclasses.replace(changed, reserved=False)
     if name == "reserved" and given.reserved:
       changed = dataclasses.replace(given, reserved=False)
     text = cli.RENDER[target](changed, words, cases.REVISION)
     assert (text != before) == (target in readers), name
+
+
+@pytest.mark.parametrize("name", ["zone", "network", "cluster", "container"])
+@pytest.mark.parametrize(
+  "word", ["a b", "a\nb", "\N{LATIN SMALL LETTER A WITH ACUTE}"]
+)
+def test_words_are_words(name, word):
+  _, given, _ = cases.CASES["gke"]
+  changed = dataclasses.replace(given, **{name: word})
+  with pytest.raises(ValueError, match=f"(?s)--{name}=.*: must be one word"):
+    settings.check(changed, "gke")
 
 
 def test_every_setting_is_one_of_some_target():
@@ -199,6 +223,7 @@ def test_a_dry_run_prints_the_script_and_does_nothing(capsys, monkeypatch):
 
 def test_go_runs_that_script_and_hands_its_code_on(tmp_path, monkeypatch):
   ran = []
+  monkeypatch.setattr(cli.rehearsal, "hold", lambda *given: None)
   monkeypatch.setattr(revision, "of", lambda root, dirty: cases.REVISION)
   monkeypatch.setattr(cli, "run", lambda text, root: ran.append(text) or 143)
   target, given, words = cases.CASES["tpu-vm"]
@@ -304,6 +329,53 @@ def test_no_repository(tmp_path):
 )
 def test_hosts_of_a_slice(name, kind, hosts):
   assert accelerators.of(name)[:2] == (kind, hosts)
+
+
+FAILS = "import sys\nprint('one', file=sys.stderr)\nraise KeyError('two')\n"
+
+
+def test_an_experiment_that_does_not_load_here_is_not_sent(tmp_path):
+  (tmp_path / "fails.py").write_text(FAILS)
+  with pytest.raises(
+    ValueError, match="^fails: does not begin.*KeyError: 'two"
+  ):
+    rehearsal.hold(["fails", "train"], "0", tmp_path)
+
+
+@pytest.mark.parametrize(
+  "case,there",
+  [
+    ("local", "8"),
+    ("tpu-vm", "1x8"),
+    ("queued-resource-slices", "2x8"),
+    ("gke-slices", "4x128"),
+    ("slurm-container", "64"),
+  ],
+)
+def test_it_is_asked_about_the_machines_it_will_have(case, there):
+  target, given, _ = cases.CASES[case]
+  assert rehearsal.there(given, target) == there
+  one = Settings(processes=1)
+  assert rehearsal.there(one, "local") == "0"  # whatever this machine has
+
+
+def test_output_that_cannot_be_written_is_told(capsys):
+  with open("/dev/full", "w") as full, contextlib.redirect_stdout(full):
+    assert cli.main(["launch", "--help"]) == 2
+    with contextlib.suppress(OSError):
+      full.close()
+  said = capsys.readouterr().err
+  assert said == "error: what it prints: No space left on device\n"
+
+
+def test_a_reader_that_has_read_enough_is_no_error():
+  done = subprocess.run(
+    ["bash", "-c", f"{sys.executable} -m launch gke --help | true"],
+    cwd=cases.ROOT,
+    capture_output=True,
+    text=True,
+  )
+  assert done.stderr == ""
 
 
 def test_the_fields_of_local_are_settings():

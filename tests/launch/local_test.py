@@ -163,6 +163,68 @@ def test_mutant_a_launcher_that_forgets_the_others_leaves_them(home):
   assert before == {n: signal.getsignal(n) for n in before}
 
 
+def test_a_launcher_that_is_killed_takes_them_with_it(home):
+  if not local._told_of_the_end():
+    pytest.skip("there is no setpriv")
+  # They wait to be told; one that writes then has nobody who reads.
+  code, lines = told(home, "wait", signal.SIGKILL)
+  assert code == -signal.SIGKILL and len(lines) >= 3
+  end = time.monotonic() + 10
+  while alive(home):
+    assert time.monotonic() < end
+    time.sleep(0.05)
+
+
+def test_gpus_are_shared_out(monkeypatch):
+  ids = lambda given, i: local.environment(given, i)["JAX_LOCAL_DEVICE_IDS"]
+  two = local.Local(processes=2, gpus=4)
+  assert [ids(two, i) for i in (0, 1)] == ["0,1,2,3", "4,5,6,7"]
+  one = local.Local(processes=4)
+  assert [ids(one, i) for i in range(4)] == ["0", "1", "2", "3"]
+  assert local.environment(local.Local(), 0) == {}
+  # The text for bash says the same.
+  text = local.render(two, ["experiments.a", "train"])
+  line = text.split("JAX_LOCAL_DEVICE_IDS=")[1].split(" python")[0]
+  for i in (0, 1):
+    done = subprocess.run(
+      ["bash", "-c", f"i={i}; echo {line}"], capture_output=True, text=True
+    )
+    assert done.stdout.strip() == ids(two, i)
+
+
+@pytest.mark.parametrize(
+  "given,seen,said",
+  [
+    (local.Local(processes=2, gpus=4), 8, None),
+    (local.Local(processes=4), 4, None),
+    (local.Local(processes=4), 0, None),  # a CPU
+    (local.Local(), 1, None),
+    (local.Local(processes=4), 2, "want 4 GPUs, this machine has 2"),
+    (local.Local(processes=3, gpus=4), 8, "want 12 GPUs, this machine has 8"),
+    (local.Local(processes=2, gpus=4), 0, "nvidia-smi knows of no GPU here"),
+    (local.Local(gpus=4), 8, "is of several --processes"),
+    (local.Local(processes=2, devices=2, gpus=2), 8, "is not read with --dev"),
+  ],
+)
+@pytest.mark.parametrize("by", ["variable", "nvidia-smi"])
+def test_gpus_that_are_not_there(given, seen, said, by, tmp_path, monkeypatch):
+  listed = "".join(f"GPU {i}: NVIDIA (UUID: {i})\n" for i in range(seen))
+  fake = tmp_path / "nvidia-smi"
+  fake.write_text(f"#!/usr/bin/env bash\nprintf '{listed}'\n")
+  fake.chmod(0o755)
+  monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+  monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+  if by == "variable":
+    fake.write_text("exit 1\n")
+    ids = ",".join(map(str, range(seen)))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", ids)
+  if said is None:
+    local.check(given)
+  else:
+    with pytest.raises(ValueError, match=said):
+      local.check(given)
+
+
 def script(home, plan, **settings):
   """Exit code of the text, as bash runs it."""
   text = local.render(local.Local(grace=0.5, **settings), words(home, plan))

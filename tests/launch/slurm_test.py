@@ -81,6 +81,14 @@ def test_the_container_has_the_disk_and_the_code(machine, given):
   assert f"--container-workdir={workdir}" in line
 
 
+def test_a_disk_that_is_not_there_is_named(machine, given):
+  given = dataclasses.replace(given, shared="/proc/none")
+  code, said = machine.run(machine.script("slurm", given))
+  assert code == 2
+  assert "--shared: /proc/none/run-1 cannot be written from here" in said
+  assert machine.calls("sbatch") == []
+
+
 def test_a_name_used_twice(machine, given):
   machine.says(outcomes="hang")
   script = machine.script("slurm", given)

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -10,6 +11,7 @@ import time
 import pytest
 
 from launch.settings import Settings
+from tests.launch import cases
 from tests.launch.running import Machine
 
 GIVEN = Settings(
@@ -35,7 +37,7 @@ def test_made_run_on_all_hosts_and_deleted(machine):
   assert "--steps=3 --workdir=gs://my-bucket/run-1 --distributed" in said
   assert "start 1 of host 1" not in said  # one log is shown
   assert [c.split()[4] for c in machine.calls("^gcloud")] == (
-    ["describe", "create", "describe", "scp"]
+    ["describe", "describe", "create", "describe", "scp"]
     + ["ssh"] * 6  # state, install, start, follow, ended, follow
     + ["describe", "delete"]
   )
@@ -174,9 +176,33 @@ def test_what_gcloud_cannot_say_is_not_taken_for_nothing(machine):
   machine.says(broken="")
   given = dataclasses.replace(GIVEN, retries=1)
   code, said = machine.run(machine.script("tpu-vm", given))
-  assert code == 1
-  assert "PERMISSION_DENIED" in said
-  assert machine.calls("create") == []
+  assert code == 2
+  assert "PERMISSION_DENIED" in said and "nothing was done" in said
+  assert len(machine.calls()) == 1  # the next time it would say the same
+
+
+@pytest.mark.parametrize(
+  "target,program",
+  [
+    ("tpu-vm", "gcloud"),
+    ("queued-resource", "gcloud"),
+    ("gke", "xpk"),
+    ("slurm", "sbatch"),
+  ],
+)
+def test_a_program_that_is_missing_is_named(target, program, machine, tmp_path):
+  for name in ("bash", "git"):
+    (tmp_path / name).symlink_to(shutil.which(name))
+  _, given, _ = cases.CASES[target]
+  done = subprocess.run(
+    ["bash", "-c", machine.script(target, given)],
+    cwd=machine.repository,
+    env={"PATH": str(tmp_path)},
+    capture_output=True,
+    text=True,
+  )
+  said = f"launch: {program} is not installed here; nothing was done\n"
+  assert (done.returncode, done.stderr) == (2, said)
 
 
 def test_a_state_that_only_a_person_mends(machine):

@@ -35,6 +35,13 @@ command=(
   --distributed
 )
 
+for program in git xpk kubectl; do
+  if ! command -v "$program" >/dev/null; then
+    echo "launch: $program is not installed here; nothing was done" >&2
+    exit 2
+  fi
+done
+
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 
@@ -48,7 +55,7 @@ there() {
   local said
   said=$("${list[@]}" --filter-by-status="$1" --filter-by-job="$name" \
     </dev/null) || {
-    printf '%s\n' "$said" >&2 # XPK says what is wrong there
+    if [[ -n $said ]]; then echo "$said" >&2; fi # what is wrong
     exit 1
   }
   awk -v name="$name" '$1 == name {n++} END {exit !n}' <<<"$said"

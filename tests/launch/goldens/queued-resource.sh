@@ -46,6 +46,13 @@ where=(--zone=us-east5-a --quiet)
 all=(--node=all --worker=all)
 first=(--node=0 --worker=0)
 
+for program in git gcloud; do
+  if ! command -v "$program" >/dev/null; then
+    echo "launch: $program is not installed here; nothing was done" >&2
+    exit 2
+  fi
+done
+
 host_script() {
 cat <<'HOST'
 #!/usr/bin/env bash
@@ -319,6 +326,11 @@ cd "$(git rev-parse --show-toplevel)"
 git archive --format=tar.gz --output="$scratch/llm_jax-$name.tar.gz" "$revision"
 host_script >"$scratch/llm_jax-$name.sh"
 
+# A project, zone or permission that is wrong now is wrong the next time, too.
+if ! look; then
+  say "gcloud cannot say what $name is, as above; nothing was done"
+  exit 2
+fi
 code=1
 for ((start = 0; start <= retries; start++)); do
   if ((start)); then

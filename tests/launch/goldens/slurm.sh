@@ -8,6 +8,13 @@ revision=0123456789abcdef0123456789abcdef01234567
 folder=/data/runs/run-1
 pause=30
 
+for program in git sbatch squeue; do
+  if ! command -v "$program" >/dev/null; then
+    echo "launch: $program is not installed here; nothing was done" >&2
+    exit 2
+  fi
+done
+
 job_script() {
 cat <<'JOB'
 #!/usr/bin/env bash
@@ -72,8 +79,10 @@ jobs_of_run() {
 same() { sed "s/[0-9a-f]\{40\}//g"; }
 
 cd "$(git rev-parse --show-toplevel)"
-mkdir -p "$folder"
-: >>"$folder/log"
+if ! mkdir -p "$folder" || ! : >>"$folder/log"; then
+  say "--shared: $folder cannot be written from here; nothing was done"
+  exit 2
+fi
 line=$(($(wc -l <"$folder/log") + 1)) # what is written from now on is shown
 found=$(jobs_of_run)
 if [[ -n $found ]]; then
