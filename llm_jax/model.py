@@ -49,7 +49,7 @@ class _Kind(NamedTuple):
   by_layer: Callable[[Any, Any], Any] | None = None
 
 
-_KINDS: dict[type[Shape], _Kind] = {
+KINDS: dict[type[Shape], _Kind] = {
   TransformerConfig: _Kind(
     transformer.Decoder,
     cache.OF_ROWS,
@@ -91,7 +91,7 @@ def expected_shape(experiment: Experiment) -> Shape:
 
 def of_shape(shape: Shape) -> Model:
   """The pure functions of a model of this shape."""
-  kind = _KINDS[type(shape)]
+  kind = KINDS[type(shape)]
   module = kind.module(shape)
   # The same parameters, compiled sooner.
   looped = kind.module(dataclasses.replace(shape, unroll=1))

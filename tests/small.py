@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from llm_jax import axes, trees
-from llm_jax.models import transformer
+from llm_jax import model as model_lib
 from llm_jax.models.config import Experts, TransformerConfig
+from llm_jax.models.recurrent_config import RecurrentConfig
 
 DIMS = chex.Dimensions(B=8, T=12, V=16, D=16)
 
@@ -56,8 +57,22 @@ SHAPES = {
   ),
 }
 
+RECURRENT = {
+  "lstm": RecurrentConfig(
+    num_layers=2, embed_dim=DIMS.D, vocab_size=DIMS.V, max_length=32
+  ),
+  "gru": RecurrentConfig(
+    num_layers=2,
+    embed_dim=DIMS.D,
+    vocab_size=DIMS.V,
+    max_length=32,
+    cell="gru",
+    tied=False,
+  ),
+}
 
-def build(config=CONFIG, seed=0, of=transformer.Decoder):
+
+def build(config=CONFIG, seed=0):
   """(model, variables); float64 where x64 is on.
 
   Drawn by numpy, which compiles nothing; norms and biases are moved away from
@@ -66,7 +81,7 @@ def build(config=CONFIG, seed=0, of=transformer.Decoder):
   wide = jax.config.jax_enable_x64
   if wide:
     config = dataclasses.replace(config, dtype="float64")
-  model = of(config)
+  model = model_lib.KINDS[type(config)].module(config)
   shapes = jax.eval_shape(
     model.init, jax.random.key(0), jnp.zeros((1, 4), jnp.int32)
   )

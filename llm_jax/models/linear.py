@@ -61,10 +61,14 @@ class Linear(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
+    return self.shifted(self.product(x))
+
+  def product(self, x: jax.Array) -> jax.Array:
+    """What is linear in x, before outputs are scaled."""
     rows = x.shape[: -self.inputs]
     dims = x.shape[-self.inputs :]
     x = x.reshape(*rows, math.prod(dims))
-    adapter = self._adapter()
+    adapter = self.adapter()
     if "input_scale" in adapter:
       x = x * adapter["input_scale"].reshape(-1)
     kernel = stored(self, self.shape, (*dims, *self.features))
@@ -72,24 +76,23 @@ class Linear(nn.Module):
     y = matmul(x, kernel)
     if "a" in adapter:
       y = self._low_rank(x, kernel, y, adapter)
-    y = y.reshape(*rows, *self.features)
+    return y.reshape(*rows, *self.features)
+
+  def shifted(self, y: jax.Array) -> jax.Array:
+    """Outputs with what is added to them, then scaled."""
+    adapter = self.adapter()
     if self.bias:
-      y += self.added()
+      start = axes.init(self.bias_init, self.shape[self.inputs :])
+      bias: jax.Array = self.param("bias", start, self.features)
+      y += bias.astype(self.dtype)
     if "bias" in adapter:
       y += adapter["bias"]
     if "output_scale" in adapter:
       y = y * adapter["output_scale"]
     return y
 
-  def added(self) -> jax.Array:
-    """The bias; zeros where there is none."""
-    if not self.bias:
-      return jnp.zeros(self.features, self.dtype)
-    start = axes.init(self.bias_init, self.shape[self.inputs :])
-    bias: jax.Array = self.param("bias", start, self.features)
-    return bias.astype(self.dtype)
-
-  def _adapter(self) -> dict[str, jax.Array]:
+  def adapter(self) -> dict[str, jax.Array]:
+    """What collection "adapters" holds for this map."""
     return {
       name: self.get_variable("adapters", name).astype(self.dtype)
       for name in ADAPTER_NAMES

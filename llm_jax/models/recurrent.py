@@ -40,11 +40,11 @@ class Whole(Linear):
 
     Dropout of an adapter leaves out inputs, the same ones at each application.
     """
-    if self._adapter():
-      y = super().__call__(jnp.eye(width + 1, width, dtype=self.dtype))
-      return y[:-1] - y[-1], y[-1]
-    kernel = stored(self, self.shape, (width, *self.features))
-    return kernel, self.added()
+    bias = self.shifted(jnp.zeros(self.features, self.dtype))
+    if not (adapter := self.adapter()):
+      return stored(self, self.shape, (width, *self.features)), bias
+    kernel = self.product(jnp.eye(width, dtype=self.dtype))
+    return kernel * adapter.get("output_scale", 1), bias
 
 
 class Layer(nn.Module):

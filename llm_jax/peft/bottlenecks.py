@@ -6,7 +6,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from llm_jax import axes, keys, trees
+from llm_jax import axes, keys
 from llm_jax.config import field
 from llm_jax.peft.method import Adapters
 from llm_jax.peft.sites import Base
@@ -33,7 +33,7 @@ class Bottlenecks(Adapters):
   width: int = field(16, "R, of the bottleneck", low=1)
 
   def arrays(self, base: Base) -> dict[str, Any]:
-    scale = trees.get(base.params, "blocks/mlp_norm/scale")
+    scale = base.like("blocks/mlp_norm/scale", "Bottlenecks")
     (L, D), R, dtype = scale.shape, self.width, scale.dtype
     out: dict[str, Any] = {}
     for name in _AFTER[self.placement]:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from llm_jax import axes, keys, trees
+from llm_jax import axes, keys
 from llm_jax.config import field
 from llm_jax.peft.method import Adapters
 from llm_jax.peft.sites import Base
@@ -69,7 +69,7 @@ class Prefix(Adapters):
   def arrays(self, base: Base) -> dict[str, Any]:
     out: dict[str, Any] = {}
     for name in ("key", "value"):
-      kernel = trees.get(base.params, f"blocks/attention/{name}/kernel")
+      kernel = base.like(f"blocks/attention/{name}/kernel", "Prefix")
       L, _, K, H = kernel.shape
       new = jax.random.normal(
         keys.stream(base.key, name), (L, self.tokens, K, H), kernel.dtype

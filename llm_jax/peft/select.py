@@ -4,6 +4,7 @@ import dataclasses
 import fnmatch
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from llm_jax import axes, trees
@@ -32,7 +33,7 @@ class Select(Method):
         raise ValueError(
           f"--peft.patterns={pattern}: matches none of {', '.join(every)}"
         )
-    layers = len(trees.get(base.params, "blocks/mlp_norm/scale"))
+    layers = len(jax.tree.leaves(base.params["blocks"])[0])
     if self.last > layers:
       raise ValueError(f"--peft.last={self.last}: the model has {layers}")
     return {}

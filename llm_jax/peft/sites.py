@@ -44,6 +44,15 @@ class Base(NamedTuple):
   key: jax.Array
   encode: Callable[[str], Sequence[int]]
 
+  def like(self, path: str, method: str) -> jax.Array:
+    """A parameter that new ones stand beside; ValueError without it."""
+    found = trees.get(self.params, path)
+    if found is None:
+      raise ValueError(
+        f"--peft ({method}): not for a model without {path.rpartition('/')[0]}"
+      )
+    return found
+
   def sites(self, patterns: Sequence[str], flag: str) -> list[Site]:
     """Maps of the blocks whose name a pattern matches ("attention/*").
 

@@ -12,22 +12,18 @@ import pytest
 from llm_jax import model as model_lib
 from llm_jax import trees
 from llm_jax.models import recurrent, sizing
-from llm_jax.models.recurrent_config import RecurrentConfig
 from llm_jax.ops import recurrence
 from tests import small
 from tests.models import cache_test
 
-CONFIG = RecurrentConfig(
-  num_layers=2,
-  embed_dim=small.DIMS.D,
-  vocab_size=small.DIMS.V,
-  max_length=32,
-)
 SHAPES = {
-  "lstm": CONFIG,
-  "gru": dataclasses.replace(CONFIG, cell="gru", tied=False),
+  **small.RECURRENT,
   "lstm_norm": dataclasses.replace(
-    CONFIG, norm="rms", residual=True, outputs=1, logit_softcap=5.0
+    small.RECURRENT["lstm"],
+    norm="rms",
+    residual=True,
+    outputs=1,
+    logit_softcap=5.0,
   ),
 }
 EVERY = pytest.mark.parametrize("shape", SHAPES)
@@ -38,7 +34,7 @@ def built(shape, prompt=0):
   """(model, variables) in float64, where x64 is on; with a soft prompt."""
   assert jax.config.jax_enable_x64
   config = dataclasses.replace(SHAPES[shape], dtype="float64")
-  model, variables = small.build(config, of=recurrent.Recurrent)
+  model, variables = small.build(config)
   if prompt:
     r = np.random.default_rng(7)
     prompt_XD = r.normal(size=(prompt, small.DIMS.D))
@@ -248,7 +244,7 @@ def test_sizing_counts_the_real_tree(shape):
 
 
 def test_a_forget_gate_begins_open():
-  config = dataclasses.replace(CONFIG, forget_bias=0.7)
+  config = dataclasses.replace(SHAPES["lstm"], forget_bias=0.7)
   params = model_lib.of_shape(config).init(jax.random.key(0))["params"]
   bias_LJA = params["blocks"]["input"]["bias"].value
   want = np.zeros((2, 4, small.DIMS.D))

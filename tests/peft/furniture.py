@@ -48,6 +48,10 @@ METHODS = {
   "special": (LoRA(rank=2, targets=("mlp/up",), special_tokens=3), "same"),
   "special_untied": (IA3(special_tokens=3), "same"),
   "path": (Select(patterns=("*/mlp/up/*", "embedding")), "same"),
+  "lstm": (LoRA(rank=2, dora=True), "same"),
+  "gru": (LoRA(rank=2, dropout=0.5), "nf4"),
+  "gru_ia3": (IA3(outputs=("*",), inputs=("recurrent",)), "same"),
+  "prompt_lstm": (Prompt(tokens=3, init="random"), "same"),
 }
 # What an objective needs to join the matrix: one line.
 OBJECTIVES = {
@@ -65,6 +69,11 @@ MESHES = {"1": (1, 1, 1), "8": (2, 2, 2)}
 SHAPES = {
   "bitfit_of_biases": small.SHAPES["gpt2"],
   "special_untied": small.SHAPES["qwen3"],
+  **{
+    name: small.RECURRENT["gru" if "gru" in name else "lstm"]
+    for name in METHODS
+    if "gru" in name or "lstm" in name
+  },
 }
 SEED = 3
 

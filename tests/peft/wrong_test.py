@@ -8,7 +8,7 @@ from llm_jax import model as model_lib
 from llm_jax.peft.bottlenecks import Bottlenecks
 from llm_jax.peft.ia3 import IA3
 from llm_jax.peft.lora import LoRA
-from llm_jax.peft.prompts import Prompt
+from llm_jax.peft.prompts import Prefix, Prompt
 from llm_jax.peft.select import BitFit, Select
 from llm_jax.peft.sites import Base
 from tests import small
@@ -33,9 +33,21 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("method", "said"), WRONG)
-def test_a_wrong_setting_is_told(method, said):
-  model = model_lib.of_shape(small.CONFIG)
+OF_STATES = [
+  (Prefix(), "--peft (Prefix): not for a model without blocks/attention/key"),
+  (Bottlenecks(), "--peft (Bottlenecks): not for a model without blocks/mlp"),
+  (IA3(), "--peft.outputs=attention/key: matches none of input, recurrent"),
+  (Select(last=3), "--peft.last=3: the model has 2"),
+]
+
+
+@pytest.mark.parametrize(
+  ("method", "said", "config"),
+  [(*its, small.CONFIG) for its in WRONG]
+  + [(*its, small.RECURRENT["lstm"]) for its in OF_STATES],
+)
+def test_a_wrong_setting_is_told(method, said, config):
+  model = model_lib.of_shape(config)
   boxed = jax.eval_shape(model.init, jax.random.key(0))["params"]
   suffixes = axes.suffixes(boxed)
 
