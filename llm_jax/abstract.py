@@ -113,7 +113,7 @@ def _rows(where: DataSettings, size: int) -> dict[str, Any]:
     if packing != "one":
       names |= _APART
   elif isinstance(where, Instructions):
-    names |= _APART | _ASKED
+    names |= _APART if where.source.length else _APART | _ASKED
   elif isinstance(where, Text):
     names |= _of_text(where)
   out = {n: _shape((size, where.length), dtype) for n, dtype in names.items()}

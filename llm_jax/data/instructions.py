@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from llm_jax.config import field
 from llm_jax.contracts import Progress, Share, Tokenizer
 from llm_jax.data import (
+  answer_rows,
   batches,
   chat,
   conversation_tokens,
@@ -21,7 +22,9 @@ from llm_jax.data import (
 from llm_jax.data.conversation import Conversation, from_json, Message
 from llm_jax.data.conversations import Conversations, TFDSConversations
 from llm_jax.data.questions import Questions
+from llm_jax.data.sides import SourceSide
 from llm_jax.data.stdlib_tasks import StdlibTasks
+from llm_jax.data.tokens import Tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +40,7 @@ class Instructions(Questions):
   too_long: Literal["error", "cut", "drop"] = field(
     "error", "what is done with a conversation that is longer than a row"
   )
+  source: SourceSide = SourceSide()
 
   def prepare(self, progress: Progress) -> "Corpus":
     """Reads every source once, or finds it in the cache."""
@@ -82,14 +86,9 @@ class Instructed(questions.Asked):
     template: chat.Template,
   ):
     super().__init__(settings, documents, tokenizer, template)
-    self._by_source, s = by_source, self._settings
-    self._fitted = [
-      {
-        split: conversation_tokens.fit(
-          part.tokens, s.length, s.too_long != "cut"
-        )
-        for split, part in parts.items()
-      }
+    self._by_source = by_source
+    self._fitted: list[dict[str, Any]] = [
+      {split: self._fit(part.tokens) for split, part in parts.items()}
       for parts in by_source
     ]
     self.notes = [note for s in splits.SPLITS if (note := self._note(s))]
@@ -98,20 +97,16 @@ class Instructed(questions.Asked):
     self, split: str, batch_size: int, block: Share = (0, 1)
   ) -> batches.Finite:
     """A whole split of all sources, each conversation once."""
-    s = self._settings
     found = self.tokens(split)
-    fitted = [f[split].pieces for f in self._fitted]
     sizes = [len(parts[split].tokens) for parts in self._by_source]
-    starts = np.cumsum([0, *sizes[:-1]])
-    pieces = packing.Pieces(
-      np.concatenate(
-        [p.start + at for p, at in zip(fitted, starts, strict=True)]
-      ),
-      np.concatenate([p.size for p in fitted]),
-      np.concatenate([p.is_first for p in fitted]),
-    )
-    rows = packing.BestFit(found, s.length, None, pieces, s.packing == "one")
-    return batches.Finite(rows, batch_size, block, widths=s.widths)
+    before = np.cumsum([0, *sizes[:-1]]).tolist()
+    moved = [
+      f[split].pieces.moved(by)
+      for f, by in zip(self._fitted, before, strict=True)
+    ]
+    pieces = type(moved[0])(*map(np.concatenate, zip(*moved, strict=True)))
+    rows = self._made(found, pieces, None)
+    return batches.Finite(rows, batch_size, block, widths=self._settings.widths)
 
   def tokens(self, split: str) -> tokens.Tokens:
     """The token ids of a split of all sources, long conversations whole."""
@@ -119,7 +114,7 @@ class Instructed(questions.Asked):
     return tokens.join([parts[split].tokens for parts in self._by_source])
 
   def _counts(self, split: str) -> list[int]:
-    return [len(f[split].kept) for f in self._fitted]
+    return [len(f[split].pieces.start) for f in self._fitted]
 
   def _empty(self, split: str, remedy: str) -> str:
     if any(f[split].num_long for f in self._fitted):
@@ -137,13 +132,33 @@ class Instructed(questions.Asked):
     return from_json(line)
 
   def _rows(self, source: int, seed: tuple[int, int]) -> packing.Rows:
+    found = self._by_source[source]["train"].tokens
+    return self._made(found, self._fitted[source]["train"].pieces, seed)
+
+  def _fit(
+    self, found: Tokens
+  ) -> conversation_tokens.Fitted | answer_rows.Fitted:
     s = self._settings
-    return packing.BestFit(
-      self._by_source[source]["train"].tokens,
-      s.length,
-      seed,
-      self._fitted[source]["train"].pieces,
-      s.packing == "one",
+    drop = s.too_long != "cut"
+    if s.source.length:
+      return answer_rows.fit(found, s.source.length, s.length, drop)
+    return conversation_tokens.fit(found, s.length, drop)
+
+  def _made(
+    self,
+    found: Tokens,
+    pieces: packing.Pieces | answer_rows.Answers,
+    seed: tuple[int, int] | None,
+  ) -> packing.Rows:
+    """Rows of conversations, or of their answers with sources apart."""
+    s, alone = self._settings, self._settings.packing == "one"
+    if isinstance(pieces, packing.Pieces):
+      return packing.BestFit(found, s.length, seed, pieces, alone)
+    start_id = s.source.start_id(self._tokenizer)
+    lengths = s.source.length, s.length
+    eos_id = self._tokenizer.eos_id
+    return answer_rows.AnswerRows(
+      found, pieces, lengths, start_id, eos_id, seed, alone
     )
 
   def _note(self, split: str) -> str:
@@ -152,6 +167,8 @@ class Instructed(questions.Asked):
     long = sum(f[split].num_long for f in self._fitted)
     if not long:
       return ""
+    if s.source.length:
+      return self._note_apart(split, long)
     lost = sum(f[split].num_lost for f in self._fitted)
     found = [np.diff(parts[split].tokens.offsets) for parts in self._by_source]
     said = (
@@ -164,3 +181,20 @@ class Instructed(questions.Asked):
     if s.too_long == "drop":
       return f"{said}; they are dropped"
     return f"{said}; they are cut, and {lost} with no answer left are dropped"
+
+  def _note_apart(self, split: str, long: int) -> str:
+    """The same of answers whose sources are apart."""
+    s, fitted = self._settings, [f[split] for f in self._fitted]
+    source, target = (max(f.longest[i] for f in fitted) for i in (0, 1))
+    said = (
+      f"--data.source.length={s.source.length} and --data.length={s.length}:"
+      f" {long} of {sum(f.num for f in fitted)} answers of the {split} split or"
+      f" their sources are longer, the longest {target} and {source} tokens"
+    )
+    if s.too_long == "error":
+      raise ValueError(
+        f"{said}; raise them, or set --data.too_long=cut or drop"
+      )
+    if s.too_long == "drop":
+      return f"{said}; they are dropped"
+    return f"{said}; they are cut"

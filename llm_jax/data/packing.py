@@ -119,6 +119,10 @@ class Pieces(NamedTuple):
   size: np.ndarray
   is_first: np.ndarray  # of its document
 
+  def moved(self, by: int) -> "Pieces":
+    """The same, of ids that stand behind `by` others."""
+    return self._replace(start=self.start + by)
+
 
 def cut_up(tokens: Tokens, length: int) -> Pieces:
   """All of every document, the long ones in several pieces."""
