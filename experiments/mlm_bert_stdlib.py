@@ -16,13 +16,17 @@ import dataclasses
 from experiments import pretrain_tiny_stdlib
 from llm_jax import cli
 from llm_jax.data.denoisers import Masked
+from llm_jax.data.stdlib import Stdlib
+from llm_jax.data.text import Text
 from llm_jax.experiment import Samples, Validation
 
 BASE = pretrain_tiny_stdlib.EXPERIMENT
 
 EXPERIMENT = dataclasses.replace(
   BASE,
-  data=dataclasses.replace(BASE.data, corruption=Masked(whole_words=True)),
+  data=Text(
+    sources=(Stdlib("docs"),), length=128, corruption=Masked(whole_words=True)
+  ),
   steps=1500,
   batch_size=32,
   validation=Validation(every=250, batches=20, baselines=False),

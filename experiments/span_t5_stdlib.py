@@ -15,6 +15,8 @@ import dataclasses
 from experiments import pretrain_tiny_stdlib
 from llm_jax import cli
 from llm_jax.data.denoisers import Spans
+from llm_jax.data.stdlib import Stdlib
+from llm_jax.data.text import Text
 from llm_jax.experiment import Samples, Validation
 from llm_jax.tokenizers.sentencepiece import SentencePiece
 
@@ -23,7 +25,7 @@ BASE = pretrain_tiny_stdlib.EXPERIMENT
 EXPERIMENT = dataclasses.replace(
   BASE,
   tokenizer=SentencePiece(kind="bpe", vocab_size=2048, extra_ids=32),
-  data=dataclasses.replace(BASE.data, corruption=Spans()),
+  data=Text(sources=(Stdlib("docs"),), length=128, corruption=Spans()),
   steps=1500,
   batch_size=32,
   validation=Validation(every=250, batches=20, baselines=False),
