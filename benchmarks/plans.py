@@ -37,10 +37,10 @@ HERE = pathlib.Path(__file__).parent
 CACHE = HERE.parent / "runs" / "plans.jsonl"
 HEAD = """# Plans on pods that are not here
 
-Each experiment's own step with the settings that `plan --topology --search`
-finds, compiled by `libtpu` on a CPU for each pod; where "analysis" stands it
-is not compiled yet, only reckoned, and what is sent is the least. By
-`python -m benchmarks.plans`, {when}; {versions}.
+Each experiment's own step (of PPO its drawing, too) with the settings that
+`plan --topology --search` finds, compiled by `libtpu` on a CPU for each pod;
+where "analysis" stands it is not compiled, only reckoned, and what is sent is
+the least. By `python -m benchmarks.plans`, {when}; {versions}.
 
 Bytes are a device's: all that is used, of what the compiler may use. Sent:
 what a device receives in a step as compiled, over the least that its placement
@@ -48,8 +48,16 @@ needs (weights gathered for each pass, gradients scattered, activations summed);
 what a mixture, contexts or stages send is in the first number only. MFU is the
 roofline's, causal attention counted, from none of what is sent overlapping with
 computing to all of it, products at the peak; the limit is what takes longest,
-or the work that is done anew where computing does. What a reference or a
-critic computes takes time and is no flop of the model. No measurement.
+or the work that is done anew where computing does. Its flops are those of all
+roles that a step computes: DPO's reference is a forward, PPO's critic a second
+model (the reference is asked when PPO draws, and drawing is no step). No
+measurement.
+
+Why more is sent than the least: weights whose parts are fewer than the 8 rows
+of a tile (GPT-2's 768 over 128 or 256 devices) are gathered as sums, twice the
+bytes; gradients over all three dims of a v5p torus are summed whole, and then
+cut, as are those of tables and heads wherever copies of the model are summed,
+too. libtpu has a sum that scatters for one or two dims alone.
 
 | experiment | pod | fits | used of | sent (over the least) | DCN | MFU | limit | with |
 |---|---|---|---|---|---|---|---|---|
@@ -57,27 +65,33 @@ critic computes takes time and is no flop of the model. No measurement.
 
 
 def done() -> dict:
-  """Cell -> what was found, the last line of each."""
+  """Cell -> what was found, the last line of each; compiled, if it was."""
   if not CACHE.exists():
     return {}
-  rows = (json.loads(line) for line in CACHE.read_text().splitlines())
+  rows = [json.loads(line) for line in CACHE.read_text().splitlines()]
+  rows.sort(key=lambda r: r["compiled"])
   return {(r["experiment"], r["pod"], r["slices"]): r for r in rows}
 
 
 def cell(name: str, pod: str, slices: int, compile_it: bool) -> dict:
   """Compiles one, with the first settings that fit; or by analysis alone."""
+  import jax
+
   from llm_jax import searching
-  from llm_jax.sharding import topologies
+  from llm_jax.sharding import compiling, topologies
 
   experiment = importlib.import_module(f"experiments.{name}").EXPERIMENT
   out = {"experiment": name, "pod": pod, "slices": slices}
-  out["compiled"] = compile_it
+  out |= {"compiled": compile_it, "libtpu": compiling.version()}
   there = topologies.of(pod, slices)
   try:
     tries = 3 if compile_it else 1
     found = searching.best(experiment, there, compile_it, tries, until=1)
   except ValueError as e:
     return out | {"error": str(e)}
+  except jax.errors.JaxRuntimeError as e:  # the compiler gave up
+    why = " ".join(str(e).split())[:80]
+    return cell(name, pod, slices, False) | {"why": why}
   if not found:
     return out | {"error": "no mesh cuts its batch"}
   one, plan = found[0]
@@ -104,9 +118,8 @@ def table(found: dict) -> str:
   """The page."""
   import jax
 
-  from llm_jax.sharding import compiling
-
-  versions = f"jax {jax.__version__}, libtpu {compiling.version()}"
+  used = {r["libtpu"] for r in found.values() if r["compiled"]}
+  versions = f"jax {jax.__version__}, libtpu {' and '.join(sorted(used))}"
   when = datetime.date.today().isoformat()
   lines = [HEAD.format(when=when, versions=versions)]
   for name in EXPERIMENTS:
@@ -127,7 +140,8 @@ def table(found: dict) -> str:
 def _said(row: dict | None) -> str:
   if row is None:
     return "not run | | | | | | "
-  how = "" if row["compiled"] else " (analysis)"
+  why = f"; not compiled: {row['why']}" if "why" in row else ""
+  how = "" if row["compiled"] else f" (analysis{why})"
   if "error" in row:
     return f"no: {row['error']} | | | | | | "
   gib = lambda x: f"{x / 2**30:.1f}"

@@ -71,6 +71,16 @@ def executed(shape: Shape, length: int) -> float:
   return causal + anew
 
 
+def trainings(experiment: Experiment, state: TrainState) -> float:
+  """What a step computes of each token, in forwards and backwards of a model.
+
+  A critic is trained like the policy; asking a reference is a forward, a third.
+  """
+  there = "reference" in state.frozen or state.reference is not None
+  asks = there and not experiment.draws  # who draws, asks it then
+  return 1 + experiment.objective.needs_critic + asks / 3
+
+
 def minimum(
   experiment: Experiment,
   shape: Shape,
@@ -115,13 +125,13 @@ def minimum(
       cut = tuple(a for a in held if a in ROWS)
       parts = math.prod(mesh[a] for a in held if a not in ROWS)
       V = x.size * (width if x.ndim > 1 else x.dtype.itemsize) / parts
-      reads, summed = 1 if role == "reference" else 2, V
+      reads, summed = 1 - e.draws if role == "reference" else 2, V
       name = path.rpartition("/")[2]
       if name == "embedding" and not shape.tied and "fsdp" in held:
-        reads, cut = 1, held  # rows are looked up
+        reads, cut = min(reads, 1), held  # rows are looked up
         V = summed = x.size * width
       elif name in ("head", "embedding"):  # gathered once, added up in float32
-        reads, summed = 1, x.size * max(4, width) / parts
+        reads, summed = min(reads, 1), x.size * max(4, width) / parts
       add("all-gather", cut, reads * passes * V, "weights")
       if learns:
         add("reduce-scatter", cut, passes * summed, "gradients")
@@ -154,9 +164,10 @@ def times(
   e, chip = experiment, topology.chip
   devices = math.prod(mesh.values())
   tokens = e.batch_size * e.data.length
-  models = 1 + e.objective.needs_critic
-  asks = 1 / 3 if jax.tree.leaves(state.frozen.get("reference", {})) else 0
-  work = executed(shape, e.data.length) * tokens * (models + asks)
+  needed = sizing.flops_per_token(shape, e.data.length).causal
+  anew = executed(shape, e.data.length) - needed
+  learns = 1 + e.objective.needs_critic  # a reference computes nothing anew
+  work = (needed * trainings(e, state) + anew * learns) * tokens
   stages = mesh["stage"]
   waits = pipeline.bubble(stages, shape.parts(stages))
   ici = dcn = 0.0

@@ -1,12 +1,16 @@
 """Which mesh, microbatches and remat may be better on given machines."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 import dataclasses
+import math
 from typing import Any, Literal, NamedTuple
+
+import jax.numpy as jnp
 
 from llm_jax import cuts, planning, roofline, topology_plan, weights
 from llm_jax import model as model_lib
 from llm_jax.experiment import Experiment
+from llm_jax.models.shape import Shape
 from llm_jax.roofline import Sent, Times
 from llm_jax.sharding import mesh as mesh_lib
 from llm_jax.sharding.mesh import MeshShape, Slices
@@ -15,6 +19,7 @@ from llm_jax.topology_plan import Plan
 
 _REMAT: tuple[Literal["none", "dots", "full"], ...] = ("none", "dots", "full")
 _TENSOR = (1, 2, 4, 8)
+_TILE = 8  # rows that a TPU's memory holds together
 _ROOM = 0.85  # of a device's memory that analysis may fill
 
 
@@ -59,7 +64,9 @@ def candidates(experiment: Experiment, topology: Topology) -> list[Candidate]:
 
 
 def _rank(one: Candidate) -> tuple[float, int, float]:
-  return round(one.times.most, 3), one.experiment.microbatches, one.bytes
+  """Times within a hundredth are the same, however short a step is."""
+  alike = round(100 * math.log(one.times.most))
+  return alike, one.experiment.microbatches, one.bytes
 
 
 def best(
@@ -149,17 +156,36 @@ def _on(experiment: Experiment, topology: Topology) -> Iterator[Candidate]:
       )
       said = planning.describe(one, shape, state, names, topology.chip.kind)
       least = roofline.minimum(one, shape, state, names, across)
-      built = [_as_built(its, parts) for its in least]
+      narrow = model.shape.embed_dim < _TILE * names["fsdp"]
+      built = [_as_built(its, parts, narrow) for its in least]
       times = roofline.times(one, shape, state, names, topology, built)
-      gathered = 3 * model.shape.embed_dim * model.shape.tensor_dims[-1] * 4
-      yield Candidate(one, said["bytes"] + gathered, times)
+      yield Candidate(one, said["bytes"] + _gathered(shape, names), times)
 
 
-def _as_built(sent: Sent, microbatches: int) -> Sent:
-  """What the step sends: sums over copies are made in each microbatch."""
-  if (sent.kind, sent.why) != ("all-reduce", "gradients"):
-    return sent
-  return sent._replace(ici=sent.ici * microbatches, dcn=sent.dcn * microbatches)
+def _gathered(shape: Shape, mesh: Mapping[str, int]) -> int:
+  """Bytes of weights that a device has whole for a while.
+
+  Those of a block's feed-forward with their gradients, and of the table and the
+  head, whose gradient is added up in float32.
+  """
+  width = jnp.dtype(shape.dtype).itemsize
+  table = shape.vocab_size * shape.embed_dim // mesh["tensor"]
+  block = 3 * shape.embed_dim * shape.tensor_dims[-1] * 4
+  return block + table * (4 + 2 * width)
+
+
+def _as_built(sent: Sent, microbatches: int, narrow: bool) -> Sent:
+  """What the step sends.
+
+  Sums over copies are made in each microbatch; weights whose parts are less
+  than a tile are gathered, and their gradients scattered, as sums of all.
+  """
+  times = 1
+  if (sent.kind, sent.why) == ("all-reduce", "gradients"):
+    times = microbatches
+  elif narrow and sent.kind in ("all-gather", "reduce-scatter"):
+    times = 2
+  return sent._replace(ici=sent.ici * times, dcn=sent.dcn * times)
 
 
 def advice(found: list[tuple[Candidate, Plan]]) -> list[str]:

@@ -33,7 +33,8 @@ class Plan(NamedTuple):
   sent: Sequence[Collective]  # as compiled
   least: Sequence[Sent]
   times: Times
-  flops: sizing.Flops  # of a token
+  flops: sizing.Flops  # of a token, to train one model
+  trainings: float = 1.0  # of a model that a step is worth
 
   @property
   def fits(self) -> bool:
@@ -83,8 +84,12 @@ class Plan(NamedTuple):
     return self.experiment.batch_size * self.experiment.data.length
 
   def mfu(self, seconds: float, causal: bool = False) -> float:
-    """Model flops utilisation of a step of so many seconds."""
+    """Model flops utilisation of a step of so many seconds.
+
+    The flops of all roles that the step computes count, once each.
+    """
     flops = self.flops.causal if causal else self.flops.full
+    flops *= self.trainings
     there = self.topology.chip.flops * math.prod(self.mesh.values())
     return flops * self.tokens / seconds / there
 
@@ -139,6 +144,7 @@ def make(
     least=least,
     times=times,
     flops=sizing.flops_per_token(model.shape, e.data.length),
+    trainings=roofline.trainings(e, its.abstract),
   )
 
 

@@ -84,7 +84,7 @@ def _speed(plan: Plan) -> list[tuple[str, str]]:
   peak = plan.topology.chip.flops
   share = lambda s: f"{plan.mfu(s, causal=True):.1%} ({plan.mfu(s):.1%} full)"
   rate = lambda s: f"{plan.tokens / s / chips:,.0f} tokens/s a device"
-  work = plan.tokens * f.full * plan.experiment.steps
+  work = plan.tokens * f.full * plan.trainings * plan.experiment.steps
   warned = len(plan.warnings)
   remat = f"{warned} warnings: {plan.warnings[0]}" if warned else "no warning"
   return [

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import types
 
 import jax
 import jax.numpy as jnp
@@ -9,10 +10,15 @@ from jax.sharding import NamedSharding, PartitionSpec
 import pytest
 
 from llm_jax import planning, roofline, searching, topology_plan
+from llm_jax.data.instructions import Instructions
+from llm_jax.data.preferences import Preferences
 from llm_jax.data.text import Text
 from llm_jax.experiment import Experiment
+from llm_jax.generation.rollouts import Rollouts
 from llm_jax.models import presets
 from llm_jax.models.config import TransformerConfig
+from llm_jax.objectives.dpo import DPO
+from llm_jax.objectives.ppo import PPO
 from llm_jax.sharding import compiling, topologies
 from llm_jax.sharding import mesh as mesh_lib
 from llm_jax.sharding.compiling import Compiled, DoesNotFit
@@ -216,6 +222,66 @@ def test_a_search_counts_what_each_microbatch_sends():
     if c.experiment.mesh.data == 16 and c.experiment.model.remat == "full"
   }
   assert on_copies[4] == pytest.approx(4 * on_copies[1])
+
+
+def test_a_search_knows_what_narrow_parts_cost():
+  """GPT-2's 768 rows over 256 devices are 3 each, less than a tile of 8."""
+  e = dataclasses.replace(BIG, model=presets.gpt2_124m(), batch_size=512)
+  e = dataclasses.replace(e, data=Text(length=1024))
+  there = topologies.of("v5e-256")
+  (one,) = (
+    c
+    for c in searching.candidates(e, there)
+    if c.experiment.mesh.fsdp == 256
+    and c.experiment.microbatches == 1
+    and c.experiment.model.remat == "full"
+  )
+  plan = topology_plan.make(one.experiment, there, compile_it=False)
+  assert 1.3 < one.times.ici / plan.times.ici <= 2
+
+
+def test_the_flops_of_all_roles_count():
+  """DPO's reference is a forward; a critic is a second model in training."""
+  small = dataclasses.replace(BIG, data=Text(length=1024))
+  asks = dataclasses.replace(
+    small, objective=DPO(), data=Preferences(length=1024)
+  )
+  draws = dataclasses.replace(
+    small,
+    model=dataclasses.replace(small.model, outputs=1),
+    objective=PPO(),
+    data=Instructions(length=1024),
+    rollouts=Rollouts(batch=512, max_prompt=512, max_new_tokens=512),
+  )
+  alone = analysed(small, "v5p-128")
+  for e, worth in ((asks, 4 / 3), (draws, 2)):
+    plan = analysed(e, "v5p-128")
+    assert plan.trainings == pytest.approx(worth, rel=1e-12)
+    known = plan.mfu(1.0, causal=True) / alone.mfu(1.0, causal=True)
+    assert known == pytest.approx(worth, rel=1e-3)
+    # What is computed anew is the policy's and the critic's.
+    anew = alone.times.compute * (1 if e is asks else 2)
+    assert plan.times.compute >= 0.999 * anew
+
+
+def test_bytes_in_use_are_those_of_the_peak():
+  """Temporaries of all kinds of memory together are no bytes of HBM."""
+  memory = types.SimpleNamespace(
+    argument_size_in_bytes=100,
+    output_size_in_bytes=90,
+    alias_size_in_bytes=80,
+    temp_size_in_bytes=900,
+    generated_code_size_in_bytes=7,
+    peak_memory_in_bytes=500,
+  )
+  program = types.SimpleNamespace(
+    memory_analysis=lambda: memory, as_text=lambda: "HloModule m"
+  )
+  lowered = types.SimpleNamespace(compile=lambda **_: program)
+  found = compiling.compiled(lowered)
+  assert found.total == 507 and found.temporaries == 390
+  memory.peak_memory_in_bytes = 0  # not told: all there is, then
+  assert compiling.compiled(lowered).total == 100 + 90 - 80 + 900 + 7
 
 
 SMALL = Experiment(
