@@ -195,7 +195,7 @@ class Drawing:
       batch: Any = divergence.batch(
         prompts[here],
         completions[here],
-        self._tokenizer.eos_id,
+        self._tokenizer.start_id,
         rows,
         length,
       )

@@ -16,6 +16,7 @@ from llm_jax import (
   checks,
   cuts,
   host,
+  importing,
   measuring,
   normalising,
   precomputing,
@@ -81,6 +82,9 @@ def data(experiment: Experiment, folder: pathlib.Path) -> Data:
   where, home = experiment.data, folder / "tokenizer"
   if Store(folder / "checkpoints").steps():
     tokenizers.load(home)  # weights without their tokenizer are worth nothing
+  elif importing.is_folder(experiment.init_from):
+    assert experiment.init_from is not None
+    importing.adopt_tokenizer(experiment.init_from, home)
   elif experiment.init_from:
     tokenizers.copy(weights.origin(experiment.init_from) / "tokenizer", home)
   if isinstance(where, Arrays):

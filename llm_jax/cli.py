@@ -250,14 +250,27 @@ def _run_verb(
   if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
     compiled = host.cache_folder() / "compiled"
     jax.config.update("jax_compilation_cache_dir", str(compiled))
-  from llm_jax import beside, evaluating, labelling, verbs  # noqa: PLC0415
+  from llm_jax import (  # noqa: PLC0415
+    beside,
+    evaluating,
+    importing,
+    labelling,
+    verbs,
+  )
 
   if verb != "compare":
     joining.start_devices()
   folder = storage.path(experiment.workdir or f"runs/{name}", "workdir")
   step = given.checkpoint_step
   asked = experiment.data  # where `label` finds its prompts
-  if verb in ("evaluate", "generate", "label", "merge"):
+  begins = importing.is_folder(experiment.init_from)
+  there = (folder / "experiment.json").exists()
+  if begins and verb in ("evaluate", "generate") and not there:
+    # A folder of the ecosystem stands for a run that has not begun.
+    experiment = _of_folder(experiment, given)
+    if verb == "evaluate":
+      verbs.begin(experiment, folder, name)
+  elif verb in ("evaluate", "generate", "label", "merge"):
     # A run is used with the settings it was trained with, but for the flags
     # given now, and for what it is measured and judged by, which is no part
     # of it.
@@ -270,16 +283,18 @@ def _run_verb(
     )
     experiment = _resolve_run(trained, given, folder, verb)
     experiment = _with_judge(experiment, given, verb)
+  if begins and verb in ("train", "plan", "show"):
+    experiment = _of_folder(experiment, given)
   if verb == "train":
     _check_tokenizer(experiment, given)
     return verbs.train(_with_judge(experiment, given, verb), folder, name)
   if verb == "plan":
-    there = given.topology, given.slices, given.search, given.compile
-    if there == (None, 1, False, True):
+    pod = given.topology, given.slices, given.search, given.compile
+    if pod == (None, 1, False, True):
       return verbs.plan(experiment)
     from llm_jax import pods  # noqa: PLC0415  (other verbs need none of it)
 
-    return pods.plan(experiment, *there)
+    return pods.plan(experiment, *pod)
   if verb == "evaluate":
     return evaluating.evaluate(
       experiment, folder, step, given.against, given.kl_from, given.only
@@ -314,6 +329,16 @@ def _run_verb(
     into = storage.path(given.into, "into")
     return verbs.merge(experiment, folder, step, into, name)
   return verbs.show(experiment, name)
+
+
+def _of_folder(experiment: Experiment, given: flags.FlagValues) -> Experiment:
+  """The experiment with the model of the folder that it begins from."""
+  from llm_jax import importing  # noqa: PLC0415  (JAX is loaded)
+
+  names = [n for n in given if n.startswith("model.") and given[n].present]
+  fixed = [n.removeprefix("model.") for n in names]
+  fixed = [name for name in fixed if name not in importing.OWN]
+  return importing.resolved(experiment, fixed)
 
 
 def _check_processes(given: flags.FlagValues) -> None:

@@ -167,6 +167,7 @@ class Tokenizer(Protocol):
   pad_id: int
   bos_id: int
   eos_id: int
+  start_id: int  # stands before the first token of every text
   role_ids: dict[str, int]  # "system", "user", "assistant", "end" -> id
   marks: Marks
   fingerprint: str  # changes whenever any encoding could

@@ -17,6 +17,7 @@ from llm_jax import (
   claim,
   comparing,
   cuts,
+  importing,
   measuring,
   normalising,
   weights,
@@ -81,7 +82,8 @@ def evaluate(
       whose tokenizer is another.
   """
   checks.settings(experiment)
-  checks.checkpoint(folder, step)
+  if not importing.untrained(experiment, folder):
+    checks.checkpoint(folder, step)
   experiment = chosen(experiment, only)
   check_lengths(experiment)
   mesh = mesh_lib.make(experiment.mesh)
@@ -95,7 +97,7 @@ def evaluate(
     if not only or OWN in only:
       made = build.data(experiment, folder)
     tokenizer = (
-      made.tokenizer if made else tokenizers.load(folder / "tokenizer")
+      made.tokenizer if made else importing.tokenizer_of(experiment, folder)
     )
     own = made.tokens if made else None
     datasets = list(of_run(experiment, own, tokenizer, share))

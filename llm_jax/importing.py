@@ -11,11 +11,15 @@ import pathlib
 from typing import Any
 
 from llm_jax import config, storage
-from llm_jax.contracts import Progress
+from llm_jax.checkpoints.store import Store
+from llm_jax.contracts import Progress, Tokenizer
+from llm_jax.experiment import Experiment
 from llm_jax.interop import families, reading
 from llm_jax.interop.folder import Folder
 from llm_jax.models.config import TransformerConfig
 from llm_jax.models.shape import Shape
+from llm_jax.reporting import progress
+from llm_jax.tokenizers import store
 
 PREFIX = "hf:"
 # Settings of a model that change how it is computed or trained, not what its
@@ -38,11 +42,6 @@ def folder(given: str, flag: str = "init_from") -> Folder:
   return Folder(path, f"--{flag}={given}")
 
 
-def path(given: str, flag: str = "init_from") -> pathlib.Path:
-  """Where the folder is."""
-  return storage.local(given.removeprefix(PREFIX), flag).expanduser()
-
-
 def model(
   given: str, own: Shape, fixed: Collection[str] = ()
 ) -> TransformerConfig:
@@ -62,6 +61,54 @@ def model(
       f"--init_from={given}: is a {found.kind}, and --model is a {own.kind} one"
     )
   return adopted(found, own, fixed, f"--init_from={given}")
+
+
+def resolved(experiment: Experiment, fixed: Collection[str]) -> Experiment:
+  """An experiment with the model of the folder that it begins from.
+
+  Says in a line what that changes.
+
+  Args:
+    experiment: with `init_from` "hf:PATH".
+    fixed: as for `model`.
+  """
+  given = experiment.init_from
+  assert given is not None
+  found = model(given, experiment.model, fixed)
+  if changed := differing(experiment.model, found):
+    progress.say(f"the model of {given}: {changed}")
+  return dataclasses.replace(experiment, model=found)
+
+
+def tokenizer(given: str) -> Tokenizer:
+  """That of a folder; ValueError where it holds none that can be read."""
+  where = folder(given)
+  try:
+    return store.theirs(where.path, where.config)
+  except ValueError as e:
+    raise ValueError(f"{where.given}: {e}") from e
+
+
+def untrained(experiment: Experiment, run: pathlib.Path) -> bool:
+  """Whether a folder of the ecosystem stands for a run, which has no step."""
+  begins = is_folder(experiment.init_from)
+  return begins and not Store(run / "checkpoints").steps()
+
+
+def tokenizer_of(experiment: Experiment, run: pathlib.Path) -> Tokenizer:
+  """That of a run, or of the folder of the ecosystem that it begins from."""
+  if untrained(experiment, run) and experiment.init_from:
+    return tokenizer(experiment.init_from)
+  return store.load(run / "tokenizer")
+
+
+def adopt_tokenizer(given: str, target: pathlib.Path) -> None:
+  """Takes over the tokenizer of a folder, unless there is one already."""
+  where = folder(given)
+  try:
+    store.adopt(where.path, where.config, target)
+  except ValueError as e:
+    raise ValueError(f"{where.given}: {e}") from e
 
 
 def adopted(
@@ -94,7 +141,7 @@ def params(
   shape: Shape,
   abstract: Any,
   suffixes: Any,
-  progress: Progress,
+  bar: Progress = progress.progress,
 ) -> Any:
   """A folder's weights, placed; without an output head where it has none.
 
@@ -104,7 +151,7 @@ def params(
     shape: of the model that they are for.
     abstract: its params, as shapes with shardings.
     suffixes: their dims.
-    progress: shows that it goes on.
+    bar: shows that it goes on.
 
   Raises:
     ValueError: the folder's model is another, or its tensors are not those
@@ -122,7 +169,7 @@ def params(
   family = families.of(where)
   lines = family.lines({**said, "outputs": shape.outputs})
   return reading.params(
-    where, family, lines, abstract, suffixes, progress, new=("output_head",)
+    where, family, lines, abstract, suffixes, bar, new=("output_head",)
   )
 
 

@@ -241,6 +241,6 @@ class _Model:
     length = min(asking.width(longest), self._room)
     prompts, completions = zip(*rows, strict=True)
     batch = divergence.batch(
-      prompts, completions, self._tokenizer.eos_id, self._rows, length
+      prompts, completions, self._tokenizer.start_id, self._rows, length
     )
     return mesh_lib.place_whole(batch, self._mesh)

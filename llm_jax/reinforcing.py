@@ -61,7 +61,7 @@ def source(
     prompts(experiment, tokens),
     functions(experiment, model, stop),
     Reward(text, scoring.asker(judge, experiment.judge)),
-    (tokenizer.eos_id, tokenizer.pad_id),
+    (tokenizer.start_id, tokenizer.pad_id),
     experiment.seed,
     experiment.batch_size,
     experiment.group,

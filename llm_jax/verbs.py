@@ -19,6 +19,7 @@ from llm_jax import (
   config,
   cuts,
   details,
+  importing,
   joining,
   planning,
   storage,
@@ -32,7 +33,6 @@ from llm_jax.reporting import report, tables
 from llm_jax.reporting.progress import progress, say, waiting
 from llm_jax.sharding import mesh as mesh_lib
 from llm_jax.sharding import switches
-from llm_jax.tokenizers import store as tokenizers
 from llm_jax.training import loop
 
 settings = claim.settings
@@ -114,6 +114,13 @@ def train(experiment: Experiment, folder: pathlib.Path, name: str) -> int:
   return 143 if stop.asked else 0
 
 
+def begin(experiment: Experiment, folder: pathlib.Path, name: str) -> None:
+  """Makes the folder of a run of which nothing is trained yet."""
+  with contextlib.ExitStack() as held:
+    with claim.claim(folder, name, experiment, held):
+      pass
+
+
 def plan(experiment: Experiment) -> int:
   """Prints what the run costs on this machine; 3 where it does not fit."""
   checks.settings(experiment)
@@ -167,10 +174,11 @@ def generate(
   prompts = [*prompts, *lines(prompts_file)]
   if not prompts and (jax.process_count() > 1 or not sys.stdin.isatty()):
     raise ValueError("nothing to continue: give --prompt or --prompts_file")
-  checks.checkpoint(folder, step)
+  if not importing.untrained(experiment, folder):
+    checks.checkpoint(folder, step)
   mesh = mesh_lib.make(experiment.mesh)
   with jax.set_mesh(mesh):
-    tokenizer = tokenizers.load(folder / "tokenizer")
+    tokenizer = importing.tokenizer_of(experiment, folder)
     model = model_lib.make(experiment, tokenizer)
     plan = weights.plan(experiment, model, mesh)
     asked = adapting.asked(experiment, plan, names) or [experiment]

@@ -26,7 +26,7 @@ from llm_jax.models import together
 from llm_jax.objectives.mixed import Mixed
 from llm_jax.objectives.packed import Packed
 from llm_jax.objectives.routed import Routed
-from llm_jax.ops.checksum import checksum
+from llm_jax.ops.checksum import checksums
 from llm_jax.peft import hold, merge
 from llm_jax.peft.sites import Base
 from llm_jax.reporting import progress
@@ -266,21 +266,29 @@ def load(
   """
   store = Store(folder / "checkpoints", warn=progress.say)
   part = "average" if experiment.average is not None else "trainable"
+  if importing.untrained(experiment, folder):
+    return 0, _untrained(experiment, plan, mesh)
   at, found = store.restore_part({part: plan.abstract.trainable}, step)
   frozen = _frozen(experiment, plan, mesh, store.position(at))
   return at, state_lib.whole(trees.join(found[part], frozen))
 
 
-def checksums(frozen: Any) -> dict[str, int]:
-  """{path: a number that changes with any bit of the leaf}."""
-  leaves = {path: x for path, x in trees.paths(frozen) if x.size}
-  sums = jax.device_get(_checksums(leaves))
-  return {path: int(sums[path]) for path in leaves}
+def _untrained(experiment: Experiment, plan: Plan, mesh: Mesh) -> Any:
+  """Roles of a run that nothing has been trained of.
 
-
-@jax.jit
-def _checksums(leaves: dict[str, jax.Array]) -> dict[str, jax.Array]:
-  return {path: checksum(x) for path, x in leaves.items()}
+  Raises:
+    ValueError: its model has a head that is not in the folder.
+  """
+  params = _base(experiment, plan, mesh)
+  for path, _ in trees.paths(plan.base):
+    if trees.get(params, path) is None:
+      raise ValueError(
+        f"--init_from={experiment.init_from}: has no {path}; train one first"
+      )
+  roles = {"policy": {"params": params}}
+  if "reference" in plan.abstract.roles:
+    roles["reference"] = roles["policy"]
+  return roles
 
 
 def _base(experiment: Experiment, plan: Plan, mesh: Mesh) -> Any:
@@ -295,7 +303,7 @@ def _named(experiment: Experiment, flag: str, plan: Plan, mesh: Mesh) -> Any:
   given = getattr(experiment, flag)
   if importing.is_folder(given):
     return importing.params(
-      given, flag, experiment.model, plan.base, plan.suffixes, progress.progress
+      given, flag, experiment.model, plan.base, plan.suffixes
     )
   folder = origin(given, flag)
   there, here = claim.settings(folder).model, experiment.model

@@ -221,9 +221,16 @@ def encode(
   special |= tokenizer.role_ids
   out = []
   for pieces in conversations:
+    first = pieces[0].special if pieces else ""
+    if first != "eos" and special.get(first) == tokenizer.start_id:
+      pieces = pieces[1:]  # every row begins with it
     ids: list[int] = []
     trained: list[bool] = []
     for p in pieces:
+      if p.special and p.special not in special:
+        raise ValueError(
+          f"--data.template: the tokenizer has no id for {p.special!r}"
+        )
       new = [special[p.special]] if p.special else next(found)
       ids += new
       trained += [p.trained] * len(new)

@@ -61,7 +61,7 @@ def tokenise(
   for split in SPLITS:
     offsets = np.load(final / f"{split}.offsets.npy")
     ids = mapped(final / f"{split}.ids", dtype, offsets[-1])
-    out[split] = Tokens(ids, offsets, tokenizer.eos_id)
+    out[split] = Tokens(ids, offsets, tokenizer.start_id)
   return out
 
 

@@ -64,7 +64,7 @@ def of_split(
   size = int(offsets[-1])
   ids = mapped(folder / f"{split}.ids", id_type(tokenizer), size)
   trained = mapped(folder / f"{split}.trained", np.dtype(bool), size)
-  return Tokens(ids, offsets, tokenizer.eos_id, trained)
+  return Tokens(ids, offsets, tokenizer.start_id, trained)
 
 
 class Writer:

@@ -38,7 +38,7 @@ class Answerer:
     sampler: Sampler | None = None,
     seed: int = 0,
   ):
-    self._start_id, self._pad_id = tokenizer.eos_id, tokenizer.pad_id
+    self._start_id, self._pad_id = tokenizer.start_id, tokenizer.pad_id
     self._max_length, self._rows = max_length, rows
     self._stop_ids, self._key = stop_ids, jax.random.key(seed)
 

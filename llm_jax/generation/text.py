@@ -91,7 +91,7 @@ class Generator:
     if not prompts:
       return
     asked = list(zip(prompts, models or [0] * len(prompts), strict=True))
-    start_id = self._tokenizer.eos_id
+    start_id = self._tokenizer.start_id
     ids = [[start_id, *self._encoders[m](p)] for p, m in asked]
     longest = max(map(len, ids))
     if longest + max_new_tokens > self._max_length:

@@ -1,7 +1,11 @@
 """A number that changes with any bit of an array."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+
+from llm_jax import trees
 
 
 def checksum(x: jax.Array) -> jax.Array:
@@ -19,3 +23,15 @@ def checksum(x: jax.Array) -> jax.Array:
     place = jnp.arange(n, dtype=jnp.uint32).reshape(shape)
     bits = bits * (place * jnp.uint32(2654435761) * 2 + 1)
   return bits.sum(dtype=jnp.uint32)
+
+
+def checksums(tree: Any) -> dict[str, int]:
+  """{path: a number that changes with any bit of the leaf}."""
+  leaves = {path: x for path, x in trees.paths(tree) if x.size}
+  sums = jax.device_get(_checksums(leaves))
+  return {path: int(sums[path]) for path in leaves}
+
+
+@jax.jit
+def _checksums(leaves: dict[str, jax.Array]) -> dict[str, jax.Array]:
+  return {path: checksum(x) for path, x in leaves.items()}

@@ -26,6 +26,7 @@ class ByteTokenizer:
 
   vocab_size = special.COUNT + 256
   pad_id, bos_id, eos_id = special.PAD, special.BOS, special.EOS
+  start_id = special.EOS
   role_ids, marks = special.ROLE_IDS, special.MARKS
   fingerprint = "bytes-1"
 

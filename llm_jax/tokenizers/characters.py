@@ -32,6 +32,7 @@ class CharacterTokenizer:
   """
 
   pad_id, bos_id, eos_id = special.PAD, special.BOS, special.EOS
+  start_id = special.EOS
   role_ids, marks = special.ROLE_IDS, special.MARKS
 
   def __init__(self, characters: str, byte_fallback: bool):

@@ -15,6 +15,7 @@ class Extended:
     self.vocab_size = first + extra_ids
     self.pad_id, self.bos_id = tokenizer.pad_id, tokenizer.bos_id
     self.eos_id, self.role_ids = tokenizer.eos_id, tokenizer.role_ids
+    self.start_id = tokenizer.start_id
     sentinels = tuple(range(first, self.vocab_size))
     self.marks: Marks = tokenizer.marks._replace(sentinels=sentinels)
     self.fingerprint = f"{tokenizer.fingerprint}+{extra_ids}"

@@ -109,6 +109,7 @@ class SentencePieceTokenizer:
   """Text <-> ids by a trained model; `decode(encode(text)) == text`."""
 
   pad_id, bos_id, eos_id = special.PAD, special.BOS, special.EOS
+  start_id = special.EOS
   role_ids, marks = special.ROLE_IDS, special.MARKS
 
   def __init__(self, model: bytes):

@@ -1,6 +1,6 @@
 """A tokenizer in a folder: made once, used by every later start."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 import dataclasses
 import hashlib
 import json
@@ -10,15 +10,17 @@ from typing import Any
 
 from llm_jax import storage
 from llm_jax.contracts import Tokenizer
-from llm_jax.tokenizers import characters
+from llm_jax.tokenizers import characters, pretrained
 from llm_jax.tokenizers import sentencepiece as pieces
 from llm_jax.tokenizers.bytes import Bytes, ByteTokenizer
 from llm_jax.tokenizers.extra import Extended
+from llm_jax.tokenizers.pretrained import PretrainedTokenizer
 from llm_jax.tokenizers.sentencepiece import SentencePiece
 
 # Written last, and names the digest of the rest.
 _NAME = "tokenizer.json"
 _MODELS = {"char": "characters.txt", "other": "sentencepiece.model"}
+_PRETRAINED = "pretrained.json"  # a tokenizer.json of others
 
 
 def obtain(
@@ -48,6 +50,11 @@ def load(folder: str | os.PathLike[str]) -> Tokenizer:
     if about["kind"] == "bytes":
       settings = Bytes(**about.get("settings", {}))
       return _extended(ByteTokenizer(), settings)
+    if about["kind"] == "pretrained":
+      model = (folder / _PRETRAINED).read_bytes()
+      if _digest(model) != about["digest"]:
+        raise ValueError(f"{_PRETRAINED} is not the file once written")
+      return PretrainedTokenizer(model, about["named"])
     settings = SentencePiece(**about["settings"])
     model = (folder / _model_name(settings)).read_bytes()
     if _digest(model) != about["digest"]:
@@ -78,13 +85,44 @@ def save(
   storage.write(folder / _NAME, json.dumps(about, indent=1).encode())
 
 
+def adopt(
+  folder: pathlib.Path, config: Mapping[str, Any], target: pathlib.Path
+) -> None:
+  """Takes the tokenizer of a folder of the ecosystem over, with a digest.
+
+  Args:
+    folder: that holds tokenizer.json.
+    config: its config.json.
+    target: of a run that has no tokenizer yet, else nothing is done.
+
+  Raises:
+    ValueError: no tokenizer that can be read.
+  """
+  if (target / _NAME).exists():
+    return
+  found = pretrained.about(folder, config)
+  model = (folder / pretrained.FILE).read_bytes()
+  PretrainedTokenizer(model, found["named"])
+  about = {"kind": "pretrained", "digest": _digest(model), **found}
+  storage.write(target / _PRETRAINED, model)
+  storage.write(target / _NAME, json.dumps(about, indent=1).encode())
+
+
+def theirs(folder: pathlib.Path, config: Mapping[str, Any]) -> Tokenizer:
+  """The tokenizer of a folder of the ecosystem, as it stands there."""
+  found = pretrained.about(folder, config)
+  return PretrainedTokenizer(
+    (folder / pretrained.FILE).read_bytes(), found["named"]
+  )
+
+
 def copy(source: str | os.PathLike[str], target: pathlib.Path) -> None:
   """Takes the tokenizer of one folder over into another that has none."""
   if (target / _NAME).exists():
     return
   source = storage.path(source)
   load(source)
-  for name in (*_MODELS.values(), _NAME):
+  for name in (*_MODELS.values(), _PRETRAINED, _NAME):
     if (source / name).exists():
       storage.write(target / name, (source / name).read_bytes())
 

@@ -11,7 +11,7 @@ from tests import small
 
 
 class Tokenizer:
-  pad_id, eos_id = 0, 1
+  pad_id, eos_id, start_id = 0, 1, 1
 
 
 _, VARIABLES = small.build()

@@ -64,3 +64,43 @@ def write(folder, config, tensors, dtype=np.float64, files=1, change=None):
   index = {"metadata": {}, "weight_map": listed}
   (folder / "model.safetensors.index.json").write_text(json.dumps(index))
   return folder
+
+
+def tokenizer(folder, bos="<s>", eos="</s>"):
+  """Writes a byte-level tokenizer.json of 259 ids; it puts bos first."""
+  from tokenizers import (
+    AddedToken,
+    decoders,
+    models,
+    pre_tokenizers,
+    processors,
+    Tokenizer,
+  )
+
+  letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+  vocab = {letter: i + 3 for i, letter in enumerate(letters)}
+  made = Tokenizer(models.BPE({"<pad>": 0, bos: 1, eos: 2, **vocab}, []))
+  made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+  made.decoder = decoders.ByteLevel()
+  made.add_special_tokens(
+    [AddedToken(word, special=True) for word in ("<pad>", bos, eos)]
+  )
+  made.post_processor = processors.TemplateProcessing(
+    single=f"{bos} $A", special_tokens=[(bos, 1)]
+  )
+  made.save(str(folder / "tokenizer.json"))
+  said = {"bos_token": bos, "eos_token": eos, "pad_token": "<pad>"}
+  (folder / "tokenizer_config.json").write_text(json.dumps(said))
+
+
+def whole(folder, name="llama3", vocab=264, **how):
+  """Writes a folder that a run can begin from."""
+  found = golden(name)
+  config = found["config"] | {"vocab_size": vocab}
+  tensors = [
+    (n, [vocab if size == 48 else size for size in shape])
+    for n, shape in found["tensors"]
+  ]
+  write(folder, config, tensors, **how)
+  tokenizer(folder)
+  return folder

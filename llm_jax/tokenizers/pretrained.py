@@ -1,0 +1,165 @@
+"""Other people's tokenizers, as the `tokenizers` library reads tokenizer.json.
+
+Whether `decode(encode(text)) == text` is theirs to say: a tokenizer that
+normalises text (Qwen's NFC, a prefix of a space) gives normalised text back.
+Text that looks like a special token is plain text, as everywhere here.
+"""
+
+from collections.abc import Mapping, Sequence
+import functools
+import hashlib
+import json
+import pathlib
+import re
+from typing import Any
+
+import numpy as np
+import tokenizers
+
+from llm_jax.contracts import Marks
+from llm_jax.tokenizers.bytes import utf8
+
+FILE = "tokenizer.json"  # theirs
+_BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+# What ends a turn of a chat, and what may fill rows: the first there is.
+_ENDS = ("<|eot_id|>", "<|im_end|>", "<end_of_turn>", "<|end|>", "</s>")
+_PADS = (
+  *("<pad>", "[PAD]", "<|finetune_right_pad_id|>", "<|endoftext|>", "<unk>"),
+  *("<|reserved_special_token_0|>", "<|end_of_text|>"),
+)
+
+
+def special_ids(folder: pathlib.Path, config: Mapping[str, Any]) -> dict:
+  """{"bos", "eos", "pad": text of a token, or its id} that a folder names.
+
+  The words of tokenizer_config.json go before the ids of generation_config and
+  of config.json.
+  """
+  words = _json(folder / "tokenizer_config.json")
+  more = _json(folder / "generation_config.json")
+  out: dict[str, Any] = {}
+  for name in ("bos", "eos", "pad"):
+    word = words.get(f"{name}_token")
+    if isinstance(word, dict):
+      word = word.get("content")
+    ids = more.get(f"{name}_token_id", config.get(f"{name}_token_id"))
+    first = ids[0] if isinstance(ids, list) and ids else ids
+    out[name] = first if word is None else word
+  return out
+
+
+def about(folder: pathlib.Path, config: Mapping[str, Any]) -> dict[str, Any]:
+  """What a run folder keeps of a tokenizer beside its file.
+
+  Raises:
+    ValueError: no tokenizer.json.
+  """
+  if not (folder / FILE).is_file():
+    other = (folder / "tokenizer.model").exists()
+    raise ValueError(
+      f"{folder}: holds no {FILE}"
+      + (", only tokenizer.model; save it with transformers" if other else "")
+    )
+  return {"named": special_ids(folder, config)}
+
+
+class PretrainedTokenizer:
+  """Text <-> ids of a tokenizer.json.
+
+  Args:
+    model: the file.
+    named: {"bos", "eos", "pad": its text or id, or None}.
+
+  Raises:
+    ValueError: no tokenizer, or one without a token that ends a text.
+  """
+
+  marks = Marks()
+
+  def __init__(self, model: bytes, named: Mapping[str, Any]):
+    try:
+      library = tokenizers.Tokenizer.from_buffer(model)
+    except Exception as e:  # the library raises nothing finer
+      raise ValueError(f"{FILE} is no tokenizer ({e})") from e
+    library.no_truncation()
+    library.no_padding()
+    library.encode_special_tokens = True
+    self._library, self._json = library, json.loads(model)
+    self.vocab_size = 1 + max(library.get_vocab(True).values())
+    added = library.get_added_tokens_decoder()
+    self._special = {t.content: i for i, t in added.items() if t.special}
+    eos, bos = self._id(named.get("eos")), self._id(named.get("bos"))
+    if eos is None:
+      raise ValueError(f"{FILE}: nothing says which token ends a text (eos)")
+    self.eos_id = eos
+    self.bos_id = eos if bos is None else bos
+    # Where the library puts one in front of a text, it begins every text.
+    begins = library.encode("", add_special_tokens=True).ids[:1]
+    self.start_id = self.bos_id if begins == [self.bos_id] else self.eos_id
+    pad = self._id(named.get("pad"))
+    if pad in (None, self.eos_id, self.bos_id):
+      known = (self._special.get(word) for word in _PADS)
+      others = (i for i in known if i not in (None, self.eos_id, self.bos_id))
+      pad = next(others, self.eos_id)
+    self.pad_id = pad
+    ends = (self._special.get(word) for word in _ENDS)
+    end = next((i for i in ends if i is not None), self.eos_id)
+    self.role_ids = {**self._special, "end": end}
+    self.fingerprint = hashlib.blake2b(
+      b"pretrained-1" + model + json.dumps(dict(named)).encode(),
+      digest_size=16,
+    ).hexdigest()
+
+  def encode(self, text: str) -> list[int]:
+    return self.encode_batch([text])[0]
+
+  def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+    for text in texts:
+      utf8(text)
+    found = self._library.encode_batch_fast(
+      list(texts), add_special_tokens=False
+    )
+    return [its.ids for its in found]
+
+  def decode(self, ids: Sequence[int]) -> str:
+    """The text of ids; special ones, and those of no token, are out."""
+    known = [int(i) for i in ids if 0 <= int(i) < self.vocab_size]
+    return self._library.decode(known, skip_special_tokens=True)
+
+  def token_bytes(self) -> np.ndarray:
+    """Bytes of each id; a space that decoding takes away is counted, too."""
+    out = np.zeros(self.vocab_size, np.int32)
+    special = set(self._special.values())
+    added = self._library.get_added_tokens_decoder()
+    for token, i in self._library.get_vocab(True).items():
+      if i in special:
+        continue
+      if i in added:
+        out[i] = len(token.encode())
+      elif self._is_of_bytes:
+        out[i] = len(token)  # a character a byte
+      elif _BYTE.fullmatch(token):
+        out[i] = 1
+      else:
+        out[i] = len(token.replace("\u2581", " ").encode())
+    return out
+
+  @functools.cached_property
+  def _is_of_bytes(self) -> bool:
+    return '"ByteLevel"' in json.dumps(self._json.get("decoder"))
+
+  def _id(self, named: Any) -> int | None:
+    if isinstance(named, str):
+      return self._library.token_to_id(named)
+    return named
+
+
+def _json(path: pathlib.Path) -> dict[str, Any]:
+  """What a file says; nothing where there is none."""
+  try:
+    found = json.loads(path.read_text(encoding="utf-8"))
+  except FileNotFoundError:
+    return {}
+  except (OSError, ValueError) as e:
+    raise ValueError(f"{path}: cannot be read ({e})") from e
+  return found if isinstance(found, dict) else {}

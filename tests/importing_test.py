@@ -1,0 +1,161 @@
+"""--init_from=hf:PATH by the command line: what is done, what is refused."""
+
+import json
+
+import numpy as np
+import pytest
+
+from llm_jax import claim
+from tests import command
+from tests.interop import tiny
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("base") / "tiny"
+  return tiny.whole(folder, dtype=np.float32, files=2)
+
+
+def flags(folder, base):
+  text = command.text_file(folder)
+  return (f"--init_from=hf:{base}", *command.train_flags(folder, text))
+
+
+def test_a_folder_is_shown_trained_resumed_measured_and_asked(base, tmp_path):
+  given = flags(tmp_path, base)
+  said = command.call("show", *given)
+  assert said.code == 0, said.err
+  assert "--model.num_layers=3" in said.out
+  assert "num_layers=3" in said.err  # in place of the experiment's
+  ask = (f"--init_from=hf:{base}", f"--workdir={tmp_path}/none", "--prompt=a b")
+  before = command.call("generate", *ask)
+  assert before.code == 0, before.err
+  said = command.call("evaluate", *given, "--validation.baselines=false")
+  assert said.code == 0, said.err
+  measured = json.loads((tmp_path / "run/evaluation.json").read_text())
+  assert measured["checkpoint_step"] == 0
+  for steps in (1, 2):
+    said = command.call("train", *given, f"--steps={steps}")
+    assert said.code == 0, said.err
+  run = claim.settings(tmp_path / "run")
+  assert run.model.num_layers == 3 and run.model.rope_scaling.factor == 8
+  said = command.call("generate", f"--workdir={tmp_path}/run", "--prompt=a b")
+  assert said.code == 0 and said.out.startswith("a b")
+  rows = (tmp_path / "run/metrics.jsonl").read_text().splitlines()
+  first = next(r for r in map(json.loads, rows) if r["split"] == "train")
+  loss = measured["results"]["model"]["loss"]
+  assert abs(first["loss"] - loss) < 0.5  # of other rows of the same text
+
+
+def test_a_flag_that_the_folder_contradicts_is_refused(base, tmp_path):
+  given = flags(tmp_path, base)
+  said = command.call("plan", *given, "--model.num_layers=5")
+  assert said.code == 2
+  assert "--model.num_layers=5: the model of" in said.error
+  assert "has 3" in said.error
+  said = command.call("plan", *given, "--model.unroll=0")
+  assert said.code == 0, said.err
+
+
+def _config(**change):
+  def spoil(folder):
+    path = folder / "config.json"
+    found = json.loads(path.read_text()) | change
+    path.write_text(json.dumps(found))
+
+  return spoil
+
+
+def _cut(folder):
+  path = folder / "model.safetensors"
+  path.write_bytes(path.read_bytes()[:-100])
+
+
+def _pickled(folder):
+  (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
+def _rewrite(change):
+  def spoil(folder):
+    from safetensors.numpy import load_file, save_file
+
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    change(tensors)
+    save_file(tensors, path)
+
+  return spoil
+
+
+def _vocabulary(folder):
+  path = folder / "tokenizer.json"
+  found = json.loads(path.read_text())
+  found["model"]["vocab"]["many"] = 999
+  path.write_text(json.dumps(found))
+
+
+_NORM = "model.norm.weight"
+WRONG = {
+  "no folder": (lambda f: f.rename(f.parent / "gone"), "no such folder"),
+  "no config": (lambda f: (f / "config.json").unlink(), "holds no config.json"),
+  "broken config": (
+    lambda f: (f / "config.json").write_text("{"),
+    "config.json cannot be read",
+  ),
+  "architecture": (
+    _config(architectures=["Mamba2ForCausalLM"]),
+    "'Mamba2ForCausalLM'; known are LlamaForCausalLM",
+  ),
+  "code": (_config(auto_map={"AutoModel": "x.Y"}), "code of its own"),
+  "quantised": (_config(quantization_config={"bits": 4}), "quantised"),
+  "unknown key": (_config(attn_sinks=4), "attn_sinks=4, which is not known"),
+  "activation": (_config(hidden_act="gelu"), "hidden_act='gelu'; known is"),
+  "rope": (
+    _config(rope_parameters={"rope_type": "yarn", "factor": 2.0}),
+    "rope_type='yarn'; known are default, linear and llama3",
+  ),
+  "cut short": (_cut, "model.safetensors is no whole safetensors file"),
+  "pickles": (_pickled, "pickles only (pytorch_model.bin)"),
+  "no weights": (
+    lambda f: (f / "model.safetensors").unlink(),
+    "holds neither model.safetensors nor",
+  ),
+  "missing": (_rewrite(lambda t: t.pop(_NORM)), f"{_NORM} is missing"),
+  "unknown": (
+    _rewrite(lambda t: t.update(extra=np.ones(3))),
+    "extra is a tensor that nothing reads",
+  ),
+  "shape": (
+    _rewrite(lambda t: t.update({_NORM: np.ones(7)})),
+    f"{_NORM} is [7], and by its config.json [16]",
+  ),
+  "integers": (
+    _rewrite(lambda t: t.update({_NORM: np.ones(16, np.int8)})),
+    f"{_NORM} is of I8",
+  ),
+  "vocabulary": (_vocabulary, "the tokenizer has 1000 ids"),
+  "no tokenizer": (
+    lambda f: (f / "tokenizer.json").unlink(),
+    "holds no tokenizer.json",
+  ),
+  "broken tokenizer": (
+    lambda f: (f / "tokenizer.json").write_text("{}"),
+    "tokenizer.json is no tokenizer",
+  ),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_bad_folders_are_told_in_a_line(wrong, tmp_path):
+  spoil, expected = WRONG[wrong]
+  folder = tiny.whole(tmp_path / "base", dtype=np.float32)
+  spoil(folder)
+  said = command.call(
+    "generate",
+    f"--init_from=hf:{folder}",
+    f"--workdir={tmp_path}/none",
+    "--prompt=a",
+  )
+  assert said.code == 2
+  assert expected in said.error
+  assert f"hf:{folder}" in said.error or "vocab" in said.error
