@@ -7,10 +7,12 @@ from typing import Any
 
 from llm_jax import build
 from llm_jax.contracts import Batch, Share, Tokenizer
+from llm_jax.data.corruption import Pair
 from llm_jax.data.instructions import Instructed
 from llm_jax.data.preferences import Preferences
 from llm_jax.data.preferred import Preferred
 from llm_jax.data.questions import Example
+from llm_jax.data.text import Tokenised
 from llm_jax.experiment import Asked, Evaluation, Experiment
 from llm_jax.objectives.classification import Classification
 from llm_jax.reporting.progress import say
@@ -26,6 +28,7 @@ class Dataset:
   batches: Any  # a sequence of batches
   num_batches: int
   examples: list[Example]
+  gaps: Sequence[Pair] = ()  # examples with spans to be told
   pairs: Any = None  # batches of pairs, where `batches` are of likes
   together: int = 1  # rows of a prompt, in `pairs` or else in `batches`
 
@@ -93,7 +96,10 @@ def _dataset(
       settings.split, settings.questions, settings.shots
     )
   chosen = min(size, settings.batches or size)
-  found = Dataset(settings, batches, chosen, examples)
+  gaps: Sequence[Pair] = ()
+  if isinstance(tokens, Tokenised) and settings.questions:
+    gaps = tokens.gaps(settings.split, settings.questions)
+  found = Dataset(settings, batches, chosen, examples, gaps)
   where = settings.data
   if not isinstance(where, Preferences):
     return found

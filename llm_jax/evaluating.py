@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 import dataclasses
+import functools
 import pathlib
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from llm_jax import (
   comparing,
   cuts,
   importing,
+  infilling,
   measuring,
   normalising,
   weights,
@@ -288,6 +290,14 @@ def _measure(
       tasks = [e.conversation.task for e in examples]
       found |= exact_match.evaluate(texts, references)
       parts = exact_match.by_task(texts, references, tasks)
+    if d.gaps:
+      wrap = functools.partial(
+        progress, total=len(d.gaps), label=f"answering {d.name}"
+      )
+      answer = asking.answerer(experiment, model, tokenizer, where)
+      found |= infilling.measure(
+        d.gaps, answer, roles["policy"], tokenizer, wrap
+      )
     compares = asks and isinstance(where, asked)
     if d.is_asked and _speaks(experiment) and (judging or compares):
       drawn, told = drawing.measure(d.name, where, d.examples, judging)

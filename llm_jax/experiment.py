@@ -60,8 +60,9 @@ class Validation:
   )
   questions: int = field(
     100,
-    "questions that `evaluate` has answered: of instruction data for exact"
-    " match, of preferences for KL from the reference; 0 = none",
+    "questions that `evaluate` has answered: of instruction data, or text with"
+    " spans taken out, for exact match, of preferences for KL from the"
+    " reference; 0 = none",
     low=0,
   )
   best_of: int = field(

@@ -8,7 +8,7 @@ import pytest
 from llm_jax.data.denoisers import Masked, Mixture, PrefixLM, Spans
 from llm_jax.data.files import Files
 from llm_jax.data.text import Text
-from llm_jax.experiment import Samples
+from llm_jax.experiment import Samples, Validation
 from llm_jax.tokenizers.bytes import Bytes
 from tests import command
 
@@ -34,6 +34,7 @@ def experiment(folder, what):
       cache=str(folder / "cache"),
     ),
     samples=Samples(every=0),
+    validation=Validation(every=2, batches=1, questions=8),
   )
 
 
@@ -54,6 +55,7 @@ def test_train_resume_and_evaluate(name, tmp_path):
   measures = found["results"]["model"]
   assert per_byte in measures and "bits_per_byte" not in measures
   assert set(found["results"]) == {"model"}  # n-grams tell another thing
+  assert ("exact_match" in measures) == (name == "mixture")
   words = per_byte.replace("bits_per_", "bits/").replace("_", " ")
   assert words in said.out and "bits/byte" not in said.out
 

@@ -155,19 +155,23 @@ def take_out(
 
 def put_back(pair: Pair, sentinels: Sequence[int]) -> np.ndarray:
   """The inverse of `take_out`; a sentinel without a span stands for nothing."""
-  source, target = pair.source[:-1], pair.target[:-1]
-  borders = np.flatnonzero(np.isin(target, sentinels))
-  ends = [*borders[1:].tolist(), len(target)]
-  spans = {
-    int(target[a]): target[a + 1 : b]
-    for a, b in zip(borders.tolist(), ends, strict=False)
-  }
+  source, spans = pair.source[:-1], told(pair.target[:-1], sentinels)
   places = np.flatnonzero(np.isin(source, sentinels)).tolist()
   out, at = [], 0
   for place in places:
     out += [source[at:place], spans.get(int(source[place]), source[:0])]
     at = place + 1
   return np.concatenate([*out, source[at:]])
+
+
+def told(target: np.ndarray, sentinels: Sequence[int]) -> dict[int, np.ndarray]:
+  """The span that follows each sentinel of a target, by the sentinel."""
+  borders = np.flatnonzero(np.isin(target, sentinels))
+  ends = [*borders[1:].tolist(), len(target)]
+  return {
+    int(target[a]): target[a + 1 : b]
+    for a, b in zip(borders.tolist(), ends, strict=False)
+  }
 
 
 def split(

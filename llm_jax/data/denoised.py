@@ -8,11 +8,13 @@ rows side by side.
 """
 
 from collections.abc import Sequence
+import itertools
 from typing import NamedTuple
 
 import numpy as np
 
 from llm_jax.data import corruption, packing, sides
+from llm_jax.data.corruption import Pair
 from llm_jax.data.denoisers import Masked, Mixture, PrefixLM, Spans
 from llm_jax.data.packing import Row, Rows
 from llm_jax.data.sides import SourceSide
@@ -157,7 +159,8 @@ class TakenOut:
     if needed > len(marks.sentinels):
       raise ValueError(
         f"--tokenizer.extra_ids: the tokenizer has {len(marks.sentinels)} ids"
-        f" for spans that are taken out, and a row has up to {needed}"
+        f" for spans that are taken out, and a row has up to {needed}; one that"
+        " is there already stays as it was made"
       )
     self._stream: Rows | None = None
     if not shape.packed:
@@ -171,13 +174,18 @@ class TakenOut:
   def __len__(self) -> int:
     return len(self._together if self._stream is None else self._stream)
 
-  def row(self, epoch: int, index: int) -> Row:
+  def pairs(self, epoch: int, index: int) -> list[Pair]:
+    """Source and target of each example of a row."""
     r = np.random.default_rng((*self._seed, epoch, index, _DRAWS))
-    pairs = []
+    out = []
     for ids in self._texts(epoch, index):
       pair = self._what.pair(ids, self._vocabulary, r)
       source = np.concatenate([self._mode, pair.source])
-      pairs.append(pair._replace(source=source))
+      out.append(pair._replace(source=source))
+    return out
+
+  def row(self, epoch: int, index: int) -> Row:
+    pairs = self.pairs(epoch, index)
     shape = self._shape
     if not shape.source.length:
       start_id = self._tokens.start_id
@@ -229,6 +237,38 @@ class TakenOut:
       ids[start : start + size].astype(np.int32)
       for start, size in zip(starts.tolist(), sizes.tolist(), strict=True)
     ]
+
+
+def gaps(
+  made: Sequence[tuple[Rows, float]], vocabulary: Vocabulary, limit: int
+) -> list[Pair]:
+  """Examples with spans to be told, the same ones each time.
+
+  Those whose target has an end within are left out: who writes it stops there.
+
+  Args:
+    made: as of `parts`.
+    vocabulary: of the tokens.
+    limit: how many at most. Any are a fair sample of each part.
+  """
+  marks, eos_id = vocabulary.marks, vocabulary.tokenizer.eos_id
+  found: list[list[Pair]] = []
+  for rows, _ in made:
+    its: list[Pair] = []
+    if not isinstance(rows, TakenOut):
+      continue
+    for i in np.random.default_rng(0).permutation(len(rows)).tolist():
+      if len(its) >= limit:
+        break
+      its += [
+        pair
+        for pair in rows.pairs(0, i)
+        if np.isin(pair.target, marks.sentinels).any()
+        and (pair.target == eos_id).sum() == 1
+      ]
+    found.append(its)
+  turns = itertools.zip_longest(*found)  # a part after the other
+  return [p for turn in turns for p in turn if p is not None][:limit]
 
 
 class Shared:

@@ -17,6 +17,7 @@ from llm_jax.data import (
   splits,
   tokens,
 )
+from llm_jax.data.corruption import Pair
 from llm_jax.data.denoisers import Masked, Mixture, Plain, PrefixLM, Spans
 from llm_jax.data.files import Files
 from llm_jax.data.sides import SourceSide
@@ -162,6 +163,13 @@ class Tokenised:
     parts = self._rows(self.tokens(split), None)
     rows = parts[0][0] if len(parts) == 1 else denoised.Shared(parts)
     return batches.Finite(rows, batch_size, block)
+
+  def gaps(self, split: str, limit: int) -> list[Pair]:
+    """Examples of a split with spans to be told; none of other text."""
+    if isinstance(self._settings.corruption, Plain | Masked):
+      return []
+    parts = self._rows(self.tokens(split), None)
+    return denoised.gaps(parts, self._vocabulary, limit)
 
   def tokens(self, split: str) -> tokens.Tokens:
     """The token ids of a split of all sources."""

@@ -6,7 +6,7 @@ import itertools
 import numpy as np
 import pytest
 
-from llm_jax.data import denoised, packing
+from llm_jax.data import corruption, denoised, packing
 from llm_jax.data.batches import Finite, Offline
 from llm_jax.data.denoisers import Masked, Mixture, PrefixLM, Spans
 from llm_jax.data.sides import SourceSide
@@ -84,8 +84,7 @@ def examples(row):
 def restored(way, row):
   """Ids of each example of a row."""
   return [
-    way.restore(denoised.corruption.Pair(*pair), SENTINELS)
-    for pair in examples(row)
+    way.restore(corruption.Pair(*pair), SENTINELS) for pair in examples(row)
   ]
 
 
