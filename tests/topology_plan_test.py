@@ -93,6 +93,19 @@ def test_slices_send_gradients_over_the_slow_network():
   assert plan.times.dcn == pytest.approx(sums.dcn / 3.125e9)
 
 
+def test_stages_of_slices_hand_on_over_the_slow_network():
+  """At the border all that a stage is handed, however many are within."""
+  e = dataclasses.replace(BIG, microbatches=1)
+  mesh = lambda n: MeshShape(stage=4, fsdp=-1, data=1, slices=Slices(stage=n))
+  moved = lambda plan: next(
+    x for x in plan.least if x.kind == "collective-permute"
+  )
+  near = moved(analysed(dataclasses.replace(e, mesh=mesh(1)), "v5e-256"))
+  far = moved(analysed(dataclasses.replace(e, mesh=mesh(2)), "v5e-128", 2))
+  assert near.dcn == far.ici == 0
+  assert near.ici == far.dcn > 0
+
+
 def test_links_of_a_torus():
   v5p, v5e = topologies.of("v5p-128"), topologies.of("v5e-256")
   mesh = {"data": 1, "fsdp": 16, "tensor": 4}

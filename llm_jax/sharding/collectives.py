@@ -11,6 +11,9 @@ Bytes are those that a device must receive, by the algorithms of least traffic
   all-reduce of V                              twice as much
   all-to-all of V                              ICI (m-1)/n V,  DCN (n-m)/n V
   collective-permute of V                      V
+
+Between slices a TPU's program sends through its host: a `recv` that says of
+which kind it is, what was added up or gathered within a slice before.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,6 +31,16 @@ KINDS = (
   "ragged-all-to-all",
   "collective-permute",
 )
+
+
+_THROUGH_HOSTS = {
+  "ALL_GATHER": "all-gather",
+  "ALL_REDUCE": "all-reduce",
+  "REDUCE_SCATTER": "reduce-scatter",
+  "ALL_TO_ALL": "all-to-all",
+  "RAGGED_ALL_TO_ALL": "ragged-all-to-all",
+  "ONE_TO_ONE": "collective-permute",
+}
 
 
 class Collective(NamedTuple):
@@ -61,6 +74,10 @@ def read(
       continue
     for it in instructions:
       kind = it.opcode.removesuffix("-start")
+      if kind == "recv" and (one := _through_hosts(it, mesh, slice_of)):
+        count = times[name]
+        one = one._replace(runs=count, dcn=one.dcn * count)
+        found[name, it.name] = one
       if kind not in KINDS:
         continue
       groups = _groups(it.attributes, math.prod(mesh.values()))
@@ -89,6 +106,50 @@ def read(
       if old is None or old.runs > count:
         found[key] = one
   return list(found.values())
+
+
+def _through_hosts(
+  it: hlo.Instruction, mesh: Mapping[str, int], slice_of: Sequence[int]
+) -> Collective | None:
+  """What a `recv` brings once from other slices; None if it is none of those.
+
+  Its devices are those that hold the same within each slice.
+  """
+  said = re.search(r'_xla_megascale_transfer_type="(\w+)"', it.attributes)
+  if not said or said[1] not in _THROUGH_HOSTS:
+    return None
+  kind, V = _THROUGH_HOSTS[said[1]], it.sizes[0]
+  axes = _between_slices(mesh, slice_of)
+  s = _slices_of(it.attributes) or len(set(slice_of)) or 1
+  if kind == "collective-permute":
+    s, dcn = 2, float(V)
+  elif kind == "reduce-scatter":  # what is left of it is told
+    V, dcn = V * s, float(V * (s - 1))
+  else:
+    dcn = (2 if kind == "all-reduce" else 1) * (s - 1) / s * V
+  return Collective(kind, s, 1, V, 0.0, dcn, axes, it.label)
+
+
+def _slices_of(attributes: str) -> int:
+  """How many slices take part: 3 of the target "{1,3:4}x{0:7}"; 0 = unknown."""
+  found = re.search(r'_xla_megascale_target="\{([\d,:]+)\}x', attributes)
+  count = 0
+  for part in found[1].split(",") if found else ():
+    first, _, last = part.partition(":")
+    count += int(last or first) - int(first) + 1
+  return count
+
+
+def _between_slices(
+  mesh: Mapping[str, int], slice_of: Sequence[int]
+) -> tuple[str, ...]:
+  """Axes along which slices lie."""
+  out, step = [], math.prod(mesh.values())
+  for axis, n in mesh.items():
+    step //= n
+    if slice_of and slice_of[(n - 1) * step] != slice_of[0]:
+      out.append(axis)
+  return tuple(out)
 
 
 def _is_scatter(computation: str) -> bool:

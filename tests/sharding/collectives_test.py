@@ -48,6 +48,44 @@ def test_what_goes_between_slices_is_told_apart():
 
 
 @pytest.mark.parametrize(
+  ("how", "target", "kind", "dcn"),
+  [
+    ("ALL_REDUCE", '"{1,2}x{0:7}"', "all-reduce", 2 / 2 * 40),
+    ("ALL_GATHER", '"{1:2}x{0:7}"', "all-gather", 1 / 2 * 40),
+    ("REDUCE_SCATTER", '"{1,2}x{0:7}"', "reduce-scatter", 40),
+    ("ALL_REDUCE", '"{1:3,5}x{0:7}"', "all-reduce", 2 * 3 / 4 * 40),
+    (
+      "ONE_TO_ONE",
+      "{{100000->200000},{100001->200001}}",
+      "collective-permute",
+      40,
+    ),
+  ],
+)
+def test_what_a_tpu_receives_through_its_host(how, target, kind, dcn):
+  """As libtpu writes it; what is received once each turn, and never on ICI."""
+  line = (
+    "%recv.1 = (f32[10]{0:T(128)}, u32[], token[]) recv(%after-all.1),"
+    " channel_id=90, is_host_transfer=true, frontend_attributes={"
+    '_xla_host_transfer_handler_name="xla_megascale_runtime",'
+    f"_xla_megascale_target={target},"
+    f'_xla_megascale_transfer_type="{how}"}}'
+  )
+  turn = next(x for x in TEXT.splitlines() if "%all-reduce.3 =" in x)
+  text = TEXT.replace(turn, f"{turn}\n  {line}")
+  slice_of = [i // 8 for i in range(16)]
+  before = collectives.read(TEXT, MESH, slice_of)
+  (new,) = (
+    c for c in collectives.read(text, MESH, slice_of) if c not in before
+  )
+  assert (new.kind, new.runs, new.axes) == (kind, 3, ("data",))
+  assert new.ici == 0 and new.dcn == pytest.approx(3 * dcn)
+  # Any other is none between devices.
+  other = text.replace("_xla_megascale_transfer", "_xla_other_transfer")
+  assert collectives.read(other, MESH, slice_of) == before
+
+
+@pytest.mark.parametrize(
   ("written", "group"),
   [
     ("{{0,2,4,6},{1,3,5,7},{8,10,12,14},{9,11,13,15}}", (0, 2, 4, 6)),
