@@ -28,6 +28,10 @@ _PADS = (
   *("<|reserved_special_token_0|>", "<|end_of_text|>"),
 )
 
+_MASKS = ("[MASK]", "<mask>")
+_SENTINEL = re.compile(r"<extra_id_(\d+)>")
+_MODES = {"R": "[NLU]", "S": "[S2S]", "X": "[NLG]"}
+
 
 def special_ids(folder: pathlib.Path, config: Mapping[str, Any]) -> dict:
   """{"bos", "eos", "pad": text of a token, or its id} that a folder names.
@@ -74,8 +78,6 @@ class PretrainedTokenizer:
     ValueError: no tokenizer, or one without a token that ends a text.
   """
 
-  marks = Marks()
-
   def __init__(self, model: bytes, named: Mapping[str, Any]):
     try:
       library = tokenizers.Tokenizer.from_buffer(model)
@@ -105,6 +107,7 @@ class PretrainedTokenizer:
     ends = (self._special.get(word) for word in _ENDS)
     end = next((i for i in ends if i is not None), self.eos_id)
     self.role_ids = {**self._special, "end": end}
+    self.marks = _marks(self._special)
     self.fingerprint = hashlib.blake2b(
       b"pretrained-1" + model + json.dumps(dict(named)).encode(),
       digest_size=16,
@@ -152,6 +155,17 @@ class PretrainedTokenizer:
     if isinstance(named, str):
       return self._library.token_to_id(named)
     return named
+
+
+def _marks(special: Mapping[str, int]) -> Marks:
+  """Masks as BERT's, sentinels as T5's, modes as UL2's, where there are any."""
+  found = ((_SENTINEL.fullmatch(word), i) for word, i in special.items())
+  numbered = sorted((int(its[1]), i) for its, i in found if its)
+  return Marks(
+    next((special[word] for word in _MASKS if word in special), None),
+    tuple(i for _, i in numbered),
+    {mode: special[word] for mode, word in _MODES.items() if word in special},
+  )
 
 
 def _json(path: pathlib.Path) -> dict[str, Any]:
