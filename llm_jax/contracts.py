@@ -104,6 +104,11 @@ class Objective(Protocol):
     del batch
     return None
 
+  def moved_by(self, batch: Batch) -> jax.Array | None:
+    """Rows that `loss` asks about, [B] bool; None = all of them."""
+    del batch
+    return None
+
   def annotate(self, forward: Forward, roles: Roles, batch: Batch) -> Batch:
     """The batch with what forwards say of it, as it is by default."""
     del forward, roles

@@ -32,6 +32,9 @@ class Around(Objective):
   def asked(self, batch: Batch) -> jax.Array | None:
     return self.objective.asked(batch)
 
+  def moved_by(self, batch: Batch) -> jax.Array | None:
+    return self.objective.moved_by(batch)
+
   def annotate(self, forward: Forward, roles: Roles, batch: Batch) -> Batch:
     return self.objective.annotate(forward, roles, batch)
 

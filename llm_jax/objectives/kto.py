@@ -51,6 +51,10 @@ class KTO(Objective):
     """Those of completions."""
     return batch["mask_BT"]
 
+  def moved_by(self, batch: Batch) -> jax.Array:
+    """Completions with their own prompt."""
+    return jnp.arange(len(batch["mask_BT"])) % 2 == 0
+
   def annotate(self, forward: Forward, roles: Roles, batch: Batch) -> Batch:
     """Asks the reference, and the policy about mismatched completions."""
     batch = dict(batch)

@@ -27,8 +27,9 @@ class Routed(Around):
 
   over layers and rows, see `ops/routing.tell`; as Switch does, each layer adds
   its own (arXiv:2101.03961, section 2.2). It counts whatever forward of a model
-  that trains the objective asks for, and none that only annotates. Rows that
-  are padding throughout do not count.
+  that trains the objective asks for, and none that only annotates: the mean is
+  over the rows that `loss` asks about. Rows that are padding throughout do not
+  count.
   """
 
   balance: float
@@ -43,7 +44,10 @@ class Routed(Around):
         for n, x in batch.items()
         if n.startswith(begin)
       }
-      out[f"{begin}routed_BT"] = weights.sequence_mean(real_tokens(its))
+      real_BT = real_tokens(its)
+      if not begin and (moved_B := self.moved_by(batch)) is not None:
+        real_BT &= moved_B[:, None]
+      out[f"{begin}routed_BT"] = weights.sequence_mean(real_BT)
     return out
 
   def loss(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from unittest import mock
 
 import chex
 import jax
@@ -13,6 +14,7 @@ import pytest
 from llm_jax import trees
 from llm_jax.models.config import Experts
 from llm_jax.objectives.causal import Causal
+from llm_jax.objectives.kto import KTO
 from llm_jax.objectives.mixed import carrying, Mixed
 from llm_jax.objectives.packed import Packed
 from llm_jax.objectives.routed import Routed
@@ -57,7 +59,8 @@ def loss_of(batch, microbatches, objective=OURS):
   forward, roles = {"policy": score_of(model)}, {"policy": variables}
 
   def whole(batch):
-    parts = step_lib.cut(objective.weigh(batch), microbatches)
+    weighed, group = objective.weigh(batch), objective.rows_together
+    parts = step_lib.cut(weighed, microbatches, group)
     part = lambda i: {name: x[i] for name, x in parts.items()}
     return sum(
       objective.loss(forward, roles, part(i), None)[0]
@@ -158,6 +161,32 @@ def test_rows_beside_weigh_among_themselves():
   term_B = (BALANCE * balance_LB + Z * z_LB).sum(0)
   want += term_B.mean() + term_B[:4].mean()
   np.testing.assert_allclose(found, want, rtol=1e-12)
+
+
+@pytest.mark.parametrize("microbatches", [1, 4])
+def test_rows_that_are_only_compared_with_do_not_count(microbatches):
+  """Half of KTO's rows; the mutant counts them, and halves what is added."""
+  batch = batch_of()
+  mask_BT = jnp.asarray(batch["mask_BT"])
+  batch |= {
+    "label_B": jnp.arange(len(mask_BT)) % 4 // 2,
+    "ref_logp_B": jnp.zeros(len(mask_BT)),
+    "other_B": jnp.zeros(len(mask_BT)),
+  }
+  plain = Packed(KTO())
+  with jax.enable_x64(True):
+    model, variables = small.build(CONFIG)
+    told = model.apply(variables, batch, method="score").routing
+    found, want = (
+      loss_of(batch, microbatches, its)
+      for its in (Routed(plain, BALANCE, Z), plain)
+    )
+    with mock.patch.object(KTO, "moved_by", lambda self, batch: None):
+      half = loss_of(batch, microbatches, Routed(plain, BALANCE, Z))
+  balance_LB, z_LB = np.asarray(told.balance_LB), np.asarray(told.z_LB)
+  added = (BALANCE * balance_LB + Z * z_LB).sum(0)[::2].mean()
+  np.testing.assert_allclose(found - want, added, rtol=1e-11)
+  np.testing.assert_allclose(half - want, added / 2, rtol=1e-11)
 
 
 def test_the_largest_of_means_is_taken_at_the_end():
