@@ -73,7 +73,6 @@ class Run:
   save: Save
   store: Store
   metrics: reporting.Metrics
-  watch: Watch
   normalise: Callable[[TrainState], None]  # once it is trained and saved
 
 
@@ -115,6 +114,20 @@ def _tokens(
     for note in found.notes:
       progress.say(note)
   return found
+
+
+def watch(experiment: Experiment, folder: pathlib.Path) -> Watch:
+  """What minds the time, in a folder where all processes write."""
+  slow = experiment.draws or experiment.self_play.max_new_tokens
+  return Watch(
+    experiment.watchdog,
+    (jax.process_index(), jax.process_count()),
+    host.first_says(uuid.uuid4().hex),
+    folder,
+    files.write_json,
+    files.read_json,
+    slow=("batch",) if slow else (),  # it draws
+  )
 
 
 def run(experiment: Experiment, folder: pathlib.Path, mesh: Mesh) -> Run:
@@ -192,18 +205,7 @@ def run(experiment: Experiment, folder: pathlib.Path, mesh: Mesh) -> Run:
     mesh,
     share,
   )
-  watch = Watch(
-    experiment.watchdog,
-    (jax.process_index(), jax.process_count()),
-    host.first_says(uuid.uuid4().hex),
-    folder,
-    files.write_json,
-    files.read_json,
-    slow=() if isinstance(main, _Placed) else ("batch",),  # it draws
-  )
-  return Run(
-    state, plan.step, source, hooks, save, store, metrics, watch, normalise
-  )
+  return Run(state, plan.step, source, hooks, save, store, metrics, normalise)
 
 
 def _source(

@@ -15,7 +15,7 @@ from llm_jax.experiment import Experiment, MAY_CHANGE
 from llm_jax.reporting import environment, files
 
 # What a run makes in its folder before its first step.
-_MADE_FIRST = ("tokenizer", "tensorboard")
+_MADE_FIRST = ("tokenizer", "tensorboard", "heartbeats")
 
 
 def settings(folder: pathlib.Path) -> Experiment:
@@ -178,7 +178,7 @@ def note(folder: pathlib.Path, **facts: int) -> None:
 
 def _holds_files(folder: pathlib.Path) -> bool:
   """Whether it holds more than what a process killed here was writing."""
-  left = re.compile(r"experiment\.json\.[0-9a-f]+\.partial")
+  left = re.compile(r"experiment\.json\.[0-9a-f]+\.partial|heartbeats")
   return folder.exists() and not all(
     left.fullmatch(p.name) for p in folder.iterdir()
   )

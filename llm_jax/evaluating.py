@@ -1,6 +1,7 @@
 """The verb `evaluate`: a run on its own data, on others, beside another run."""
 
 from collections.abc import Sequence
+import contextlib
 import dataclasses
 import functools
 import pathlib
@@ -49,7 +50,7 @@ from llm_jax.evaluation import (
 )
 from llm_jax.experiment import Asked, Experiment
 from llm_jax.reporting import files, report, tables
-from llm_jax.reporting.progress import progress, say, waiting
+from llm_jax.reporting.progress import heard_by, progress, say, waiting
 from llm_jax.sharding import mesh as mesh_lib
 from llm_jax.tokenizers import store as tokenizers
 from llm_jax.training.refresh import Refresh
@@ -94,7 +95,8 @@ def evaluate(
     other, other_folder = _other("against", against, folder, experiment)
   if kl_from is not None:
     _other("kl_from", kl_from, folder, experiment)
-  with jax.set_mesh(mesh):
+  watch = build.watch(experiment, folder / "evaluating")
+  with contextlib.closing(watch), heard_by(watch.moves), jax.set_mesh(mesh):
     made = None
     if not only or OWN in only:
       made = build.data(experiment, folder)

@@ -30,7 +30,7 @@ from llm_jax import model as model_lib
 from llm_jax.experiment import Experiment
 from llm_jax.peft.method import Full
 from llm_jax.reporting import report, tables
-from llm_jax.reporting.progress import progress, say, waiting
+from llm_jax.reporting.progress import heard_by, progress, say, waiting
 from llm_jax.sharding import mesh as mesh_lib
 from llm_jax.sharding import switches
 from llm_jax.training import loop
@@ -78,7 +78,12 @@ def train(experiment: Experiment, folder: pathlib.Path, name: str) -> int:
     weights.plan(experiment, model, mesh)
   with contextlib.ExitStack() as held, jax.set_mesh(mesh):
     with claim.claim(folder, name, experiment, held):
-      run = build.run(experiment, folder, mesh)
+      watch = build.watch(experiment, folder)
+      held.callback(watch.close)
+      with contextlib.ExitStack() as failed, heard_by(watch.moves):
+        failed.callback(watch.close)  # before the folder is left as it was
+        run = build.run(experiment, folder, mesh)
+        failed.pop_all()
       claim.note(
         folder,
         parameters=trees.size(run.state.roles["policy"]),
@@ -93,15 +98,15 @@ def train(experiment: Experiment, folder: pathlib.Path, name: str) -> int:
         run.hooks,
         experiment.steps,
         stop,
-        run.watch.beat,
+        watch.beat,
       )
       run.save.act(int(state.step), state)
     except Exception as e:
-      if joining.is_lost(e) and (who := run.watch.lost()):
+      if joining.is_lost(e) and (who := watch.lost()):
         print(f"no sign of life from {who}", file=sys.stderr)
       raise
     finally:
-      run.watch.close()
+      watch.close()
       for hook in run.hooks:
         hook.close(*sys.exc_info())
       run.store.wait()

@@ -1,6 +1,6 @@
 """Something moves during every wait: a bar on a terminal, lines elsewhere."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 import contextlib
 import sys
 import threading
@@ -23,6 +23,19 @@ class _Console(Console):
 
 
 _console = _Console(stderr=True)
+
+
+_listeners: list[Callable[[str], None]] = []
+
+
+@contextlib.contextmanager
+def heard_by(listener: Callable[[str], None]) -> Iterator[None]:
+  """Meanwhile `listener` is told the label of whatever begins or advances."""
+  _listeners.append(listener)
+  try:
+    yield
+  finally:
+    _listeners.remove(listener)
 
 
 def say(line: str) -> None:
@@ -61,6 +74,7 @@ class _Bar:
     self._over = threading.Event()
 
   def __enter__(self) -> "_Bar":
+    self._moved()
     if self._hidden:
       return self
     if _console.is_terminal:
@@ -98,10 +112,15 @@ class _Bar:
   def advance(self, by: float) -> None:
     """So much more is done."""
     self._done += by
+    self._moved()
     if self._rich is not None:
       self._rich.update(
         self._task, advance=by, count=self._count(), note=self.note
       )
+
+  def _moved(self) -> None:
+    for listener in _listeners:
+      listener(self._label)
 
   def relabel(self, label: str) -> None:
     """What is waited for has changed."""

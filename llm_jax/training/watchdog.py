@@ -23,6 +23,7 @@ from llm_jax.config import field
 
 # What the loop tells, for people; what a step is made of.
 _WORDS = {
+  "start": "starting",
   "stop": "agreeing whether to stop",
   "batch": "waiting for a batch",
   "step": "at work",
@@ -43,7 +44,8 @@ class Watchdog:
   around: float = field(
     7200.0,
     "likewise of the first step, which is compiled, and of what lies between"
-    " steps: validation, samples, a save, drawing; 0 = any",
+    " steps: validation, samples, a save, drawing; before them, and in"
+    " `evaluate`, while nothing moves on; 0 = any",
     low=0,
   )
 
@@ -73,7 +75,7 @@ class Watch:
   ):
     self._settings, self._process, self._job = settings, process, job
     self._folder, self._write, self._read = folder, write, read
-    self._quick = _WORDS.keys() - set(slow)
+    self._quick = _WORDS.keys() - {"start", *slow}
     self._about = {"process": process[0], "host": socket.gethostname()}
     self._about |= {"pid": os.getpid(), "job": job}
     limits = [x for x in (settings.seconds, settings.around) if x]
@@ -96,6 +98,11 @@ class Watch:
     self._first = step if self._first is None else self._first
     is_quick = doing in self._quick and step > self._first + 1
     self._now = step, doing, is_quick, time.monotonic()
+
+  def moves(self, doing: str) -> None:
+    """Something goes on that is no step, and comes before them."""
+    if self._first is None:
+      self._now = 0, doing, False, time.monotonic()
 
   def close(self) -> None:
     """Nothing is minded any more."""
@@ -147,8 +154,7 @@ class Watch:
 
   def _end(self, step: int, doing: str, taken: str) -> None:
     who = f"process {self._process[0]} ({self._about['host']})"
-    where = f"in step {step}, {_WORDS.get(doing, doing)}"
-    lines = [f"watchdog: {who} has been {where}, for {taken}"]
+    lines = [f"watchdog: {who} has been {_at(step, doing)}, for {taken}"]
     if self._process[1] > 1:
       found = self._within(10 + 4 * self._period, self._blame)
       lines.append(f"watchdog: {found or 'the run folder does not answer'}")
@@ -205,9 +211,11 @@ class Watch:
       return f"no sign of life from {'; '.join(map(_is, silent))}"
     least = min(its["count"] for its in everyone)
     behind = [its for its in everyone if its["count"] == least]
-    if len(behind) == len(everyone):
-      return "all processes are at the same place; a device may have stalled"
-    return f"all others wait for {'; '.join(map(_is, behind))}"
+    if len(behind) < len(everyone):
+      return f"all others wait for {'; '.join(map(_is, behind))}"
+    if len({its.get("doing") for its in everyone}) > 1:  # before all steps
+      return f"none is behind: {'; '.join(map(_is, everyone[:8]))}"
+    return "all processes are at the same place; a device may have stalled"
 
 
 def _is(its: dict[str, Any]) -> str:
@@ -215,5 +223,10 @@ def _is(its: dict[str, Any]) -> str:
   who = f"process {its['process']} ({its['host']})"
   if its["count"] < 0:
     return f"{who}, which wrote nothing yet"
-  doing = _WORDS.get(its["doing"], its["doing"])
-  return f"{who}, in step {its['step']}, {doing}"
+  return f"{who}, {_at(its['step'], its['doing'])}"
+
+
+def _at(step: int, doing: str) -> str:
+  """A place, for people; step 0 is before all steps."""
+  doing = _WORDS.get(doing, doing)
+  return f"in step {step}, {doing}" if step else f"busy with: {doing}"

@@ -1,4 +1,6 @@
 import io
+import subprocess
+import sys
 import time
 
 import pytest
@@ -93,3 +95,27 @@ def test_square_brackets_are_text(monkeypatch):
   out = _terminal(monkeypatch, False)
   progress.say("[red]loss[/red] 1.25")
   assert out.getvalue() == "[red]loss[/red] 1.25\n"
+
+
+def test_whoever_listens_hears_what_moves():
+  heard = []
+  with progress.heard_by(heard.append):
+    list(progress.progress(range(3), 3, "reading"))
+    with progress.waiting("compiling"):
+      pass
+  list(progress.progress(range(3), 3, "unheard"))
+  assert heard == ["reading"] * 4 + ["compiling"]
+
+
+def test_nobody_who_reads_is_no_reason_to_end():
+  """Rich would end the program, and what it has still to save."""
+  code = (
+    "import os, sys; from llm_jax.reporting import progress\n"
+    "reader, writer = os.pipe(); os.dup2(writer, 2); os.close(reader)\n"
+    "os.close(writer)\n"
+    "progress.say('unread'); progress.say('again'); print('goes on')"
+  )
+  done = subprocess.run(
+    [sys.executable, "-c", code], capture_output=True, text=True
+  )
+  assert "goes on" in done.stdout

@@ -81,6 +81,28 @@ def test_what_may_take_longer(watch, doing, step):
   assert watch.ended.wait(2)
 
 
+def test_before_all_steps_whatever_moves_is_left_alone(watch, capfd):
+  its = watch(seconds=0.0, around=0.4)
+  for _ in range(12):
+    its.moves("tokenising")
+    assert not watch.ended.wait(0.05)
+  assert watch.ended.wait(3)
+  said = capfd.readouterr().err
+  assert "has been busy with: tokenising, for 0 s; --watchdog.around=" in said
+
+
+def test_within_steps_only_steps_are_minded(watch):
+  """What moves in a step that stalls is no excuse."""
+  its = watch()
+  for step in (1, 2, 3):
+    its.beat(step, "step")
+  for _ in range(60):
+    its.moves("a bar")
+    if watch.ended.wait(0.05):
+      break
+  assert watch.ended.is_set()
+
+
 def test_zero_is_any_time(watch):
   its = watch(seconds=0.0, around=0.1)
   for step in (1, 2, 3):
@@ -143,6 +165,17 @@ def test_the_one_that_is_behind_is_named(watch):
   note(watch.folder, 2, 41)
   note(watch.folder, 3, 41)
   assert "all processes are at the same place" in blame(its, watch.folder)
+
+
+def test_before_all_steps_each_is_told(watch):
+  its = watch(processes=2, seconds=99.0)
+  note(watch.folder, 0, 0, doing="tokenizer")
+  note(watch.folder, 1, 0, doing="making the model")
+  said = "none is behind: process 0 (host0), busy with: tokenizer; process 1"
+  assert blame(its, watch.folder).startswith(said)
+  note(watch.folder, 0, 5)  # in its steps: it waits
+  wait = "all others wait for process 1 (host1), busy with: making the model"
+  assert blame(its, watch.folder) == wait
 
 
 def test_the_one_that_writes_no_more_is_named_before(watch):
