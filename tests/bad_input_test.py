@@ -25,7 +25,7 @@ WRONG = {
   "--batch-size=3": "did you mean --batch_size?",
   "--every=3": "--checkpoints.every or --log.every?",
   "--step=3": "unknown flag --step; did you mean --steps?",
-  "--tokenizer.x=3": "unknown flag --tokenizer.x; --help lists all",
+  "--tokenizer.x=3": "--tokenizer.x; did you mean --tokenizer.extra_ids?",
   "--model.rope=3": "did you mean --model.rope_theta?",
   "--xyzzy": "unknown flag --xyzzy; --help lists all",
   "--steps=3.5": "--steps=3.5: must be a whole number, at least 0",
