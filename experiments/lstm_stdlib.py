@@ -16,7 +16,7 @@ from llm_jax.models.recurrent_config import RecurrentConfig
 EXPERIMENT = dataclasses.replace(
   pretrain_tiny_stdlib.EXPERIMENT,
   model=RecurrentConfig(
-    num_layers=2, embed_dim=320, max_length=512, dropout=0.1
+    num_layers=2, embed_dim=320, norm="rms", max_length=512, dropout=0.1
   ),
 )
 

@@ -250,3 +250,14 @@ def test_a_forget_gate_begins_open():
   want = np.zeros((2, 4, small.DIMS.D))
   want[:, 1] = 0.7
   np.testing.assert_allclose(bias_LJA, want, rtol=1e-6)
+
+
+@pytest.mark.parametrize("cell", small.RECURRENT)
+def test_what_a_cell_remembers_is_no_half(cell):
+  """In bfloat16 an LSTM's memory is float32, and gradients are finite."""
+  config = dataclasses.replace(small.RECURRENT[cell], dtype="bfloat16")
+  model, variables = small.build(config)
+  state = model.apply(variables, 1, 1, method="open_cache")
+  assert [s.dtype.name for s in state] == ["bfloat16", "float32"][: len(state)]
+  grads, _ = logp_and_grads(model, variables, small.causal_batch())
+  assert all(np.isfinite(x).all() for x in jax.tree.leaves(grads))

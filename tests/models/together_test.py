@@ -17,7 +17,7 @@ from tests import small
 
 B, T = 8, 12
 SIZES = (3, 12, 5, 2, 4, 6, 1, 3)  # of rows, aligned on the right
-SHAPES = small.SHAPES
+SHAPES = {**small.SHAPES, **small.RECURRENT}
 
 
 @pytest.fixture(autouse=True)
