@@ -12,11 +12,16 @@ import dataclasses
 from experiments import pretrain_tiny_stdlib
 from llm_jax import cli
 from llm_jax.models.recurrent_config import RecurrentConfig
+from llm_jax.training.optimizers import Muon
+from llm_jax.training.schedules import Schedule
 
 EXPERIMENT = dataclasses.replace(
   pretrain_tiny_stdlib.EXPERIMENT,
   model=RecurrentConfig(
     num_layers=2, embed_dim=320, norm="rms", max_length=512, dropout=0.1
+  ),
+  optimizer=Muon(
+    peak=1e-2, schedule=Schedule("cosine", warmup=50), weight_decay=0.1
   ),
 )
 
