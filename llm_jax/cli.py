@@ -22,6 +22,8 @@ _READ_BY = {
   ("label.",): ("label",),
   ("judge.", "judges."): ("evaluate", "label"),
 }
+# Verbs that a folder of the ecosystem can be given to as if it were a run.
+_OF_FOLDERS = ("evaluate", "export", "generate")
 # Packages that a machine may lack, and what does without them.
 WITHOUT = {
   "tensorboardX": "--log.tensorboard=false",
@@ -253,6 +255,7 @@ def _run_verb(
   from llm_jax import (  # noqa: PLC0415
     beside,
     evaluating,
+    exporting,
     importing,
     labelling,
     verbs,
@@ -265,12 +268,12 @@ def _run_verb(
   asked = experiment.data  # where `label` finds its prompts
   begins = importing.is_folder(experiment.init_from)
   there = (folder / "experiment.json").exists()
-  if begins and verb in ("evaluate", "generate") and not there:
+  if begins and verb in _OF_FOLDERS and not there:
     # A folder of the ecosystem stands for a run that has not begun.
     experiment = _of_folder(experiment, given)
     if verb == "evaluate":
       verbs.begin(experiment, folder, name)
-  elif verb in ("evaluate", "generate", "label", "merge"):
+  elif verb in ("evaluate", "export", "generate", "label", "merge"):
     # A run is used with the settings it was trained with, but for the flags
     # given now, and for what it is measured and judged by, which is no part
     # of it.
@@ -328,6 +331,20 @@ def _run_verb(
       raise ValueError("--into: no folder given to write the merged run to")
     into = storage.path(given.into, "into")
     return verbs.merge(experiment, folder, step, into, name)
+  if verb == "export":
+    if given.format != "hf":
+      raise ValueError(f"--format={given.format}: must be hf")
+    if not given.to:
+      raise ValueError("--to: no folder given to export to")
+    if given.shard_size <= 0:
+      raise ValueError(f"--shard_size={given.shard_size}: must be more than 0")
+    wanted = exporting.Wanted(
+      storage.path(given.to, "to").expanduser(),
+      given.shard_size,
+      given.weights_dtype,
+      given.licence,
+    )
+    return exporting.export(experiment, folder, step, name, wanted)
   return verbs.show(experiment, name)
 
 

@@ -12,6 +12,7 @@ VERBS = {
   "generate": "text from --prompt, --prompts_file or the terminal",
   "label": "completions of prompts, judged: preferences at --into",
   "merge": "adapters into their base; an ordinary run folder at --into",
+  "export": "a folder at --to that transformers loads; adapters merged",
   "show": "resolved settings, and each parameter's shape and placement",
 }
 # Flags that are no settings of an experiment, and the verbs that read them.
@@ -22,7 +23,12 @@ READ_BY = {
   "into": ("compare", "label", "merge"),
   "runs": ("compare",),
   "best": ("label",),
-  "checkpoint_step": ("evaluate", "generate", "label", "merge"),
+  "format": ("export",),
+  "to": ("export",),
+  "shard_size": ("export",),
+  "weights_dtype": ("export",),
+  "licence": ("export",),
+  "checkpoint_step": ("evaluate", "export", "generate", "label", "merge"),
   "against": ("evaluate",),
   "kl_from": ("evaluate",),
   "only": ("evaluate",),
@@ -42,9 +48,10 @@ READ_BY = {
 OF_ONE = ("coordinator", "num_processes", "process_id", "join_timeout")
 
 _TEXT, _MANY = flags.DEFINE_string, flags.DEFINE_multi_string
-_LIST, _WHOLE, _BOOL = (
+_LIST, _WHOLE, _REAL, _BOOL = (
   flags.DEFINE_list,
   flags.DEFINE_integer,
+  flags.DEFINE_float,
   flags.DEFINE_bool,
 )
 # Name -> (kind, default, help).
@@ -60,6 +67,15 @@ _FLAGS: dict[str, tuple[Any, Any, str]] = {
   "into": (_TEXT, None, "folder of a run or page, or .jsonl"),
   "runs": (_LIST, [], "folders of evaluated runs, between commas"),
   "best": (_BOOL, False, "the best completions, to train on"),
+  "format": (_TEXT, "hf", "of an export; hf is the only one"),
+  "to": (_TEXT, None, "folder to export to"),
+  "shard_size": (_REAL, 2.0, "of a file of weights, 10^9 bytes at most"),
+  "weights_dtype": (
+    _TEXT,
+    "float32",
+    "of exported weights: float32, bfloat16, float16 or float64",
+  ),
+  "licence": (_TEXT, "unknown", "of exported weights, for their card"),
   "checkpoint_step": (_WHOLE, None, "which one; none = the last"),
   "against": (_TEXT, None, "run folder to compare with"),
   "kl_from": (

@@ -33,7 +33,9 @@ class Family(NamedTuple):
       one of them.
     lines: our parameters and their tensors, for some settings.
     prefix: of names in a model with a head, that one without leaves out.
-    extra: beginnings or ends of names of tensors that are no weights.
+    extra: ends of names of tensors that are no weights.
+    known: settings that its config.json can say; others must be as they are by
+      default.
   """
 
   name: str
@@ -43,6 +45,7 @@ class Family(NamedTuple):
   lines: Callable[[Settings], list[Line]]
   prefix: str = "model."
   extra: tuple[str, ...] = ("rotary_emb.inv_freq",)
+  known: tuple[str, ...] = ()
 
 
 class Keys:
@@ -108,8 +111,8 @@ def rope(keys: Keys, default_theta: float = 10_000.0) -> Settings:
   new = keys.get("rope_parameters", {})
   old = keys.get("rope_scaling", {})
   said = dict(new or old)
-  theta = said.pop("rope_theta", None)
-  theta = keys.get("rope_theta", default_theta) if theta is None else theta
+  theta = keys.get("rope_theta", default_theta)
+  theta = said.pop("rope_theta", theta)
   kind = said.pop("rope_type", said.pop("type", "default"))
   said.pop("type", None)
   out: Settings = {"rope_theta": float(theta)}

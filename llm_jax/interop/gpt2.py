@@ -45,13 +45,15 @@ def _settings(keys: Keys) -> Settings:
   }
 
 
+_KNOWN = (
+  *("num_layers", "embed_dim", "mlp_dim", "num_heads", "num_kv_heads"),
+  *("head_dim", "vocab_size", "max_length", "norm_eps", "activation", "tied"),
+  *("outputs", *_ALWAYS),
+)
+
+
 def _config(settings: Settings) -> dict[str, Any]:
-  known = (
-    *("num_layers", "embed_dim", "mlp_dim", "num_heads", "num_kv_heads"),
-    *("head_dim", "vocab_size", "max_length", "norm_eps", "activation", "tied"),
-    *("outputs", *_ALWAYS),
-  )
-  family.only(settings, known)
+  family.only(settings, _KNOWN)
   for name, value in {**_ALWAYS, "activation": "gelu"}.items():
     if settings.get(name) != value:
       raise ValueError(
@@ -122,4 +124,5 @@ FAMILY = Family(
   lines=_lines,
   prefix="transformer.",
   extra=(".attn.bias", ".attn.masked_bias"),
+  known=_KNOWN,
 )

@@ -292,4 +292,5 @@ FAMILY = Family(
   settings=_settings,
   config=_config,
   lines=_lines,
+  known=_KNOWN,
 )

@@ -11,7 +11,8 @@ class Extended:
   """The same text <-> ids; the new ids are sentinels, the first one first."""
 
   def __init__(self, tokenizer: Tokenizer, extra_ids: int):
-    self._tokenizer, first = tokenizer, tokenizer.vocab_size
+    self.base = self._tokenizer = tokenizer
+    first = tokenizer.vocab_size
     self.vocab_size = first + extra_ids
     self.pad_id, self.bos_id = tokenizer.pad_id, tokenizer.bos_id
     self.eos_id, self.role_ids = tokenizer.eos_id, tokenizer.role_ids

@@ -86,6 +86,7 @@ class PretrainedTokenizer:
     library.no_truncation()
     library.no_padding()
     library.encode_special_tokens = True
+    self.model = model  # the file, as it was
     self._library, self._json = library, json.loads(model)
     self.vocab_size = 1 + max(library.get_vocab(True).values())
     added = library.get_added_tokens_decoder()
@@ -146,6 +147,11 @@ class PretrainedTokenizer:
       else:
         out[i] = len(token.replace("\u2581", " ").encode())
     return out
+
+  def word(self, i: int) -> str:
+    """How a token is written."""
+    word: str | None = self._library.id_to_token(i)
+    return word or ""
 
   @functools.cached_property
   def _is_of_bytes(self) -> bool:

@@ -154,6 +154,16 @@ class SentencePieceTokenizer:
   def token_bytes(self) -> np.ndarray:
     return np.array([len(b) for b in self._bytes], np.int32)
 
+  def pieces(self) -> list[tuple[str, float]]:
+    """Every piece as the library writes it, with its score."""
+    its = self._library
+    return [(its.id_to_piece(i), its.get_score(i)) for i in range(len(its))]
+
+  @property
+  def is_unigram(self) -> bool:
+    """Whether its pieces are those of a unigram model; else they are merged."""
+    return any(score % 1 for _, score in self.pieces())  # merges are numbered
+
   def _as_bytes(self, text: str) -> list[int]:
     return [self._byte_ids[b] for b in text.encode()]
 

@@ -1,0 +1,232 @@
+"""The verb `export`: a run as a folder that transformers loads as it is."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+from typing import Any
+
+import jax
+
+from llm_jax import asking, checks, config, importing, storage, trees, weights
+from llm_jax import model as model_lib
+from llm_jax.contracts import Tokenizer
+from llm_jax.data import chat
+from llm_jax.experiment import Asked, Experiment
+from llm_jax.interop import families, writing
+from llm_jax.interop.family import Family
+from llm_jax.models.config import TransformerConfig
+from llm_jax.models.shape import Shape
+from llm_jax.reporting import cards, files
+from llm_jax.reporting.progress import progress, say
+from llm_jax.sharding import mesh as mesh_lib
+from llm_jax.tokenizers import exported
+
+_GIGABYTE = 10**9
+
+
+@dataclasses.dataclass(frozen=True)
+class Wanted:
+  """What flags say of an export."""
+
+  to: pathlib.Path
+  shard_gigabytes: float = 2.0
+  dtype: str = "float32"
+  licence: str = "unknown"
+
+
+def export(
+  experiment: Experiment,
+  folder: pathlib.Path,
+  step: int | None,
+  name: str,
+  wanted: Wanted,
+) -> int:
+  """Writes a run's weights, tokenizer, templates and card; adapters merged.
+
+  Args:
+    experiment: of the run.
+    folder: of the run.
+    step: of its checkpoint; None is the newest.
+    name: of the experiment.
+    wanted: where to, and how.
+
+  Raises:
+    ValueError: a folder that is there already; a model, a tokenizer or
+      adapters that the format cannot hold.
+  """
+  if jax.process_count() > 1:
+    raise ValueError("export: is done by one process alone")
+  to = wanted.to
+  if storage.is_remote(to):
+    raise ValueError(f"--to={to}: must be on this machine, not in a bucket")
+  if to.exists() and (not to.is_dir() or any(to.iterdir())):
+    raise ValueError(f"--to={to}: is there already; name a new folder")
+  if wanted.dtype not in writing.DTYPES:
+    known = ", ".join(writing.DTYPES)
+    raise ValueError(f"--weights_dtype={wanted.dtype}: one of {known}")
+  if not importing.untrained(experiment, folder):
+    checks.checkpoint(folder, step)
+  mesh = mesh_lib.make(experiment.mesh)
+  with jax.set_mesh(mesh):
+    tokenizer = importing.tokenizer_of(experiment, folder)
+    made = _tokenizer(experiment, tokenizer)
+    model = model_lib.make(experiment, tokenizer)
+    settings = settings_of(model.shape)
+    family, said = described(settings)
+    plan = weights.plan(experiment, model, mesh)
+    step, roles = weights.load(experiment, plan, mesh, folder, step)
+    try:
+      params = weights.merged(plan, roles["policy"])
+    except ValueError as e:
+      raise ValueError(f"--workdir={folder}: {e}") from e
+    said |= _ids(tokenizer)
+    lines = family.lines(settings)
+    if model.shape.outputs:
+      lines = [line for line in lines if line.path != "head"]
+      params = {name: x for name, x in params.items() if name != "head"}
+    said["dtype"] = wanted.dtype
+    with _made_whole(to) as partial:
+      total = writing.write(
+        partial,
+        lines,
+        params,
+        plan.suffixes,
+        wanted.dtype,
+        max(1, int(wanted.shard_gigabytes * _GIGABYTE)),
+        progress,
+      )
+      generation = _generation(experiment, tokenizer)
+      _write(partial, "config.json", said)
+      _write(partial, "generation_config.json", generation)
+      for file, content in made.items():
+        storage.write(partial / file, content)
+      card = cards.card(
+        name,
+        wanted.licence,
+        config.to_json(experiment),
+        files.read_json(folder / "evaluation.json") or {},
+        {"step": step, "parameters": trees.size(params)},
+        said["architectures"][0],
+      )
+      storage.write(partial / "README.md", card.encode())
+  say(f"exported {folder} after step {step} to {to}: {total:,} bytes")
+  return 0
+
+
+def settings_of(shape: Shape) -> dict[str, Any]:
+  """What weights mean, by name; ValueError for another kind of model."""
+  if not isinstance(shape, TransformerConfig):
+    raise ValueError(f"--model: a {shape.kind} has no form in that format")
+  out = {
+    name: value
+    for name, value in dataclasses.asdict(shape).items()
+    if name not in importing.OWN or name == "outputs"
+  }
+  out["num_kv_heads"], out["head_dim"] = shape.K, shape.H
+  for name in importing.OWN:
+    part, _, leaf = name.partition(".")
+    if leaf:
+      out[part].pop(leaf, None)
+  return out
+
+
+def described(settings: dict[str, Any]) -> tuple[Family, dict[str, Any]]:
+  """The first family that can say some settings, and its config.json."""
+  plain = settings_of(TransformerConfig())
+  refused = []
+  for family in families.FAMILIES:
+    told = {
+      name: value
+      for name, value in settings.items()
+      if name in family.known or value != plain[name]
+    }
+    try:
+      said = family.config(told)
+    except ValueError as e:
+      refused.append(f"{family.name}: {e}")
+      continue
+    if settings["outputs"]:
+      said = _of_classes(said, settings["outputs"])
+    return family, said
+  raise ValueError(
+    f"export: no family of the ecosystem is such a model ({'; '.join(refused)})"
+  )
+
+
+def _of_classes(said: dict[str, Any], outputs: int) -> dict[str, Any]:
+  """config.json of a model that says numbers of a text."""
+  (name,) = said["architectures"]
+  stem = name.removesuffix("ForCausalLM").removesuffix("LMHeadModel")
+  labels = {str(i): f"LABEL_{i}" for i in range(outputs)}
+  return said | {
+    "architectures": [f"{stem}ForSequenceClassification"],
+    "id2label": labels,
+    "label2id": {label: int(i) for i, label in labels.items()},
+  }
+
+
+def _ids(tokenizer: Tokenizer) -> dict[str, int]:
+  return {
+    "bos_token_id": tokenizer.bos_id,
+    "eos_token_id": tokenizer.eos_id,
+    "pad_token_id": tokenizer.pad_id,
+  }
+
+
+def _generation(experiment: Experiment, tokenizer: Tokenizer) -> dict[str, Any]:
+  """generation_config.json: as `generate` draws."""
+  sampler = experiment.samples.sampler
+  stop = list(asking.stop_ids(experiment.data, tokenizer))
+  out: dict[str, Any] = {
+    **_ids(tokenizer),
+    "eos_token_id": stop,
+    "do_sample": sampler.temperature > 0,
+    "max_new_tokens": experiment.samples.max_new_tokens,
+  }
+  if sampler.temperature > 0:
+    out |= {
+      "temperature": sampler.temperature,
+      "top_k": sampler.top_k,
+      "top_p": sampler.top_p,
+    }
+  return out
+
+
+def _tokenizer(
+  experiment: Experiment, tokenizer: Tokenizer
+) -> dict[str, bytes]:
+  """The tokenizer's files, with the chat template where questions are data."""
+  try:
+    model, said = exported.files(tokenizer)
+  except ValueError as e:
+    raise ValueError(f"export: {e}") from e
+  said["model_max_length"] = experiment.model.max_length
+  out = {"tokenizer.json": model}
+  if isinstance(experiment.data, Asked):
+    source = chat.Template(experiment.data.template).source
+    source = exported.template(source, tokenizer)
+    out["chat_template.jinja"] = source.encode()
+  out["tokenizer_config.json"] = json.dumps(said, indent=1).encode()
+  return out
+
+
+def _write(folder: pathlib.Path, name: str, content: dict[str, Any]) -> None:
+  storage.write(folder / name, json.dumps(content, indent=1).encode())
+
+
+@contextlib.contextmanager
+def _made_whole(folder: pathlib.Path) -> Any:
+  """A folder beside it, which takes its name once it is whole."""
+  partial = folder.with_name(storage.partial_name(folder.name))
+  try:
+    partial.mkdir(parents=True)
+    yield partial
+    if folder.exists():  # empty
+      folder.rmdir()
+    os.replace(partial, folder)
+  except OSError as e:
+    raise ValueError(f"--to={folder}: {storage.reason(e)}") from e
+  finally:
+    storage.remove(partial)

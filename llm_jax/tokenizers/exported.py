@@ -1,0 +1,197 @@
+"""Our tokenizers as a tokenizer.json, which transformers loads as it is.
+
+The ids of a text are the same but where it holds a special token's name, which
+transformers takes for the token, or U+2581, which SentencePiece's models there
+take for a space.
+"""
+
+from collections.abc import Sequence
+import json
+from typing import Any
+
+import tokenizers
+from tokenizers import (
+  AddedToken,
+  decoders,
+  models,
+  normalizers,
+  pre_tokenizers,
+  processors,
+)
+
+from llm_jax.contracts import Tokenizer
+from llm_jax.tokenizers import special
+from llm_jax.tokenizers.bytes import ByteTokenizer
+from llm_jax.tokenizers.characters import CharacterTokenizer
+from llm_jax.tokenizers.extra import Extended
+from llm_jax.tokenizers.pretrained import PretrainedTokenizer
+from llm_jax.tokenizers.sentencepiece import SentencePieceTokenizer, SPACE
+
+# What every export is tried on, beside what it is given.
+SAMPLES = (
+  "",
+  " two  spaces, a\ttab\nand lines\r\n",
+  "def f(x: int) -> str:\n    return f'{x:>10}'  # 3.14159",
+  "na\u00efve caf\u00e9 \u4f60\u597d \U0001f600 \u0416\u0443\u043a e\u0301",
+  "1234567890 a_b-c THE The the",
+)
+
+
+def files(
+  tokenizer: Tokenizer, samples: Sequence[str] = ()
+) -> tuple[bytes, dict[str, Any]]:
+  """tokenizer.json, and tokenizer_config.json as a dict.
+
+  Args:
+    tokenizer: ours, or one of others.
+    samples: texts that it must encode alike, beside `SAMPLES`.
+
+  Raises:
+    ValueError: the same text would have other ids there.
+  """
+  if isinstance(tokenizer, PretrainedTokenizer):
+    return tokenizer.model, _config(
+      {
+        name: tokenizer.word(getattr(tokenizer, f"{name}_id"))
+        for name in ("bos", "eos", "pad")
+      }
+    )
+  made = _made(tokenizer)
+  for text in (*SAMPLES, *samples):
+    text = text.replace(SPACE, "")
+    if any(name in text for name in special.NAMES):
+      continue
+    try:
+      ours = tokenizer.encode(text)
+    except ValueError:  # a character that it does not have
+      continue
+    if made.encode(text, add_special_tokens=False).ids != ours:
+      raise ValueError(
+        f"its tokenizer would encode {text!r:.60} otherwise as tokenizer.json"
+      )
+  names = {"bos": special.BOS, "eos": special.EOS, "pad": special.PAD}
+  words = {name: special.NAMES[i] for name, i in names.items()}
+  return made.to_str(pretty=True).encode(), _config(words)
+
+
+def _config(words: dict[str, Any]) -> dict[str, Any]:
+  return {
+    "tokenizer_class": "PreTrainedTokenizerFast",
+    "clean_up_tokenization_spaces": False,
+    **{f"{name}_token": word for name, word in words.items()},
+  }
+
+
+def _made(tokenizer: Tokenizer) -> tokenizers.Tokenizer:
+  extra: tuple[int, ...] = ()
+  if isinstance(tokenizer, Extended):
+    extra, tokenizer = tokenizer.marks.sentinels, tokenizer.base
+  if isinstance(tokenizer, ByteTokenizer):
+    made = _of_bytes()
+  elif isinstance(tokenizer, CharacterTokenizer):
+    made = _of_characters(tokenizer)
+  elif isinstance(tokenizer, SentencePieceTokenizer):
+    made = _of_pieces(tokenizer)
+  else:
+    kind = type(tokenizer).__name__
+    raise ValueError(f"a {kind} has no form as tokenizer.json")
+  named = [f"<extra_id_{i}>" for i in range(len(extra))]
+  made.add_special_tokens(
+    [
+      AddedToken(name, special=True, normalized=False)
+      for name in (*special.NAMES, *named)
+    ]
+  )
+  begins = special.NAMES[tokenizer.start_id]
+  made.post_processor = processors.TemplateProcessing(
+    single=f"{begins} $A",
+    pair=f"{begins} $A $B",
+    special_tokens=[(begins, tokenizer.start_id)],
+  )
+  return made
+
+
+def _of_bytes() -> tokenizers.Tokenizer:
+  """Bytes as the library spells them: GPT-2's printable stand-ins."""
+  kept = [*range(33, 127), *range(161, 173), *range(174, 256)]
+  stand_in = {b: chr(b) for b in kept}
+  others = [b for b in range(256) if b not in stand_in]
+  stand_in |= {b: chr(256 + i) for i, b in enumerate(others)}
+  vocab = {name: i for i, name in enumerate(special.NAMES)}
+  vocab |= {stand_in[b]: special.COUNT + b for b in range(256)}
+  made = tokenizers.Tokenizer(models.BPE(vocab, []))
+  made.pre_tokenizer = pre_tokenizers.ByteLevel(
+    add_prefix_space=False, use_regex=False
+  )
+  made.decoder = decoders.ByteLevel()
+  return made
+
+
+def _byte(b: int) -> str:
+  return f"<0x{b:02X}>"
+
+
+def _of_characters(tokenizer: CharacterTokenizer) -> tokenizers.Tokenizer:
+  vocab = {name: i for i, name in enumerate(special.NAMES)}
+  first = len(vocab)
+  vocab |= {c: first + i for i, c in enumerate(tokenizer.characters)}
+  first = len(vocab)
+  falls_back = tokenizer.vocab_size > first
+  if falls_back:
+    vocab |= {_byte(b): first + b for b in range(256)}
+  unknown = special.NAMES[special.UNKNOWN]
+  made = tokenizers.Tokenizer(
+    models.BPE(vocab, [], unk_token=unknown, byte_fallback=falls_back)
+  )
+  made.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+  return made
+
+
+def _of_pieces(tokenizer: SentencePieceTokenizer) -> tokenizers.Tokenizer:
+  """BPE by its merges in the order of their scores; unigram by its scores."""
+  pieces, unknown = tokenizer.pieces(), special.NAMES[special.UNKNOWN]
+  model: Any
+  if tokenizer.is_unigram:
+    model = models.Unigram(pieces, unk_id=special.UNKNOWN, byte_fallback=True)
+  else:
+    vocab = {piece: i for i, (piece, _) in enumerate(pieces)}
+    merges = []
+    for i, (piece, score) in enumerate(pieces):
+      if i < special.COUNT or piece.startswith("<0x"):
+        continue
+      for cut in range(1, len(piece)):
+        left, right = piece[:cut], piece[cut:]
+        if left in vocab and right in vocab:
+          merges.append((-score, vocab[left], vocab[right], left, right))
+    merges.sort()
+    pairs = [(left, right) for *_, left, right in merges]
+    model = models.BPE(
+      vocab, pairs, unk_token=unknown, byte_fallback=True, fuse_unk=True
+    )
+  made = tokenizers.Tokenizer(model)
+  made.normalizer = normalizers.Replace(" ", SPACE)
+  made.decoder = decoders.Sequence(
+    [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
+  )
+  return made
+
+
+def template(source: str, tokenizer: Tokenizer) -> str:
+  """A chat template of ours as transformers renders it, the row's start first.
+
+  Args:
+    source: of the template, which may name `tokens.user` and so on.
+    tokenizer: says which ids these are.
+  """
+  if isinstance(tokenizer, PretrainedTokenizer):
+    words = {
+      name: tokenizer.word(i)
+      for name, i in tokenizer.role_ids.items()
+      if name in special.ROLES
+    }
+    begins = tokenizer.word(tokenizer.start_id)
+  else:
+    words = {name: special.NAMES[i] for name, i in special.ROLE_IDS.items()}
+    begins = special.NAMES[tokenizer.start_id]
+  start = "" if "bos_token" in source else f"{{{{- {json.dumps(begins)} }}}}"
+  return f"{{%- set tokens = {json.dumps(words)} %}}\n{start}{source}"

@@ -1,0 +1,139 @@
+"""The verb `export`: what is written is what was read, and can be read."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from llm_jax import axes, exporting
+from llm_jax import model as model_lib
+from llm_jax.interop import writing
+from llm_jax.interop.folder import Folder
+from llm_jax.models import presets
+from llm_jax.tokenizers import exported, store
+from llm_jax.tokenizers.bytes import Bytes
+from llm_jax.tokenizers.sentencepiece import SentencePiece
+from tests import command
+from tests.interop import families_test, tiny
+
+SAME = lambda items, **_: items
+
+
+@families_test.FAMILIES
+def test_what_is_read_is_written_bit_by_bit(name, tmp_path):
+  golden = tiny.golden(name)
+  first = tiny.write(tmp_path / "a", golden["config"], golden["tensors"])
+  with families_test.float64():
+    shape, params = families_test.read(first)
+    boxed = jax.eval_shape(model_lib.of_shape(shape).init, jax.random.key(0))
+    settings = exporting.settings_of(shape)
+    family, said = exporting.described(settings)
+    second = tmp_path / "b"
+    second.mkdir()
+    writing.write(
+      second,
+      family.lines(settings),
+      params,
+      axes.suffixes(boxed["params"]),
+      "float64",
+      5000,
+      SAME,
+    )
+    (second / "config.json").write_text(json.dumps(said))
+    tensors = Folder(second, "b").tensors()
+    assert len({t.file for t in tensors.values()}) > 1
+    want = load_file(first / "model.safetensors")
+    assert want.keys() == tensors.keys()
+    for key, x in want.items():
+      got = Folder(second, "b").read(tensors[key])
+      assert got.shape == x.shape and got.tobytes() == x.tobytes(), key
+    again, others = families_test.read(second)
+    # A window in no layer, and the name of a family, may be told otherwise.
+    assert again == shape
+    jax.tree.map(np.testing.assert_array_equal, params, others)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("run")
+  text = command.text_file(folder)
+  flags = command.train_flags(folder, text)
+  said = command.call("train", *flags, experiment=command.EXPERIMENT)
+  assert said.code == 0, said.err
+  return folder / "run"
+
+
+def test_an_exported_run_says_the_same(run, tmp_path):
+  to = tmp_path / "out"
+  said = command.call(
+    "export", f"--workdir={run}", f"--to={to}", "--licence=mit",
+    "--shard_size=0.000004",
+  )  # fmt: skip
+  assert said.code == 0, said.err
+  there = {p.name for p in to.iterdir()}
+  assert {"config.json", "tokenizer.json", "README.md"} <= there
+  assert "model.safetensors.index.json" in there
+  assert not any(name.endswith(".partial") for name in there)
+  assert not list(tmp_path.glob("*.partial"))
+  assert "license: mit" in (to / "README.md").read_text()
+  ask = ("--prompt=line 7", "--samples.sampler.temperature=0")
+  ours = command.call("generate", f"--workdir={run}", *ask)
+  theirs = command.call(
+    "generate", f"--init_from=hf:{to}", f"--workdir={tmp_path}/none", *ask
+  )
+  assert (ours.code, theirs.code) == (0, 0), theirs.err
+  assert ours.out == theirs.out
+  again = command.call("export", f"--workdir={run}", f"--to={to}")
+  assert again.code == 2 and "is there already" in again.error
+
+
+def test_what_the_format_cannot_say_is_refused(run, tmp_path):
+  shape = dataclasses.replace(presets.tiny(), vocab_size=300, norm="layer")
+  with pytest.raises(ValueError, match="no family of the ecosystem"):
+    exporting.described(exporting.settings_of(shape))
+  flags = ("export", f"--workdir={run}")
+  to = f"--to={tmp_path}/x"
+  assert "--to: no folder" in command.call(*flags).error
+  assert "must be hf" in command.call(*flags, to, "--format=gguf").error
+  assert "one of" in command.call(*flags, to, "--weights_dtype=int3").error
+  assert not (tmp_path / "x").exists()
+
+
+TEXT = "to be or not to be, that is\tthe question\n  \u4f60 1234\n" * 20
+
+
+@pytest.mark.parametrize(
+  "settings",
+  [
+    Bytes(extra_ids=2),
+    SentencePiece(kind="bpe", vocab_size=300),
+    SentencePiece(kind="char"),
+  ],
+  ids=str,
+)
+def test_our_tokenizers_encode_alike_as_tokenizer_json(settings, tmp_path):
+  import tokenizers
+
+  ours = store.obtain(settings, lambda: iter([TEXT]), tmp_path)
+  model, said = exported.files(ours, [TEXT])
+  theirs = tokenizers.Tokenizer.from_buffer(model)
+  for text in (TEXT, *exported.SAMPLES):
+    ids = theirs.encode(text).ids
+    assert ids == [ours.start_id, *ours.encode(text)]
+    assert theirs.decode(ids) == text
+  assert theirs.get_vocab_size() == ours.vocab_size
+  assert theirs.token_to_id(said["eos_token"]) == ours.eos_id
+
+
+def test_a_tokenizer_that_would_differ_is_refused(tmp_path, monkeypatch):
+  ours = store.obtain(
+    SentencePiece(kind="bpe", vocab_size=300), lambda: iter([TEXT]), tmp_path
+  )
+  pieces = ours.pieces()
+  turned = [*pieces[:-2], pieces[-1], pieces[-2]]  # of other ids
+  monkeypatch.setattr(type(ours), "pieces", lambda self: turned)
+  with pytest.raises(ValueError, match="otherwise as tokenizer.json"):
+    exported.files(ours, [TEXT])
