@@ -332,14 +332,9 @@ def _run_verb(
     into = storage.path(given.into, "into")
     return verbs.merge(experiment, folder, step, into, name)
   if verb == "export":
-    if given.format != "hf":
-      raise ValueError(f"--format={given.format}: must be hf")
-    if not given.to:
-      raise ValueError("--to: no folder given to export to")
-    if given.shard_size <= 0:
-      raise ValueError(f"--shard_size={given.shard_size}: must be more than 0")
-    wanted = exporting.Wanted(
-      storage.path(given.to, "to").expanduser(),
+    wanted = exporting.wanted(
+      given.format,
+      given.to,
       given.shard_size,
       given.weights_dtype,
       given.licence,

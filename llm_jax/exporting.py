@@ -36,6 +36,25 @@ class Wanted:
   licence: str = "unknown"
 
 
+def wanted(
+  form: str, to: str | None, shard_size: float, dtype: str, licence: str
+) -> Wanted:
+  """What flags say; ValueError where one of them says nothing known."""
+  if form != "hf":
+    raise ValueError(f"--format={form}: must be hf")
+  if not to:
+    raise ValueError("--to: no folder given to export to")
+  if shard_size <= 0:
+    raise ValueError(f"--shard_size={shard_size}: must be more than 0")
+  if dtype not in writing.DTYPES:
+    known = ", ".join(writing.DTYPES)
+    raise ValueError(f"--weights_dtype={dtype}: one of {known}")
+  path = storage.local(to, "to").expanduser()
+  if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    raise ValueError(f"--to={to}: is there already; name a new folder")
+  return Wanted(path, shard_size, dtype, licence)
+
+
 def export(
   experiment: Experiment,
   folder: pathlib.Path,
@@ -59,13 +78,6 @@ def export(
   if jax.process_count() > 1:
     raise ValueError("export: is done by one process alone")
   to = wanted.to
-  if storage.is_remote(to):
-    raise ValueError(f"--to={to}: must be on this machine, not in a bucket")
-  if to.exists() and (not to.is_dir() or any(to.iterdir())):
-    raise ValueError(f"--to={to}: is there already; name a new folder")
-  if wanted.dtype not in writing.DTYPES:
-    known = ", ".join(writing.DTYPES)
-    raise ValueError(f"--weights_dtype={wanted.dtype}: one of {known}")
   if not importing.untrained(experiment, folder):
     checks.checkpoint(folder, step)
   mesh = mesh_lib.make(experiment.mesh)
