@@ -9,7 +9,7 @@ import numpy as np
 
 from llm_jax import axes, trees
 from llm_jax import model as model_lib
-from llm_jax.models.config import Experts, TransformerConfig
+from llm_jax.models.config import Experts, RopeScaling, TransformerConfig
 from llm_jax.models.recurrent_config import RecurrentConfig
 
 DIMS = chex.Dimensions(B=8, T=12, V=16, D=16)
@@ -51,6 +51,40 @@ SHAPES = {
     activation="relu2",
     logit_softcap=5.0,
     positions="none",
+  ),
+  "gemma": dataclasses.replace(
+    CONFIG,
+    num_layers=3,
+    norm_at="both",
+    norm_from_one=True,
+    embed_scale=True,
+    activation="geglu_exact",
+    attention_scale=0.4,
+    attention_softcap=2.0,
+    window=4,
+    window_theta=100.0,
+    full_layers=(1,),
+    rope_scaling=RopeScaling(kind="linear", factor=4.0),
+  ),
+  "olmo": dataclasses.replace(
+    CONFIG,
+    norm_at="output",
+    qk_norm=True,
+    qk_norm_over="all",
+    rope_scaling=RopeScaling(
+      "yarn", factor=4.0, high_factor=32.0, original_length=8
+    ),
+  ),
+  "relative": dataclasses.replace(
+    CONFIG,
+    norm_at="sum",
+    embed_norm=True,
+    positions="relative",
+    relative_buckets=8,
+    relative_distance=6,
+    activation="relu",
+    head_dense=True,
+    head_bias=True,
   ),
   "moe": dataclasses.replace(
     CONFIG, mlp_dim=8, experts=Experts(num=4, per_token=2)

@@ -204,8 +204,8 @@ _chunks.defvjp(_forward, _backward)
 
 def _gathered(weights: Any) -> Any:
   """The head as every chunk reads it: gathered before the loop."""
-  kernel_DV, special_GD = weights
-  return axes.constrain(kernel_DV, "DV"), special_GD
+  kernel_DV, *rest = weights
+  return axes.constrain(kernel_DV, "DV"), *rest
 
 
 def _turns(num_chunks: Any, target_SM: jax.Array, chunk: int) -> Any:

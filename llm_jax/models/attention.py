@@ -4,7 +4,7 @@ Dimension key: B sequences; T query positions; S key positions; D residual;
 N query heads; K key/value heads; H head width.
 """
 
-from typing import NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -16,32 +16,9 @@ from llm_jax.models import kernels
 from llm_jax.models.config import TransformerConfig
 from llm_jax.models.linear import Linear
 from llm_jax.models.norms import Norm
+from llm_jax.models.seeing import Context, Sight
 from llm_jax.ops import attention as ops
 from llm_jax.ops import positions
-
-
-class Context(NamedTuple):
-  """What every layer shares: rotary tables, and a mask unless plain causal.
-
-  Of rows of several documents `segment_BT` says the same as the mask, together
-  with the window; `shared` is there where some keys are everyone's. What is
-  told of routing is told of the tokens of `real_BT`, None = all.
-  """
-
-  cos: jax.Array | None
-  sin: jax.Array | None
-  mask_B1TS: jax.Array | None
-  segment_BT: jax.Array | None = None
-  shared: jax.Array | None = None
-  real_BT: jax.Array | None = None
-
-  def kind(self) -> kernels.Kind:
-    """What sort of mask it is."""
-    if self.mask_B1TS is None:
-      return "causal"
-    if self.segment_BT is None:
-      return "other"
-    return "packed" if self.shared is None else "shared"
 
 
 class Attention(nn.Module):
@@ -79,22 +56,49 @@ class Attention(nn.Module):
     k_BSKH = heads("key", "K", c.K)
     v_BSKH = heads("value", "K", c.K)
     if c.qk_norm:
-      q_BTNH = Norm("rms", c.norm_eps, "H", name="query_norm")(q_BTNH)
-      k_BSKH = Norm("rms", c.norm_eps, "H", name="key_norm")(k_BSKH)
-    if context.cos is not None and context.sin is not None:
-      q_BTNH = positions.rotate(q_BTNH, context.cos, context.sin)
-      k_BSKH = positions.rotate(k_BSKH, context.cos, context.sin)
+      q_BTNH = self._normed("query_norm", q_BTNH, "N")
+      k_BSKH = self._normed("key_norm", k_BSKH, "K")
+    whole = _sees_whole(c, layer)
+    if context.whole.cos is not None:
+      cos, sin = (
+        _either(whole, x, y)
+        for x, y in zip(context.whole[:2], _near(context)[:2], strict=True)
+      )
+      q_BTNH = positions.rotate(q_BTNH, cos, sin)
+      k_BSKH = positions.rotate(k_BSKH, cos, sin)
+    if c.attention_scale is not None:
+      q_BTNH = q_BTNH * jnp.asarray(c.attention_scale * c.H**0.5, dtype)
     if cache is not None:
       cache, k_BSKH, v_BSKH = cache_lib.store(cache, layer, k_BSKH, v_BSKH)
-    mask_B1TS, segment_BT = context.mask_B1TS, context.segment_BT
-    kind = context.kind() if cache is None else "cache"
-    if self.has_variable("adapters", "prefix_key"):
-      k_BSKH, v_BSKH, mask_B1TS = self._prefixed(k_BSKH, v_BSKH, mask_B1TS)
-      segment_BT = None
-      kind = "other"
-    o_BTNH = kernels.attend(
-      q_BTNH, k_BSKH, v_BSKH, mask_B1TS, c, kind, segment_BT
-    )
+    segment_BT = context.segment_BT
+    kind = context.kind(c.sees) if cache is None else "cache"
+    new_key = self._adapter("prefix_key", dtype)
+    new_value = self._adapter("prefix_value", dtype)
+    if new_key is not None and new_value is not None:
+      segment_BT, kind = None, "other"
+      k_BSKH, v_BSKH = _after(new_key, k_BSKH), _after(new_value, v_BSKH)
+
+    def attend(window: int | None, mask_B1TS: jax.Array | None) -> jax.Array:
+      if new_key is not None:
+        mask_B1TS = _seeing(len(new_key), mask_B1TS, q_BTNH.shape[1], window)
+      return kernels.attend(
+        q_BTNH,
+        k_BSKH,
+        v_BSKH,
+        mask_B1TS,
+        c,
+        kind,
+        window=window,
+        segment_BT=segment_BT,
+        bias_BNTS=context.bias_BNTS,
+      )
+
+    far = lambda: attend(None, context.whole.mask_B1TS)
+    near = lambda: attend(c.window, _near(context).mask_B1TS)
+    if isinstance(whole, bool):
+      o_BTNH = far() if whole else near()
+    else:  # layers of both kinds in one loop
+      o_BTNH = jax.lax.cond(whole, far, near)
     y_BTD = Linear(
       "NHD",
       (c.embed_dim,),
@@ -106,21 +110,51 @@ class Attention(nn.Module):
     )(axes.constrain(o_BTNH, "BTNH"))
     return y_BTD, cache
 
-  def _prefixed(
-    self, k_BSKH: jax.Array, v_BSKH: jax.Array, mask_B1TS: jax.Array | None
-  ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """With keys and values before all others, which every query sees."""
-    B, S = k_BSKH.shape[:2]
-    if mask_B1TS is None:
-      mask_B1TS = ops.causal_mask(S, self.config.window)
+  def _normed(self, name: str, x_BTNH: jax.Array, letter: str) -> jax.Array:
+    """Queries or keys, normalised: each head, or all of a position's."""
+    c = self.config
+    suffix = "H" if c.qk_norm_over == "head" else f"{letter}H"
+    return Norm("rms", c.norm_eps, suffix, False, c.norm_from_one, name=name)(
+      x_BTNH
+    )
 
-    def join(name: str, x_BSKH: jax.Array) -> jax.Array:
-      new_XKH: jax.Array = self.get_variable("adapters", name)
-      new_XKH = new_XKH.astype(x_BSKH.dtype)
-      new_BXKH = jnp.broadcast_to(new_XKH, (B, *new_XKH.shape))
-      return jnp.concatenate([new_BXKH, x_BSKH], axis=1)
+  def _adapter(self, name: str, dtype: jnp.dtype) -> jax.Array | None:
+    found: jax.Array | None = self.get_variable("adapters", name)
+    return None if found is None else found.astype(dtype)
 
-    keys = join("prefix_key", k_BSKH)
-    pad = ((0, 0), (0, 0), (0, 0), (keys.shape[1] - S, 0))
-    mask = jnp.pad(mask_B1TS, pad, constant_values=True)
-    return keys, join("prefix_value", v_BSKH), mask
+
+def _sees_whole(
+  config: TransformerConfig, layer: int | jax.Array
+) -> bool | jax.Array:
+  """Whether a layer has no window; an array where its number is one."""
+  if config.window is None or not config.full_layers:
+    return config.window is None
+  if isinstance(layer, int):
+    return layer in config.full_layers
+  return (layer == jnp.asarray(config.full_layers)).any()
+
+
+def _near(context: Context) -> Sight:
+  return context.whole if context.near is None else context.near
+
+
+def _either(whole: bool | jax.Array, x: Any, y: Any) -> Any:
+  if isinstance(whole, bool):
+    return x if whole else y
+  return x if x is y else jnp.where(whole, x, y)
+
+
+def _after(new_XKH: jax.Array, x_BSKH: jax.Array) -> jax.Array:
+  """Keys or values after an adapter's, which are before all others."""
+  new_BXKH = jnp.broadcast_to(new_XKH, (len(x_BSKH), *new_XKH.shape))
+  return jnp.concatenate([new_BXKH, x_BSKH], axis=1)
+
+
+def _seeing(
+  num: int, mask_B1TS: jax.Array | None, length: int, window: int | None
+) -> jax.Array:
+  """A mask with `num` keys before all others, which every query sees."""
+  if mask_B1TS is None:
+    mask_B1TS = ops.causal_mask(length, window)
+  pad = ((0, 0), (0, 0), (0, 0), (num, 0))
+  return jnp.pad(mask_B1TS, pad, constant_values=True)

@@ -7,14 +7,16 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from llm_jax import axes
-from llm_jax.models.attention import Attention, Context
+from llm_jax.models import norms
+from llm_jax.models.attention import Attention
 from llm_jax.models.bottleneck import Bottleneck
 from llm_jax.models.config import TransformerConfig
 from llm_jax.models.experts import Mixture
 from llm_jax.models.mlp import MLP
-from llm_jax.models.norms import Norm
+from llm_jax.models.seeing import Context
 from llm_jax.ops.routing import Routing
 
 REMAT = {
@@ -24,9 +26,16 @@ REMAT = {
 
 
 class Block(nn.Module):
-  """x + attention(norm(x)), then x + mlp(norm(x)).
+  """Attention, then an MLP, each added to the residual stream.
 
-  Where the latter is a mixture of experts, how it routed comes beside.
+  What is normalised says `norm_at`, for each half f:
+
+    input   x + f(norm(x))               GPT-2, Llama; arXiv:2002.04745
+    output  x + norm(f(x))               OLMo 2, arXiv:2501.00656, section 3.2
+    both    x + out_norm(f(norm(x)))     Gemma 2, arXiv:2408.00118, section 2
+    sum     norm(x + f(x))               BERT; arXiv:1706.03762, section 3.1
+
+  Where the MLP is a mixture of experts, how it routed comes beside.
   """
 
   config: TransformerConfig
@@ -35,23 +44,38 @@ class Block(nn.Module):
   def __call__(
     self, carry: tuple, layer: int | jax.Array, context: Context
   ) -> tuple[tuple, Routing | None]:
-    c = self.config
-    x_BTD, cache = carry
-    norm = lambda name: Norm(c.norm, c.norm_eps, bias=c.norm_bias, name=name)
-    drop = nn.Dropout(c.dropout, deterministic=not self.has_rng("dropout"))
-    y_BTD, cache = Attention(c, name="attention")(
-      norm("attention_norm")(x_BTD), context, layer, cache
-    )
-    y_BTD = Bottleneck(name="attention_adapter")(y_BTD)
-    x_BTD = axes.constrain(x_BTD + drop(y_BTD), "BTD")
-    n_BTD, routing = norm("mlp_norm")(x_BTD), None
+    c, (x_BTD, cache) = self.config, carry
+    n_BTD = self._read("attention_norm", x_BTD)
+    if not c.first_norm:
+      n_BTD = jnp.where(layer == 0, x_BTD, n_BTD)
+    y_BTD, cache = Attention(c, name="attention")(n_BTD, context, layer, cache)
+    x_BTD = self._add("attention", x_BTD, y_BTD)
+    n_BTD, routing = self._read("mlp_norm", x_BTD), None
     if c.experts.num:
       y_BTD, routing = Mixture(c, name="mlp")(n_BTD, context.real_BT)
     else:
       y_BTD = MLP(c, name="mlp")(n_BTD)
-    y_BTD = Bottleneck(name="mlp_adapter")(y_BTD)
-    x_BTD = axes.constrain(x_BTD + drop(y_BTD), "BTD")
-    return (x_BTD, cache), routing
+    return (self._add("mlp", x_BTD, y_BTD), cache), routing
+
+  def _read(self, name: str, x_BTD: jax.Array) -> jax.Array:
+    """What a half of the block is given."""
+    if self.config.norm_at in ("output", "sum"):
+      return x_BTD
+    return norms.of(self.config, name)(x_BTD)
+
+  def _add(self, half: str, x_BTD: jax.Array, y_BTD: jax.Array) -> jax.Array:
+    """The residual stream after a half of the block has spoken."""
+    c = self.config
+    y_BTD = Bottleneck(name=f"{half}_adapter")(y_BTD)
+    if c.norm_at == "output":
+      y_BTD = norms.of(c, f"{half}_norm")(y_BTD)
+    if c.norm_at == "both":
+      y_BTD = norms.of(c, f"{half}_out_norm")(y_BTD)
+    drop = nn.Dropout(c.dropout, deterministic=not self.has_rng("dropout"))
+    x_BTD += drop(y_BTD)
+    if c.norm_at == "sum":
+      x_BTD = norms.of(c, f"{half}_norm")(x_BTD)
+    return axes.constrain(x_BTD, "BTD")
 
 
 def by_layer(variables: Any, config: TransformerConfig) -> dict[str, Any]:

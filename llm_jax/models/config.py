@@ -1,4 +1,4 @@
-"""The shape of a decoder, as data."""
+"""The shape of a transformer, as data."""
 
 import dataclasses
 from typing import Literal
@@ -9,11 +9,20 @@ from llm_jax.models.shape import Shape
 
 @dataclasses.dataclass(frozen=True)
 class RopeScaling:
-  """Llama 3.1's stretching of rotary wavelengths; factor 1 turns it off."""
+  """How rotary wavelengths are stretched; factor 1 turns it off."""
 
+  kind: Literal["llama3", "linear", "yarn"] = field(
+    "llama3",
+    "which wavelengths: the long ones (Llama 3.1), all alike, or the long ones"
+    " with sharper attention (YaRN)",
+  )
   factor: float = field(1.0, "how much longer than trained; 1 = off", low=1)
-  low_factor: float = field(1.0, "stretch wavelengths above original/this")
-  high_factor: float = field(4.0, "keep wavelengths below original/this")
+  low_factor: float = field(
+    1.0, "stretch wavelengths above original/this; YaRN's beta slow"
+  )
+  high_factor: float = field(
+    4.0, "keep wavelengths below original/this; YaRN's beta fast"
+  )
   original_length: int = field(8192, "context before stretching, tokens")
 
 
@@ -38,12 +47,17 @@ class Experts:
 
 @dataclasses.dataclass(frozen=True)
 class TransformerConfig(Shape):
-  """A decoder-only transformer: GPT-2, Llama 3, Qwen 3, Mixtral and between."""
+  """One stack of blocks: a decoder such as Llama 3, or an encoder such as BERT.
+
+  Families are values of these settings; `interop` has a table of each.
+  """
 
   kind = "transformer"
   cut_by = ("stage", "data", "fsdp", "expert", "context", "tensor")
   meaning = (
-    *("norm", "positions", "activation"),
+    *("norm", "norm_at", "norm_from_one", "first_norm", "embed_scale"),
+    *("positions", "position_offset", "relative_distance"),
+    *("activation", "qk_norm_over", "attention_scale", "attention_softcap"),
     *("experts.per_token", "experts.normalise"),
   )
 
@@ -54,24 +68,84 @@ class TransformerConfig(Shape):
   )
   head_dim: int = field(0, "H, width of a head; 0 = D / N", low=0)
   experts: Experts = Experts()
+  sees: Literal["before", "prefix", "all"] = field(
+    "before",
+    "what a position sees of its document: what came before, also the whole of"
+    " a prompt that it is part of, or everything (an encoder)",
+  )
   norm: Literal["rms", "layer"] = field("rms", "kind of normalisation")
   norm_eps: float = field(1e-5, "added to the variance", low=0)
   norm_bias: bool = field(False, "a bias in each LayerNorm")
-  positions: Literal["rope", "learned", "none"] = field(
+  norm_from_one: bool = field(
+    False, "what is kept of a norm's scale is its difference from 1 (Gemma)"
+  )
+  norm_at: Literal["input", "output", "both", "sum"] = field(
+    "input",
+    "what a block normalises: what its halves read, what they say (OLMo 2),"
+    " both (Gemma 2), or their sum with the residual (BERT)",
+  )
+  first_norm: bool = field(
+    True, "the first attention's input is normalised; not so in ModernBERT"
+  )
+  embed_norm: bool = field(False, "a norm after the embedding")
+  embed_scale: bool = field(False, "the embedding times sqrt(D)")
+  token_types: int = field(
+    0,
+    "rows of a table of kinds of token, as question and text; 0 = none",
+    low=0,
+  )
+  positions: Literal["rope", "learned", "relative", "none"] = field(
     "rope", "how places are told"
+  )
+  position_offset: int = field(
+    0, "learned positions that come before the first (RoBERTa, BART: 2)", low=0
+  )
+  relative_buckets: int = field(
+    32, "distances told apart by relative positions (T5)", low=4
+  )
+  relative_distance: int = field(
+    128, "distances from here on are one bucket", low=1
   )
   rope_theta: float = field(10_000.0, "base of rotary wavelengths", low=1)
   rope_scaling: RopeScaling = RopeScaling()
-  activation: Literal["swiglu", "geglu", "gelu", "relu2"] = field(
-    "swiglu", "feed-forward non-linearity; GELU is the tanh form"
+  window_theta: float | None = field(
+    None,
+    "base of rotary wavelengths in layers with a window, which are not"
+    " stretched then; none = as in the others",
+    low=1,
+  )
+  activation: Literal[
+    "swiglu", "geglu", "geglu_exact", "gelu", "gelu_exact", "relu", "relu2"
+  ] = field(
+    "swiglu",
+    "feed-forward non-linearity; GELU is the tanh form where not exact",
   )
   qkv_bias: bool = field(False, "a bias on queries, keys and values")
   out_bias: bool = field(False, "a bias on the attention's output")
   mlp_bias: bool = field(False, "biases in the feed-forward")
-  qk_norm: bool = field(False, "RMSNorm on each query and key head")
-  window: int | None = field(
-    None, "sliding window, tokens, itself included", low=1
+  qk_norm: bool = field(False, "RMSNorm on queries and keys")
+  qk_norm_over: Literal["head", "all"] = field(
+    "head", "each head by itself, or all together (OLMo 2)"
   )
+  attention_scale: float | None = field(
+    None, "what products of queries and keys are times; none = 1/sqrt(H)"
+  )
+  attention_softcap: float | None = field(
+    None, "attention's logits are cap * tanh(logits / cap)", low=0
+  )
+  window: int | None = field(
+    None,
+    "sliding window, tokens, itself included; where a position sees all, half"
+    " of it on either side",
+    low=1,
+  )
+  full_layers: tuple[int, ...] = field(
+    (), "layers, from 0, that see everything whatever the window"
+  )
+  head_dense: bool = field(
+    False, "a dense map, GELU and a norm before the head (BERT)"
+  )
+  head_dense_bias: bool = field(True, "a bias in that map")
   dropout: float = field(
     0.0, "on the embedding and on each block's two outputs", low=0, high=0.99
   )
@@ -121,6 +195,18 @@ class TransformerConfig(Shape):
       )
     if self.experts.num and self.mlp_bias:
       raise ValueError("--model.mlp_bias=True: experts have no biases")
+    if self.full_layers and self.window is None:
+      raise ValueError("--model.full_layers: without --model.window all are")
+    if any(not 0 <= i < self.num_layers for i in self.full_layers):
+      raise ValueError(
+        f"--model.full_layers={','.join(map(str, self.full_layers))}: there are"
+        f" layers 0 to {self.num_layers - 1}"
+      )
+    if self.relative_buckets % 4:
+      raise ValueError(
+        f"--model.relative_buckets={self.relative_buckets}: must be a multiple"
+        " of 4"
+      )
 
   def parts(self, stages: int) -> int:
     """Parts in which rows pass through so many stages."""
@@ -142,6 +228,11 @@ class TransformerConfig(Shape):
   @property
   def tensor_dims(self) -> tuple[int, ...]:
     return self.K, self.mlp_dim
+
+  @property
+  def gated(self) -> bool:
+    """Whether the feed-forward has a gate."""
+    return self.activation in ("swiglu", "geglu", "geglu_exact")
 
   @property
   def K(self) -> int:

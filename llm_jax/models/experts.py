@@ -70,7 +70,7 @@ class Mixture(nn.Module):
     weight_BTC, choice_BTC = routing.choose(
       logits_BTM, e.per_token, e.normalise
     )
-    gated = c.activation in ("swiglu", "geglu")
+    gated = c.gated
     names = ("gate", "up", "down") if gated else ("up", "down")
     sizes = {"M": e.num, "D": c.embed_dim, "F": c.mlp_dim}
     kernels = {}

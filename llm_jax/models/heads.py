@@ -16,7 +16,8 @@ from llm_jax.models import asked
 from llm_jax.ops.matmul import matmul
 
 LOGIT_BYTES = 128 * 2**20  # of one chunk of float32 logits, by default
-Weights = tuple[jax.Array, jax.Array | None]  # kernel_DV, special_GD
+# kernel_DV, special_GD, bias_V
+Weights = tuple[jax.Array, jax.Array | None, jax.Array | None]
 _PARTS = 16  # chunks, at least, where only some positions are asked about
 
 
@@ -25,6 +26,7 @@ def logits(
   kernel_DV: jax.Array,
   softcap: float | None,
   special_GD: jax.Array | None = None,
+  bias_V: jax.Array | None = None,
 ) -> jax.Array:
   """Logits in float32 or wider. Soft-cap: arXiv:2408.00118, eq. 1.
 
@@ -40,6 +42,8 @@ def logits(
     others = kernel_DV.shape[1] - len(special_GD)
     no_pad = [(0, 0)] * (x_BTD.ndim - 1)
     logits_BTV += jnp.pad(added_BTG, [*no_pad, (0, others)])
+  if bias_V is not None:
+    logits_BTV += bias_V.astype(wide)
   if softcap:
     logits_BTV = softcap * jnp.tanh(logits_BTV / softcap)
   return logits_BTV
@@ -61,6 +65,7 @@ def token_scores(
   entropy: bool = False,
   hits: bool = False,
   special_GD: jax.Array | None = None,
+  bias_V: jax.Array | None = None,
   asked_BT: jax.Array | None = None,
   temperature: float = 1.0,
 ) -> Scores:
@@ -77,6 +82,7 @@ def token_scores(
     entropy: also give the entropy of the distribution.
     hits: also say whether the target is the most likely token.
     special_GD: see `logits`.
+    bias_V: added to the logits.
     temperature: logits are divided by it, after the cap.
     asked_BT: positions that are wanted; of others the scores are 0. Not with
       `hits`, which are of all positions.
@@ -88,7 +94,8 @@ def token_scores(
     target_BC: jax.Array,
     dims: str = "BT",
   ) -> Scores:
-    l_BCV = logits(x_BCD, weights[0], softcap, weights[1]) / temperature
+    kernel_DV, special_GD, bias_V = weights
+    l_BCV = logits(x_BCD, kernel_DV, softcap, special_GD, bias_V) / temperature
     row = dims[0] if len(x_BCD) > 1 else "_"
     l_BCV = axes.constrain(l_BCV, f"{row}{dims[1]}V")
     top_BC1 = jax.lax.stop_gradient(l_BCV.max(-1, keepdims=True))
@@ -103,7 +110,7 @@ def token_scores(
     return Scores(picked_BC - logz_BC, logz_BC, h_BC, hit_BC)
 
   B, T, _ = x_BTD.shape
-  weights = kernel_DV, special_GD
+  weights = kernel_DV, special_GD, bias_V
   devices, parts = axes.cuts("B"), _parts(T)
   chunk = chunk or _chunk_that_fits(B, T, kernel_DV.shape[1])
   each = -(-chunk // parts)  # of a chunk, from each part of a row

@@ -54,7 +54,10 @@ def choose(config: TransformerConfig, call: Call) -> Kernel:
   never by splash, whatever is named.
   """
   named, cut = config.attention, call.context > 1
-  cannot = {"cudnn": _not_cudnn(call), "splash": _not_splash(config, call)}
+  cannot = {
+    "cudnn": _not_cudnn(config, call),
+    "splash": _not_splash(config, call),
+  }
   reads = "splash" if call.kind == "cache" else None  # which is not for it
   if call.queries > 1 and named in cannot and named != reads:
     if cannot[named] is None:
@@ -65,6 +68,10 @@ def choose(config: TransformerConfig, call: Call) -> Kernel:
       return "cudnn"
     if cannot["splash"] is None:
       return "splash"
+  if call.whole and cut and config.attention_softcap:
+    raise ValueError(
+      f"--mesh.context={call.context}: not with --model.attention_softcap"
+    )
   if call.whole:
     return "context" if cut else "blocks"
   if cut and call.kind == "other" and config.context_attention == "ring":
@@ -75,8 +82,10 @@ def choose(config: TransformerConfig, call: Call) -> Kernel:
   return "masked"
 
 
-def _not_cudnn(call: Call) -> str | None:
+def _not_cudnn(config: TransformerConfig, call: Call) -> str | None:
   """Why cuDNN's flash attention cannot; None where it can."""
+  if odd := _not_plain(config):
+    return odd
   if call.platform != "gpu":
     return f"needs a GPU, not {call.platform}; auto or xla run anywhere"
   if call.dtype not in ("bfloat16", "float16"):
@@ -88,8 +97,19 @@ def _not_cudnn(call: Call) -> str | None:
   return None
 
 
+def _not_plain(config: TransformerConfig) -> str | None:
+  """Why no kernel can that knows of masks only."""
+  if config.attention_softcap:
+    return "not with --model.attention_softcap; auto or xla can"
+  if config.positions == "relative":
+    return "not with --model.positions=relative; auto or xla can"
+  return None
+
+
 def _not_splash(config: TransformerConfig, call: Call) -> str | None:
   """Why the splash kernel cannot; None where it can."""
+  if odd := _not_plain(config):
+    return odd
   if call.platform != "tpu":
     return f"needs a TPU, not {call.platform}; auto or xla run anywhere"
   if call.dtype not in ("bfloat16", "float32"):
@@ -111,7 +131,9 @@ def attend(
   mask_B1TS: jax.Array | None,
   config: TransformerConfig,
   kind: Kind,
+  window: int | None = None,
   segment_BT: jax.Array | None = None,
+  bias_BNTS: jax.Array | None = None,
 ) -> jax.Array:
   """Attention by the kernel that `choose` names.
 
@@ -120,15 +142,17 @@ def attend(
     k_BSKH: keys.
     v_BSKH: values.
     mask_B1TS: who sees whom; None if `kind` is "causal".
-    config: its window, and which kernel.
+    config: which kernel, and a cap on the logits.
     kind: what sort of mask it is.
+    window: how far a query sees, itself included.
     segment_BT: documents, if `kind` is "packed" or "shared".
+    bias_BNTS: added to the logits, if `kind` is "other" or "cache".
 
   Returns:
     o_BTNH.
   """
   T, N, H = q_BTNH.shape[1:]
-  sizes, window = axes.sizes(), config.window
+  sizes, softcap = axes.sizes(), config.attention_softcap
   context = sizes.get("context", 1)
   if T % context:  # each device has all of them
     context = 1
@@ -136,9 +160,15 @@ def attend(
   kernel = choose(config, call)
   if kernel == "masked":
     assert mask_B1TS is not None
-    return ops.attention(q_BTNH, k_BSKH, v_BSKH, mask_B1TS)
+    return ops.attention(
+      *(q_BTNH, k_BSKH, v_BSKH, mask_B1TS),
+      softcap=softcap,
+      bias_BNTS=bias_BNTS,
+    )
   if kernel == "blocks":
-    return ops.causal_attention(q_BTNH, k_BSKH, v_BSKH, window, segment_BT)
+    return ops.causal_attention(
+      q_BTNH, k_BSKH, v_BSKH, window, segment_BT, softcap
+    )
   if kernel == "cudnn":
     return on_mesh(_cudnn(window), q_BTNH, k_BSKH, v_BSKH, (mask_B1TS, "B___"))
   cuts = sizes.get("tensor", 1)

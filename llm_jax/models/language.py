@@ -38,6 +38,9 @@ class LanguageModel(nn.Module):
       self.head_DV = self.param(
         "head", axes.init(normal, "DV"), (c.embed_dim, c.vocab_size)
       )
+    if c.head_bias:
+      zeros = axes.init(nn.initializers.zeros, "V")
+      self.bias_V = self.param("head_bias", zeros, (c.vocab_size,))
     if c.outputs:  # arXiv:2009.01325, appendix B.1
       small = nn.initializers.normal((c.embed_dim + 1) ** -0.5)
       self.output_head_DO = self.param(
@@ -45,30 +48,30 @@ class LanguageModel(nn.Module):
       )
 
   def read(
-    self,
-    tokens_BT: jax.Array,
-    segment_BT: jax.Array | None,
-    position_BT: jax.Array | None,
-    real_BT: jax.Array | None = None,
+    self, batch: Batch, real_BT: jax.Array | None = None
   ) -> tuple[jax.Array, Routing | None]:
     """Activations, and how the tokens of `real_BT` went to experts."""
     raise NotImplementedError
 
-  def __call__(
-    self,
-    tokens_BT: jax.Array,
-    *,
-    segment_BT: jax.Array | None = None,
-    position_BT: jax.Array | None = None,
-  ) -> jax.Array:
+  def before_head(self, x_BTD: jax.Array) -> jax.Array:
+    """Activations as the head reads them."""
+    return x_BTD
+
+  def __call__(self, tokens_BT: jax.Array, **others: jax.Array) -> jax.Array:
     """Activations x_BTD after the last norm, of rows or packed documents.
 
     Args:
       tokens_BT: ids.
-      segment_BT: document of each token, 0 = padding; None = one a row.
-      position_BT: place within the document; None = place in the row.
+      **others: what else a batch says of them. `segment_BT`, the document of
+        each, 0 = padding, without which a row is one; `position_BT`, the place
+        within it, without which it is that in the row; `type_BT`, its kind,
+        without which it is 0; `prompt_BT`, True where the next token is part
+        of a prompt.
     """
-    return self.read(tokens_BT, segment_BT, position_BT)[0]
+    x_BTD, _ = self.read({"tokens_BT": tokens_BT, **others})
+    if self.is_initializing():
+      self.before_head(x_BTD)
+    return x_BTD
 
   def score(
     self,
@@ -83,13 +86,10 @@ class LanguageModel(nn.Module):
     What the output head says of a position, it says of the text up to it.
     """
     x_BTD, routing = self.read(
-      batch["tokens_BT"],
-      batch.get("segment_BT"),
-      batch.get("position_BT"),
-      real_tokens(batch) if self.config.num_experts else None,
+      batch, real_tokens(batch) if self.config.num_experts else None
     )
     scores = heads.token_scores(
-      x_BTD,
+      self.before_head(x_BTD),
       self.kernel_DV(),
       batch["target_BT"],
       softcap=self.config.logit_softcap,
@@ -97,6 +97,7 @@ class LanguageModel(nn.Module):
       entropy=entropy,
       hits=hits,
       special_GD=self.special_head(),
+      bias_V=self.bias_V if self.config.head_bias else None,
       asked_BT=batch.get("asked_BT"),
       temperature=temperature,
     )._replace(routing=routing)
@@ -106,12 +107,13 @@ class LanguageModel(nn.Module):
     return scores._replace(output_BTO=output_BTO)
 
   def logits(self, x_BD: jax.Array) -> jax.Array:
-    """Of the next token, in float32 or wider."""
+    """Of the next token, or of the one there, in float32 or wider."""
     return heads.logits(
-      x_BD,
+      self.before_head(x_BD),
       self.kernel_DV(),
       self.config.logit_softcap,
       self.special_head(),
+      self.bias_V if self.config.head_bias else None,
     )
 
   def embed(self, tokens_BT: jax.Array) -> jax.Array:

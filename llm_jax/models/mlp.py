@@ -17,7 +17,8 @@ from llm_jax.models.linear import Linear
 class MLP(nn.Module):
   """down(act(gate x) * up x), or down(act(up x)) without a gate.
 
-  SwiGLU and GeGLU: arXiv:2002.05202, eq. 6. Squared ReLU: arXiv:2109.08668.
+  SwiGLU and GeGLU: arXiv:2002.05202, eq. 6. GELU: arXiv:1606.08415, section
+  2. Squared ReLU: arXiv:2109.08668.
   """
 
   config: TransformerConfig
@@ -51,8 +52,10 @@ def activate(kind: str, widen: Callable[[str], jax.Array]) -> jax.Array:
   """The non-linearity, of what the maps "up" and, if gated, "gate" give."""
   if kind == "swiglu":
     return jax.nn.silu(widen("gate")) * widen("up")
-  if kind == "geglu":
-    return jax.nn.gelu(widen("gate"), approximate=True) * widen("up")
-  if kind == "gelu":
-    return jax.nn.gelu(widen("up"), approximate=True)
-  return jnp.square(jax.nn.relu(widen("up")))
+  if kind.startswith("geglu"):
+    tanh = kind == "geglu"
+    return jax.nn.gelu(widen("gate"), approximate=tanh) * widen("up")
+  if kind.startswith("gelu"):
+    return jax.nn.gelu(widen("up"), approximate=kind == "gelu")
+  relu = jax.nn.relu(widen("up"))
+  return relu if kind == "relu" else jnp.square(relu)

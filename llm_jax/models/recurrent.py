@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from llm_jax import axes
+from llm_jax.contracts import Batch
 from llm_jax.models.blocks import REMAT
 from llm_jax.models.language import LanguageModel
 from llm_jax.models.linear import Linear, stored
@@ -126,13 +127,10 @@ class Recurrent(LanguageModel):
       self.final_norm = Norm(c.norm, c.norm_eps)
 
   def read(
-    self,
-    tokens_BT: jax.Array,
-    segment_BT: jax.Array | None,
-    position_BT: jax.Array | None,
-    real_BT: jax.Array | None = None,
+    self, batch: Batch, real_BT: jax.Array | None = None
   ) -> tuple[jax.Array, Routing | None]:
-    del position_BT, real_BT
+    del real_BT
+    tokens_BT, segment_BT = batch["tokens_BT"], batch.get("segment_BT")
     B, T = tokens_BT.shape
     prompt_XD = self.prompt()
     self.check_length(T, 0 if prompt_XD is None else len(prompt_XD))

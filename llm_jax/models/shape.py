@@ -31,6 +31,7 @@ class Shape:
   logit_softcap: float | None = field(
     None, "logits are cap * tanh(logits / cap)", low=0
   )
+  head_bias: bool = field(False, "a bias on the logits")
   outputs: int = field(
     0,
     "O, numbers said of each position beside the next token: 1 = a reward or a"

@@ -43,7 +43,7 @@ def _(config: TransformerConfig) -> Sizes:
     c.vocab_size,
   )
   norm = D * (2 if c.norm == "layer" and c.norm_bias else 1)
-  gated = c.activation in ("swiglu", "geglu")
+  gated = c.gated
   mlp = D * F * (3 if gated else 2)
   active = D * H * (N + 2 * K) + N * H * D + mlp
   kernels = active
@@ -55,13 +55,26 @@ def _(config: TransformerConfig) -> Sizes:
     + (D if c.out_bias else 0)
     + ((F * (2 if gated else 1) + D) if c.mlp_bias else 0)
   )
-  block = kernels + biases + 2 * norm + (2 * H if c.qk_norm else 0)
-  places = c.max_length * D if c.positions == "learned" else 0
+  norms = (4 if c.norm_at == "both" else 2) * norm
+  if c.qk_norm:
+    norms += 2 * H if c.qk_norm_over == "head" else (N + K) * H
+  block = kernels + biases + norms
+  places = c.token_types * D
+  if c.positions == "learned":
+    places += (c.max_length + c.position_offset) * D
+  if c.positions == "relative":
+    places += c.relative_buckets * N
   tables = V * D + places
-  head = 0 if c.tied else V * D
-  total = c.num_layers * block + norm + tables + head + D * c.outputs
+  dense = D * D if c.head_dense else 0
+  head = (0 if c.tied else V * D) + dense + D * c.outputs
+  if c.head_dense:
+    head += norm + (D if c.head_dense_bias else 0)
+  if c.head_bias:
+    head += V
+  around = norm * ((c.norm_at != "sum") + c.embed_norm)
+  total = c.num_layers * block + around + tables + head
   looked_up = places if c.tied else tables
-  matmul = c.num_layers * active + V * D + D * c.outputs
+  matmul = c.num_layers * active + V * D + dense + D * c.outputs
   return Sizes(total, looked_up, matmul)
 
 
@@ -71,7 +84,7 @@ def _(config: RecurrentConfig) -> Sizes:
   L, D, J, V = c.num_layers, c.embed_dim, c.gates, c.vocab_size
   biases = J * D * (2 if c.cell == "gru" else 1)
   norms = (L + 1) * D if c.norm != "none" else 0
-  head = 0 if c.tied else V * D
+  head = (0 if c.tied else V * D) + (V if c.head_bias else 0)
   kernels = L * 2 * D * J * D
   total = kernels + L * biases + norms + V * D + head + D * c.outputs
   return Sizes(total, 0 if c.tied else V * D, kernels + V * D + D * c.outputs)
@@ -81,7 +94,7 @@ class Flops(NamedTuple):
   """Floating-point operations to train on one token, forward and backward."""
 
   full: float  # every query sees every key (PaLM, arXiv:2204.02311, app. B)
-  causal: float  # only keys that are not later: half, for full attention
+  causal: float  # only keys that are seen: half, where none is later
 
 
 def stage_bytes(config: Shape, tokens: int, stages: int) -> int:
@@ -106,7 +119,8 @@ def flops_per_token(config: Shape, length: int) -> Flops:
   """6 a matmul parameter, and 12 L N H for each key seen.
 
   full   = 6 P + 12 L N H T
-  causal = 6 P + 12 L N H * mean keys seen, (T + 1) / 2 without a window
+  causal = 6 P + 12 N H * mean keys seen, of each layer: (T + 1) / 2 without a
+           window, T where a position sees all
   """
   raise TypeError(config)
 
@@ -122,10 +136,23 @@ def _(config: RecurrentConfig, length: int) -> Flops:
 def _(config: TransformerConfig, length: int) -> Flops:
   c = config
   base = 6.0 * parameters(c).matmul
-  attention = 12.0 * c.num_layers * c.num_heads * c.H
-  w = min(c.window or length, length)
-  seen = (w * (w + 1) / 2 + (length - w) * w) / length
-  return Flops(base + attention * length, base + attention * seen)
+  attention = 12.0 * c.num_heads * c.H
+  near = c.num_layers - len(c.full_layers) if c.window else 0
+  seen = near * _seen(c, length, c.window)
+  seen += (c.num_layers - near) * _seen(c, length, None)
+  whole = c.num_layers * length
+  return Flops(base + attention * whole, base + attention * seen)
+
+
+def _seen(c: TransformerConfig, length: int, window: int | None) -> float:
+  """Keys that a query sees, in the mean."""
+  if c.sees == "all":
+    half = length if window is None else min(window // 2, length - 1)
+    if window is None:
+      return length
+    return 2 * half + 1 - half * (half + 1) / length
+  w = min(window or length, length)
+  return (w * (w + 1) / 2 + (length - w) * w) / length
 
 
 @functools.singledispatch
@@ -157,7 +184,7 @@ def _(config: TransformerConfig, tokens: int) -> int:
   """
   c = config
   width = _WIDTH[c.dtype]
-  gated = c.activation in ("swiglu", "geglu")
+  gated = c.gated
   heads = c.H * (c.num_heads + 2 * c.K)
   inner = c.mlp_dim * (2 if gated else 1)
   kept = c.embed_dim
@@ -186,7 +213,7 @@ def traffic(config: Shape, tensor: int) -> float:
 @traffic.register
 def _(config: TransformerConfig, tensor: int) -> float:
   c = config
-  gates = 2 if c.activation in ("swiglu", "geglu") else 1
+  gates = 2 if c.gated else 1
   inner = c.H * (2 * c.num_heads + 2 * c.K) + c.mlp_dim * (gates + 1)
   return c.num_layers * (8 * c.embed_dim + inner / tensor)
 

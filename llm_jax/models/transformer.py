@@ -1,4 +1,4 @@
-"""A decoder: ids -> activations -> scores of given targets.
+"""A transformer: ids -> activations -> scores of given targets.
 
 Dimension key: B sequences; T positions; S slots; D residual; V vocabulary.
 """
@@ -11,44 +11,80 @@ import jax
 import jax.numpy as jnp
 
 from llm_jax import axes
-from llm_jax.models import blocks, pipeline
+from llm_jax.contracts import Batch
+from llm_jax.models import blocks, norms, pipeline, seeing
 from llm_jax.models import cache as cache_lib
-from llm_jax.models.attention import Context
 from llm_jax.models.blocks import Block
 from llm_jax.models.config import TransformerConfig
 from llm_jax.models.language import LanguageModel
-from llm_jax.models.norms import Norm
-from llm_jax.ops import masks, positions
+from llm_jax.models.linear import Linear
+from llm_jax.models.seeing import Context
+from llm_jax.ops import masks
 from llm_jax.ops.routing import Routing
 
 
 class Decoder(LanguageModel):
-  """Embedding, blocks, norm, head. Layers are stacked on a leading dim L."""
+  """Embedding, blocks, norm, head. Layers are stacked on a leading dim L.
+
+  With `sees` "all" it is an encoder, which scores what stands at a position.
+  """
 
   config: TransformerConfig
 
   def setup(self) -> None:
     c = self.config
+    normal = nn.initializers.normal(c.init_std)
     self.make_table()
     if c.positions == "learned":
-      normal = nn.initializers.normal(c.init_std)
       self.positions_PE = self.param(
-        "positions", axes.init(normal, "PE"), (c.max_length, c.embed_dim)
+        "positions",
+        axes.init(normal, "PE"),
+        (c.max_length + c.position_offset, c.embed_dim),
       )
+    if c.positions == "relative":
+      self.distances_PN = self.param(
+        "distances", axes.init(normal, "PN"), (c.relative_buckets, c.num_heads)
+      )
+    if c.token_types:
+      self.types_PE = self.param(
+        "types", axes.init(normal, "PE"), (c.token_types, c.embed_dim)
+      )
+    if c.embed_norm:
+      self.embed_norm = norms.of(c)
+    if c.head_dense:
+      self.head_dense = Linear(
+        "D_",
+        (c.embed_dim,),
+        std=c.init_std,
+        bias=c.head_dense_bias,
+        dtype=jnp.dtype(c.dtype),
+      )
+      self.head_norm = norms.of(c)
     self.make_heads()
     self.blocks = blocks.stack(c)(c)
-    self.final_norm = Norm(c.norm, c.norm_eps, bias=c.norm_bias)
+    if c.norm_at != "sum":
+      self.final_norm = norms.of(c)
+
+  def hidden(self, batch: Batch) -> jax.Array:
+    """The residual stream before each block and after the last, [L+1,B,T,D].
+
+    The last is after the last norm, too, where there is one.
+    """
+    seen: list[jax.Array] = []
+    last_BTD, _ = self.read(batch, seen=seen)
+    return jnp.stack([*seen[:-1], last_BTD])
 
   def read(
     self,
-    tokens_BT: jax.Array,
-    segment_BT: jax.Array | None,
-    position_BT: jax.Array | None,
+    batch: Batch,
     real_BT: jax.Array | None = None,
+    seen: list[jax.Array] | None = None,
   ) -> tuple[jax.Array, Routing | None]:
     """Activations, and how the tokens of `real_BT` went to experts."""
+    c, tokens_BT = self.config, batch["tokens_BT"]
     B, T = tokens_BT.shape
-    x_BTD, at_BT = self.embed(tokens_BT), position_BT
+    segment_BT, at_BT = batch.get("segment_BT"), batch.get("position_BT")
+    x_BTD = self.embed(tokens_BT, batch.get("type_BT"))
     if at_BT is None:
       at_BT = jnp.arange(T, dtype=jnp.int32)[None]
     prompt_XD, shared = self.prompt(), None
@@ -60,22 +96,39 @@ class Decoder(LanguageModel):
       at_BT = jnp.concatenate(
         [_rows(jnp.arange(X), B), jnp.broadcast_to(at_BT + X, (B, T))], 1
       )
-      if segment_BT is not None or self.config.window:
+      if segment_BT is not None or c.window:
         own_BT = jnp.ones((B, T), int) if segment_BT is None else segment_BT
         shared_BX = jnp.full((B, X), masks.EVERYONE)
         segment_BT = jnp.concatenate([shared_BX, own_BT], 1)
       if real_BT is not None:
         real_BT = jnp.pad(real_BT, ((0, 0), (X, 0)))
-    mask_B1TS = None
-    if segment_BT is not None:
-      mask_B1TS = masks.attention_mask(
-        segment_BT, segment_BT, at_BT, at_BT, self.config.window
+    prefix_BT = None
+    if c.sees == "prefix":
+      prefix_BT = seeing.prompts(batch.get("prompt_BT"), segment_BT, X)
+    if segment_BT is None and (c.sees != "before" or c.positions == "relative"):
+      segment_BT = jnp.ones((1, X + T), jnp.int32)
+    see = lambda window: (
+      None
+      if segment_BT is None
+      else masks.attention_mask(
+        *(segment_BT, segment_BT, at_BT, at_BT, window),
+        later=c.sees == "all",
+        prefix_BS=prefix_BT,
       )
-    if prompt_XD is not None and self.config.window:
+    )
+    places_1T = at_BT if X else jnp.arange(T)[None]
+    context = self._context(at_BT, see, (places_1T, places_1T))
+    if prompt_XD is not None and c.window:
       segment_BT = None  # the mask says more than documents and a window do
-    context = (mask_B1TS, segment_BT, shared, real_BT)
-    x_BTD, _, routing = self._run(x_BTD, at_BT, None, *context)
+    context = context._replace(
+      segment_BT=segment_BT, shared=shared, real_BT=real_BT
+    )
+    x_BTD, _, routing = self._run(x_BTD, at_BT, None, context, seen)
     return x_BTD[:, X:], routing
+
+  def _context(self, at_BT: jax.Array, see: Any, places: Any) -> Context:
+    distances = self.distances_PN if hasattr(self, "distances_PN") else None
+    return seeing.context(self.config, at_BT, see, places, distances)
 
   def decode(
     self,
@@ -95,6 +148,13 @@ class Decoder(LanguageModel):
       self.embed(tokens_BT), position_BT, segment_BT, cache
     )
     return self.logits(x_BTD[:, -1]), cache
+
+  def before_head(self, x_BTD: jax.Array) -> jax.Array:
+    """Activations as the head reads them. arXiv:1810.04805's masked head."""
+    if not self.config.head_dense:
+      return x_BTD
+    y_BTD = jax.nn.gelu(self.head_dense(x_BTD), approximate=False)
+    return self.head_norm(y_BTD)
 
   def open_cache(self, batch_size: int, slots: int) -> cache_lib.Cache:
     """An empty cache with room for `slots` tokens a row.
@@ -123,49 +183,57 @@ class Decoder(LanguageModel):
     cache = cache_lib.note(cache, position_BT, segment_BT)
     slots, T = cache.segment_BS.shape[1], x_BTD.shape[1]
     used_S = jnp.arange(slots) < cache.length + T
-    mask_B1TS = masks.attention_mask(
-      segment_BT,
-      jnp.where(used_S, cache.segment_BS, masks.NOBODY),
-      position_BT,
-      cache.position_BS,
-      self.config.window,
+    key_BS = jnp.where(used_S, cache.segment_BS, masks.NOBODY)
+    whole = self.config.sees == "prefix" and T > 1  # a prompt
+    see = lambda window: masks.attention_mask(
+      *(segment_BT, key_BS, position_BT, cache.position_BS, window), later=whole
     )
-    x_BTD, cache, _ = self._run(x_BTD, position_BT, cache, mask_B1TS)
+    slot_S = jnp.arange(slots)
+    places = (cache.length + jnp.arange(T))[None], slot_S[None]
+    if self.prompt() is not None:  # whose places are before every row's first
+      places = position_BT, cache.position_BS
+    context = self._context(position_BT, see, places)
+    x_BTD, cache, _ = self._run(x_BTD, position_BT, cache, context)
     return x_BTD, cache_lib.advance(cache, T)
+
+  def embed(
+    self, tokens_BT: jax.Array, type_BT: jax.Array | None = None
+  ) -> jax.Array:
+    """Embeddings, scaled, and what their kind adds."""
+    c, x_BTE = self.config, super().embed(tokens_BT)
+    if c.embed_scale:
+      x_BTE = x_BTE * jnp.asarray(c.embed_dim**0.5, x_BTE.dtype)
+    if c.token_types:
+      kind_BT = jnp.zeros_like(tokens_BT) if type_BT is None else type_BT
+      x_BTE = x_BTE + self.types_PE.astype(c.dtype)[kind_BT]
+    return x_BTE
 
   def _run(
     self,
     x_BTD: jax.Array,
     at_BT: jax.Array,
     cache: Any,
-    *mask: jax.Array | None,
+    context: Context,
+    seen: list[jax.Array] | None = None,
   ) -> tuple[jax.Array, Any, Routing | None]:
     c, dtype = self.config, jnp.dtype(self.config.dtype)
     if c.positions == "learned":
-      x_BTD += self.positions_PE.astype(dtype)[at_BT]
-    cos = sin = None
-    if c.positions == "rope":
-      scaling = c.rope_scaling
-      frequencies = positions.rope_frequencies(
-        c.H,
-        c.rope_theta,
-        factor=scaling.factor,
-        low_factor=scaling.low_factor,
-        high_factor=scaling.high_factor,
-        original_length=scaling.original_length,
-      )
-      cos, sin = positions.rope_tables(at_BT, frequencies, dtype)
+      x_BTD += self.positions_PE.astype(dtype)[at_BT + c.position_offset]
+    if c.embed_norm:
+      x_BTD = self.embed_norm(x_BTD)
     x_BTD = self.dropped(x_BTD)
-    context, routing = Context(cos, sin, *mask), None
-    if cache is not None and not c.unroll:
-      x_BTD, cache = self._layer_by_layer((x_BTD, cache), context)
+    routing = None
+    if seen is not None or (cache is not None and not c.unroll):
+      x_BTD, cache = self._layer_by_layer((x_BTD, cache), context, seen)
     elif cache is None and self._has_stages():
       x_BTD, routing = self._in_stages(x_BTD, context)
     else:
       (x_BTD, cache), routing = self.blocks(
         (x_BTD, cache), jnp.arange(c.num_layers), context
       )
-    return self.final_norm(x_BTD), cache, routing
+    if c.norm_at != "sum":
+      x_BTD = self.final_norm(x_BTD)
+    return x_BTD, cache, routing
 
   def _has_stages(self) -> bool:
     """Whether blocks are computed in stages; with a cache they never are."""
@@ -203,8 +271,15 @@ class Decoder(LanguageModel):
       remat=c.stage_remat,
     )
 
-  def _layer_by_layer(self, carry: tuple, context: Context) -> tuple:
-    """The blocks, each with its number known: a cache may be in parts."""
+  def _layer_by_layer(
+    self, carry: tuple, context: Context, seen: list[jax.Array] | None
+  ) -> tuple:
+    """The blocks, each with its number known: a cache may be in parts.
+
+    What each reads, and the last says, is added to `seen`.
+    """
+    seen = [] if seen is None else seen
+    seen.append(carry[0])
     parts = self.variables
     layers = (
       parts["layers"]
@@ -214,6 +289,7 @@ class Decoder(LanguageModel):
     block = Block(self.config, parent=None)
     for layer in range(self.config.num_layers):
       carry, _ = block.apply(layers[str(layer)], carry, layer, context)
+      seen.append(carry[0])
     return carry
 
 

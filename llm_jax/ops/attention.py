@@ -20,6 +20,9 @@ def attention(
   k_BSKH: jax.Array,
   v_BSKH: jax.Array,
   mask_B1TS: jax.Array,
+  *,
+  softcap: float | None = None,
+  bias_BNTS: jax.Array | None = None,
 ) -> jax.Array:
   """softmax(q k^T / sqrt(H)) v. arXiv:1706.03762, eq. 1.
 
@@ -32,6 +35,8 @@ def attention(
     k_BSKH: keys.
     v_BSKH: values.
     mask_B1TS: True where a query sees a key; B may be 1.
+    softcap: logits are softcap tanh(logits / softcap). arXiv:2408.00118, eq. 1.
+    bias_BNTS: added to the logits after that.
 
   Returns:
     o_BTNH, in the dtype of the queries.
@@ -43,6 +48,9 @@ def attention(
   logits_BKGTS = jnp.einsum(
     "BTKGH,BSKH->BKGTS", q_BKGTH, k_BSKH, preferred_element_type=wide
   )
+  logits_BKGTS = _capped(logits_BKGTS, softcap)
+  if bias_BNTS is not None:
+    logits_BKGTS += bias_BNTS.astype(wide).reshape(-1, K, N // K, T, S)
   floor = jnp.asarray(-0.7 * float(jnp.finfo(jnp.float32).max), wide)
   logits_BKGTS = jnp.where(mask_B1TS[:, :, None], logits_BKGTS, floor)
   p_BKGTS = jax.nn.softmax(logits_BKGTS, axis=-1).astype(q_BTNH.dtype)
@@ -55,13 +63,18 @@ def causal_mask(length: int, window: int | None = None) -> jax.Array:
   return _visible(0, length, 0, length, window)[None, None]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _capped(logits: jax.Array, softcap: float | None) -> jax.Array:
+  return softcap * jnp.tanh(logits / softcap) if softcap else logits
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 5))
 def causal_attention(
   q_BTNH: jax.Array,
   k_BTKH: jax.Array,
   v_BTKH: jax.Array,
   window: int | None = None,
   segment_BT: jax.Array | None = None,
+  softcap: float | None = None,
 ) -> jax.Array:
   """`attention` under `causal_mask`, a block of queries at a time.
 
@@ -73,7 +86,7 @@ def causal_attention(
   log-normalisers (arXiv:2205.14135, algorithm 4), so that memory grows with T,
   not T^2.
   """
-  return _causal_forward(q_BTNH, k_BTKH, v_BTKH, window, segment_BT)[0]
+  return _causal_forward(q_BTNH, k_BTKH, v_BTKH, window, segment_BT, softcap)[0]
 
 
 def _causal_forward(
@@ -82,6 +95,7 @@ def _causal_forward(
   v_BTKH: jax.Array,
   window: int | None,
   segment_BT: jax.Array | None,
+  softcap: float | None,
 ) -> tuple:
   q_BKGTH = _grouped(q_BTNH * q_BTNH.shape[-1] ** -0.5, k_BTKH.shape[2])
   v_BKSH = v_BTKH.swapaxes(1, 2)
@@ -90,6 +104,7 @@ def _causal_forward(
   for a, b, first in _blocks(q_BTNH.shape[1], window):
     seen_MS = _seen(q_BKGTH.shape[2], a, b, first, window, segment_BT)
     l_BKMS = _logits(_rows(q_BKGTH, a, b), k_BKHS[..., first:b])
+    l_BKMS = _capped(l_BKMS, softcap)
     top_BKM1 = jnp.where(seen_MS, l_BKMS, -jnp.inf).max(-1, keepdims=True)
     e_BKMS = jnp.where(seen_MS, jnp.exp(l_BKMS - top_BKM1), 0)
     sum_BKM1 = e_BKMS.sum(-1, keepdims=True)
@@ -102,7 +117,9 @@ def _causal_forward(
   return _ungrouped(o_BKGTH), saved
 
 
-def _causal_backward(window: int | None, saved: tuple, g_BTNH: jax.Array):
+def _causal_backward(
+  window: int | None, softcap: float | None, saved: tuple, g_BTNH: jax.Array
+):
   q_BKGTH, k_BTKH, v_BTKH, o_BKGTH, logz_BKGT1, segment_BT = saved
   G, T, H = q_BKGTH.shape[2:]
   g_BKGTH = _grouped(g_BTNH, k_BTKH.shape[2])
@@ -113,12 +130,14 @@ def _causal_backward(window: int | None, saved: tuple, g_BTNH: jax.Array):
   dq, dk_BKHS, dv_BKHS = [], jnp.zeros_like(k_BKHS), jnp.zeros_like(v_BKHS)
   for a, b, first in _blocks(T, window):
     q_BKMH, g_BKMH = _rows(q_BKGTH, a, b), _rows(g_BKGTH, a, b)
-    l_BKMS = _logits(q_BKMH, k_BKHS[..., first:b])
+    l_BKMS = _capped(_logits(q_BKMH, k_BKHS[..., first:b]), softcap)
     p_BKMS = jnp.exp(l_BKMS - _rows(logz_BKGT1, a, b))
     seen_MS = _seen(G, a, b, first, window, segment_BT)
     p_BKMS = jnp.where(seen_MS, p_BKMS, 0)
     dp_BKMS = _logits(g_BKMH, v_BKHS[..., first:b])
     dl_BKMS = p_BKMS * (dp_BKMS - _rows(mean_BKGT1, a, b))
+    if softcap:  # d tanh = 1 - tanh^2; of what is not seen p is 0
+      dl_BKMS *= 1 - jnp.square(l_BKMS / softcap)
     p_BKMS, dl_BKMS = (x.astype(q_BKMH.dtype) for x in (p_BKMS, dl_BKMS))
     dq.append(_unrow(dl_BKMS @ k_BKSH[:, :, first:b], b - a))
     # The keys' side as [H, M] @ [M, S]: no wide operand is transposed.

@@ -1,4 +1,4 @@
-"""Where a token stands: rotary embeddings.
+"""Where a token stands: rotary embeddings, and relative distances.
 
 Dimension key: B sequences; T positions; N heads; H head width.
 """
@@ -13,6 +13,7 @@ def rope_frequencies(
   head_dim: int,
   theta: float,
   *,
+  kind: str = "llama3",
   factor: float = 1.0,
   low_factor: float = 1.0,
   high_factor: float = 4.0,
@@ -22,25 +23,83 @@ def rope_frequencies(
 
     f_i = theta^(-2 i / H)
 
-  With `factor` > 1, wavelengths longer than original_length / low_factor are
-  stretched by `factor`, those shorter than original_length / high_factor are
-  kept, and those between are interpolated (Llama 3.1, arXiv:2407.21783).
+  With `factor` > 1 wavelengths are stretched by it. Linear: all of them
+  (arXiv:2306.15595). Llama 3.1 (arXiv:2407.21783): those longer than
+  original_length / low_factor, while those shorter than original_length /
+  high_factor are kept, and those between are interpolated by turns. YaRN
+  (arXiv:2309.00071, section 3.2) interpolates between the same two by dims.
   """
   frequencies = [theta ** (-2 * i / head_dim) for i in range(head_dim // 2)]
   if factor == 1.0:
     return frequencies
-  scaled = []
-  for f in frequencies:
-    turns = original_length * f / (2 * math.pi)  # in the original context
-    kept = min(max((turns - low_factor) / (high_factor - low_factor), 0), 1)
-    scaled.append(f * (kept + (1 - kept) / factor))
-  return scaled
+  if kind == "linear":
+    return [f / factor for f in frequencies]
+  if kind == "yarn":
+    # The dims, as fractions of i, whose waves turn so often in the original.
+    place = lambda turns: (
+      head_dim
+      * math.log(original_length / (turns * 2 * math.pi))
+      / (2 * math.log(theta))
+    )
+    low = max(math.floor(place(high_factor)), 0)
+    high = min(math.ceil(place(low_factor)), head_dim - 1)
+    kept = [
+      1 - min(max((i - low) / max(high - low, 0.001), 0), 1)
+      for i in range(head_dim // 2)
+    ]
+  else:
+    turns = [original_length * f / (2 * math.pi) for f in frequencies]
+    kept = [
+      min(max((t - low_factor) / (high_factor - low_factor), 0), 1)
+      for t in turns
+    ]
+  return [
+    f * (k + (1 - k) / factor) for f, k in zip(frequencies, kept, strict=True)
+  ]
+
+
+def rope_sharpness(kind: str, factor: float) -> float:
+  """What rotated queries and keys are times. arXiv:2309.00071, eq. 15."""
+  if kind != "yarn" or factor == 1.0:
+    return 1.0
+  return 0.1 * math.log(factor) + 1.0
+
+
+def relative_bucket(
+  distance: jax.Array, buckets: int, furthest: int, both_ways: bool
+) -> jax.Array:
+  """Which bucket a key is in, by its position less the query's.
+
+  T5, arXiv:1910.10683, section 2.1: half of the buckets are of one distance
+  each, the others grow with its logarithm up to `furthest`, and all that is
+  further is in the last. With `both_ways` earlier and later keys have half of
+  them each; else all later ones are at distance 0.
+  """
+  first = jnp.zeros_like(distance)
+  if both_ways:
+    buckets //= 2
+    first = jnp.where(distance > 0, buckets, 0)
+    away = jnp.abs(distance)
+  else:
+    away = jnp.maximum(-distance, 0)
+  exact = buckets // 2
+  # In float32, as published weights were trained with: a distance of a power
+  # may be in the bucket below.
+  ratio = jnp.log(jnp.maximum(away, 1).astype(jnp.float32) / exact)
+  ratio = ratio / math.log(furthest / exact) * (buckets - exact)
+  wide = jnp.minimum(exact + ratio.astype(jnp.int32), buckets - 1)
+  return first + jnp.where(away < exact, away, wide)
 
 
 def rope_tables(
-  position_BT: jax.Array, frequencies: list[float], dtype: jnp.dtype
+  position_BT: jax.Array,
+  frequencies: list[float],
+  dtype: jnp.dtype,
+  sharpness: float = 1.0,
 ) -> tuple[jax.Array, jax.Array]:
   """Cos and sin of every angle, shapes B T 1 H/2 (B may be 1).
+
+  Both are times `sharpness`.
 
   Angles are computed in float32 or wider whatever `dtype` is.
   """
@@ -48,7 +107,8 @@ def rope_tables(
   angle = position_BT[..., None, None].astype(wide) * jnp.asarray(
     frequencies, wide
   )
-  return jnp.cos(angle).astype(dtype), jnp.sin(angle).astype(dtype)
+  cos, sin = jnp.cos(angle) * sharpness, jnp.sin(angle) * sharpness
+  return cos.astype(dtype), sin.astype(dtype)
 
 
 def rotate(x_BTNH: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:

@@ -31,6 +31,10 @@ TOKENS = np.random.default_rng(0).integers(0, 16, (4, P + STEPS), np.int32)
 def full(config, model, variables):
   """Logits [4, P + STEPS, V] of rows aligned on the left, by plain products."""
   x_BTD = jax.jit(model.apply)(variables, TOKENS)
+  if getattr(
+    config, "head_dense", False
+  ):  # whose values from outside are among the goldens
+    return np.asarray(model.apply(variables, x_BTD, method="logits"))
   params = variables["params"]
   head = params["embedding"].T if config.tied else params["head"]
   logits = np.asarray(x_BTD @ head)

@@ -131,7 +131,9 @@ def test_splash_is_attention_in_blocks(interpreted, shape, T, K, window):
   config = TransformerConfig(attention="splash", window=window)
   mask = jnp.ones((2, 1, 1, 1), bool)  # of which only the kind is read
   attend = lambda segment: (
-    lambda q, k, v: kernels.attend(*(q, k, v, mask, config, "packed", segment))
+    lambda q, k, v: kernels.attend(
+      *(q, k, v, mask, config, "packed", window, segment)
+    )
   )
   want = both(
     lambda q, k, v: ops.causal_attention(q, k, v, window, segment), given

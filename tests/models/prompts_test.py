@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from llm_jax.models import transformer
-from llm_jax.models.attention import Attention, Context
+from llm_jax.models.attention import Attention
+from llm_jax.models.seeing import Context, Sight
 from tests import small
 
 X = 3
@@ -122,7 +123,7 @@ def test_a_prefix_is_more_keys_and_values():
         "adapters": prefix,
       },
       x_TD[None],
-      Context(None, None, None),
+      Context(Sight(None, None)),
       jnp.zeros((), jnp.int32),
       None,
     )

@@ -123,7 +123,7 @@ def test_nothing_as_large_as_logits_is_sent(shape, mutant, monkeypatch):
   the mutant leaves to the compiler how."""
   if mutant:
     monkeypatch.setattr(
-      transformer.Decoder, "_kernel_DV", lambda self: self.embedding_WE.T
+      transformer.Decoder, "kernel_DV", lambda self: self.embedding_WE.T
     )
   config = dataclasses.replace(CONFIG, num_layers=4, vocab_size=512)
   mesh = mesh_lib.make(MeshShape(**({"data": 1, "fsdp": 2} | shape)))

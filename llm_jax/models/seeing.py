@@ -1,0 +1,133 @@
+"""What the queries of a stack see, and where they stand.
+
+Dimension key: B sequences; T query positions; S key positions; N query heads;
+P buckets of distances.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from llm_jax.models import kernels
+from llm_jax.models.config import TransformerConfig
+from llm_jax.ops import positions
+
+
+class Sight(NamedTuple):
+  """How a query sees: rotary tables, a mask unless plain causal, and a bias."""
+
+  cos: jax.Array | None
+  sin: jax.Array | None
+  mask_B1TS: jax.Array | None = None
+
+
+class Context(NamedTuple):
+  """What every layer shares: how it sees, whole and through the window.
+
+  Where all layers are alike there is `whole` only. Of rows of several
+  documents `segment_BT` says the same as the mask, together with the window;
+  `shared` is there where some keys are everyone's. What is told of routing is
+  told of the tokens of `real_BT`, None = all.
+  """
+
+  whole: Sight
+  near: Sight | None = None
+  segment_BT: jax.Array | None = None
+  shared: jax.Array | None = None
+  real_BT: jax.Array | None = None
+  bias_BNTS: jax.Array | None = None
+
+  def kind(self, sees: str) -> kernels.Kind:
+    """What sort of mask it is."""
+    if sees != "before" or self.bias_BNTS is not None:
+      return "other"
+    if self.whole.mask_B1TS is None:
+      return "causal"
+    if self.segment_BT is None:
+      return "other"
+    return "packed" if self.shared is None else "shared"
+
+
+def context(
+  config: TransformerConfig,
+  at_BT: jax.Array,
+  see: Callable[[int | None], jax.Array | None],
+  places: tuple[jax.Array, jax.Array],
+  distances_PN: jax.Array | None,
+) -> Context:
+  """How the layers see.
+
+  Args:
+    config: of the stack.
+    at_BT: positions of queries.
+    see: the mask that a window gives.
+    places: of queries and of keys, whose differences are distances; one row
+      where all rows have the same.
+    distances_PN: what each bucket of distances adds, if positions are relative.
+  """
+  c, near, bias_BNTS = config, None, None
+  mixed = bool(c.window and c.full_layers)
+  local = c.rope_theta if c.window_theta is None else c.window_theta
+  if mixed:
+    scaled = c.window_theta is None
+    near = Sight(*_tables(c, at_BT, local, scaled), see(c.window))
+  theta = local if c.window and not mixed else c.rope_theta
+  whole = see(None if mixed else c.window)
+  if distances_PN is not None:
+    query_BT, key_BS = places
+    bucket_BTS = positions.relative_bucket(
+      key_BS[:, None, :] - query_BT[:, :, None],
+      c.relative_buckets,
+      c.relative_distance,
+      c.sees == "all",
+    )
+    bias_BNTS = distances_PN[bucket_BTS].transpose(0, 3, 1, 2)
+  tables = _tables(c, at_BT, theta, True)
+  return Context(Sight(*tables, whole), near, bias_BNTS=bias_BNTS)
+
+
+def _tables(
+  config: TransformerConfig, at_BT: jax.Array, theta: float, scaled: bool
+) -> tuple[jax.Array | None, jax.Array | None]:
+  """Cosines and sines of rotary positions, where there are any."""
+  if config.positions != "rope":
+    return None, None
+  s = config.rope_scaling
+  factor = s.factor if scaled else 1.0
+  frequencies = positions.rope_frequencies(
+    config.H,
+    theta,
+    kind=s.kind,
+    factor=factor,
+    low_factor=s.low_factor,
+    high_factor=s.high_factor,
+    original_length=s.original_length,
+  )
+  sharpness = positions.rope_sharpness(s.kind, factor)
+  return positions.rope_tables(
+    at_BT, frequencies, jnp.dtype(config.dtype), sharpness
+  )
+
+
+def prompts(
+  prompt_BT: jax.Array | None, segment_BT: jax.Array | None, virtual: int
+) -> jax.Array | None:
+  """Tokens that are part of a prompt; None if nothing says so.
+
+  A token is part of one if the next one is, or if it is itself.
+
+  Args:
+    prompt_BT: True where the next token is part of a prompt.
+    segment_BT: documents, of virtual tokens before the row's, too.
+    virtual: so many; they are part of none.
+  """
+  if prompt_BT is None:
+    return None
+  before_BT = jnp.pad(prompt_BT, ((0, 0), (virtual + 1, 0)))[:, :-1]
+  prompt_BT = jnp.pad(prompt_BT, ((0, 0), (virtual, 0)))
+  if segment_BT is not None:  # not the first token of the next document
+    left_BT = jnp.pad(segment_BT, ((0, 0), (1, 0)))[:, :-1]
+    before_BT &= left_BT == segment_BT
+  return prompt_BT | before_BT
