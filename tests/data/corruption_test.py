@@ -119,7 +119,7 @@ def test_as_many_are_taken_as_is_said(size, density, mean):
     assert num in (1, size - 1) or abs(num - size * density) <= 0.5
 
 
-def shares_of_masks(noise, draws=6000):
+def shares_of_masks(noise, draws=3000):
   """How often each mask of 8 ids, 3 of them in 2 spans, is drawn."""
   r = np.random.default_rng(0)
   drawn = [tuple(noise(8, 3, 2, r).tolist()) for _ in range(draws)]
@@ -139,7 +139,7 @@ def spans_of_chance(size, num, spans, r):
   while True:
     noise_T = corruption.noise(size, num, spans, r)
     is_one = not noise_T[np.argmax(noise_T) + 1]
-    if is_one or r.random() < 0.5:
+    if is_one or r.random() < 0.2:
       return noise_T
 
 
@@ -148,9 +148,9 @@ def test_all_masks_are_alike_likely():
   found = shares_of_masks(corruption.noise)
   assert len(found) == 30
   close = lambda its: max(abs(share - 1 / 30) for share in its.values())
-  assert close(found) < 0.012
+  assert close(found) < 0.015
   assert len(shares_of_masks(always_the_end, 600)) < 30
-  assert close(shares_of_masks(spans_of_chance)) > 0.012
+  assert close(shares_of_masks(spans_of_chance)) > 0.015
 
 
 def test_one_span_at_the_end():
