@@ -19,11 +19,13 @@ from llm_jax.data.denoisers import Masked
 from llm_jax.data.stdlib import Stdlib
 from llm_jax.data.text import Text
 from llm_jax.experiment import Samples, Validation
+from llm_jax.models import presets
 
 BASE = pretrain_tiny_stdlib.EXPERIMENT
 
 EXPERIMENT = dataclasses.replace(
   BASE,
+  model=dataclasses.replace(presets.tiny(), dropout=0.1, sees="all"),
   data=Text(
     sources=(Stdlib("docs"),), length=128, corruption=Masked(whole_words=True)
   ),

@@ -1,8 +1,8 @@
 """Span corruption on the standard library's own documentation.
 
 T5, Raffel et al. 2019, arXiv:1910.10683, section 3.3.4: 15% of the tokens, in
-spans of 3 on average. Here a decoder reads a source and writes its target
-behind it. Needs no download.
+spans of 3 on average. Here a decoder sees the whole of a source and writes
+its target behind it (section 3.2.1, "prefix LM"). Needs no download.
 
   python -m experiments.span_t5_stdlib train
 
@@ -18,12 +18,14 @@ from llm_jax.data.denoisers import Spans
 from llm_jax.data.stdlib import Stdlib
 from llm_jax.data.text import Text
 from llm_jax.experiment import Samples, Validation
+from llm_jax.models import presets
 from llm_jax.tokenizers.sentencepiece import SentencePiece
 
 BASE = pretrain_tiny_stdlib.EXPERIMENT
 
 EXPERIMENT = dataclasses.replace(
   BASE,
+  model=dataclasses.replace(presets.tiny(), dropout=0.1, sees="prefix"),
   tokenizer=SentencePiece(kind="bpe", vocab_size=2048, extra_ids=32),
   data=Text(sources=(Stdlib("docs"),), length=128, corruption=Spans()),
   steps=1500,

@@ -6,7 +6,10 @@ import pathlib
 import jax
 
 from llm_jax.checkpoints.store import Store
+from llm_jax.data.arrays import Arrays
+from llm_jax.data.instructions import Instructions
 from llm_jax.data.preferences import Preferences
+from llm_jax.data.text import Text
 from llm_jax.experiment import Asked, Experiment, Judges
 from llm_jax.judges.endpoint import Endpoint
 from llm_jax.judges.rubric import Rubric
@@ -22,6 +25,7 @@ def settings(experiment: Experiment) -> None:
   _plays(experiment)
   _carries(experiment)
   _sources(experiment)
+  _sees(experiment)
   if experiment.value_from and not experiment.objective.needs_critic:
     name = type(experiment.objective).__name__
     raise ValueError(
@@ -93,6 +97,38 @@ def _sources(experiment: Experiment) -> None:
     raise ValueError(
       f"--data.source.length={source.length}: the model is a decoder alone; 0 ="
       " it reads the source before the target"
+    )
+
+
+def _sees(experiment: Experiment) -> None:
+  """ValueError where a position sees its target, or less than it could."""
+  sees = getattr(experiment.model, "sees", "before")
+  objective, samples = experiment.objective, experiment.samples
+  others = enumerate(experiment.evaluations)
+  every = {"data": experiment.data}
+  every |= {f"evaluations.{i}.data": e.data for i, e in others}
+  for flag, where in every.items():
+    kind = type(getattr(where, "corruption", where)).__name__
+    if sees != "all" and kind == "Masked":
+      raise ValueError(
+        f"--model.sees={sees}: what is hidden where it stands (--{flag}) is"
+        " told from both sides; all"
+      )
+    reads = isinstance(where, Text | Instructions | Arrays)
+    if sees == "all" and reads and kind != "Masked":
+      raise ValueError(
+        f"--model.sees=all: a position sees the next token, which --{flag}"
+        f" ({kind}) has it tell; before or prefix, or a corruption of Masked"
+      )
+  if sees == "all" and samples.every:
+    raise ValueError(
+      f"--samples.every={samples.every}: an encoder (--model.sees=all) goes on"
+      " with no text; 0 = no samples"
+    )
+  if sees == "prefix" and getattr(objective, "prompt_weight", 0):
+    raise ValueError(
+      "--objective.prompt_weight: with --model.sees=prefix a prompt's tokens"
+      " see each other, and are not told; 0"
     )
 
 
