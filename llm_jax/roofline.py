@@ -95,7 +95,10 @@ def minimum(
   the activations of a layer are summed four times, and once more where a block
   is computed anew. Stages hand activations on, and gradients back; of rows of
   the embedding, of what the last stage says, and of both gradients, each has a
-  part. Of experts and contexts nothing is counted.
+  part. Who shares experts gathers the tokens of all and scatters what became of
+  them, and back, and of gathered experts sends nothing; who shares positions
+  gathers keys and values, and scatters their gradients. What a block gathered
+  is gathered once more where it is computed anew.
 
   Args:
     experiment: what is trained.
@@ -125,8 +128,8 @@ def minimum(
     for path, x in trees.paths(half):
       role = path.split("/")[0]
       held = _axes_of(x)
-      cut = tuple(a for a in held if a in ROWS)
-      parts = math.prod(mesh[a] for a in held if a not in ROWS)
+      cut = tuple(a for a in held if a in ROWS and a != "expert")
+      parts = math.prod(mesh[a] for a in held if a not in cut)
       V = x.size * (width if x.ndim > 1 else x.dtype.itemsize) / parts
       reads, summed = 1 - e.draws if role == "reference" else 2, V
       name = path.rpartition("/")[2]
@@ -138,7 +141,8 @@ def minimum(
       add("all-gather", cut, reads * passes * V, "weights")
       if learns:
         add("reduce-scatter", cut, passes * summed, "gradients")
-        rest = tuple(a for a in ROWS if a not in cut and mesh[a] > 1)
+        summers = (*ROWS, "context")
+        rest = tuple(a for a in summers if a not in held and mesh[a] > 1)
         left = summed / math.prod(mesh[a] for a in cut)
         add("all-reduce", rest, left, "gradients")
   cuts = math.prod(mesh[a] for a in (*ROWS, "context"))
@@ -146,6 +150,15 @@ def minimum(
   V = (1 + e.objective.needs_critic) * tokens * shape.embed_dim * width
   add("collective-permute", ("stage",), 2 * V, "activations of stages")
   add("all-reduce", ("stage",), 4 * V, "activations of head and embedding")
+  anew, all_layers = shape.remat != "none", V * shape.num_layers
+  if shape.num_experts:
+    there = mesh["expert"] * all_layers
+    add("all-gather", ("expert",), (2 + anew) * there, "tokens of experts")
+    add("reduce-scatter", ("expert",), 2 * there, "tokens of experts")
+  both = shape.seen_width / mesh["tensor"] / shape.embed_dim
+  there = mesh["context"] * all_layers * both
+  add("all-gather", ("context",), (1 + anew) * there, "keys and values")
+  add("reduce-scatter", ("context",), there, "gradients of keys and values")
   if mesh["tensor"] > 1:
     sums = 4 * shape.num_layers + (shape.remat == "full") * shape.num_layers
     add("all-reduce", ("tensor",), sums * V, "activations of layers")

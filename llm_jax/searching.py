@@ -1,6 +1,6 @@
 """Which mesh, microbatches and remat may be better on given machines."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 import dataclasses
 import math
 from typing import Any, Literal, NamedTuple
@@ -20,7 +20,7 @@ from llm_jax.topology_plan import Plan
 _REMAT: tuple[Literal["none", "dots", "full"], ...] = ("none", "dots", "full")
 _TENSOR = (1, 2, 4, 8)
 _TILE = 8  # rows that a TPU's memory holds together
-_ROOM = 0.85  # of a device's memory that analysis may fill
+_ROOM = 0.95  # of a device's memory that analysis may fill
 
 
 class Candidate(NamedTuple):
@@ -86,9 +86,16 @@ def best(
     until: so many that were compiled fit.
   """
   out: list[tuple[Candidate, Plan]] = []
-  for one in _unlike(candidates(experiment, topology))[:tries]:
+  too_much = math.inf  # by analysis, of what did not fit as compiled
+  for one in _unlike(candidates(experiment, topology)):
+    if one.bytes > 0.9 * too_much:
+      continue
     plan = topology_plan.make(one.experiment, topology, compile_it)
     out.append((one, plan))
+    if not plan.fits:
+      too_much = min(too_much, one.bytes)
+    if len(out) == tries:
+      break
     if compile_it and sum(its.fits for _, its in out) == until:
       break
   return sorted(out, key=lambda x: (not x[1].fits, x[1].times.most))
@@ -156,8 +163,8 @@ def _on(experiment: Experiment, topology: Topology) -> Iterator[Candidate]:
       )
       said = planning.describe(one, shape, state, names, topology.chip.kind)
       least = roofline.minimum(one, shape, state, names, across)
-      narrow = model.shape.embed_dim < _TILE * names["fsdp"]
-      built = [_as_built(its, parts, narrow) for its in least]
+      twice = _summed_whole(one, topology, names["fsdp"])
+      built = [_as_built(its, parts, twice) for its in least]
       times = roofline.times(one, shape, state, names, topology, built)
       yield Candidate(one, said["bytes"] + _gathered(shape, names), times)
 
@@ -174,18 +181,35 @@ def _gathered(shape: Shape, mesh: Mapping[str, int]) -> int:
   return block + table * (4 + 2 * width)
 
 
-def _as_built(sent: Sent, microbatches: int, narrow: bool) -> Sent:
-  """What the step sends.
+def _as_built(sent: Sent, microbatches: int, twice: Collection[str]) -> Sent:
+  """What the step sends; sums over copies are made in each microbatch.
 
-  Sums over copies are made in each microbatch; weights whose parts are less
-  than a tile are gathered, and their gradients scattered, as sums of all.
+  Args:
+    sent: what it must.
+    microbatches: of the step.
+    twice: kinds of which libtpu sends all to all, see `_summed_whole`.
   """
   times = 1
   if (sent.kind, sent.why) == ("all-reduce", "gradients"):
     times = microbatches
-  elif narrow and sent.kind in ("all-gather", "reduce-scatter"):
+  elif sent.kind in twice and "fsdp" in sent.axes:
     times = 2
   return sent._replace(ici=sent.ici * times, dcn=sent.dcn * times)
+
+
+def _summed_whole(
+  experiment: Experiment, topology: Topology, fsdp: int
+) -> tuple[str, ...]:
+  """What becomes sums of all of it, seen with libtpu 0.0.42 (`PLANS.md`).
+
+  Weights of less than a tile a device are gathered so, and gradients that a
+  whole closed torus shares are so before they are cut.
+  """
+  if experiment.model.embed_dim < _TILE * fsdp:
+    return "all-gather", "reduce-scatter"
+  if fsdp == topology.devices and any(topology.wrap):
+    return ("reduce-scatter",)
+  return ()
 
 
 def advice(found: list[tuple[Candidate, Plan]]) -> list[str]:

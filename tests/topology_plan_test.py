@@ -106,6 +106,42 @@ def test_stages_of_slices_hand_on_over_the_slow_network():
   assert near.ici == far.dcn > 0
 
 
+def test_experts_and_contexts_send_tokens_by_hand():
+  """Experts' weights stay; of 4 devices each receives 3/4 of a whole."""
+  mixtral = dataclasses.replace(presets.mixtral_8x7b(), remat="full")
+  mesh = MeshShape(data=1, fsdp=4, expert=4)
+  e = dataclasses.replace(
+    BIG, model=mixtral, mesh=mesh, microbatches=1, batch_size=64
+  )
+  tokens = 32 * 64 * 8192 / 16 * 4096 * 2  # bytes of all layers, of a device
+  told = lambda e: {(x.kind, x.why): x for x in analysed(e, "v5e-16").least}
+  least = told(e)
+  gathered = least["all-gather", "tokens of experts"]
+  assert gathered.axes == ("expert",)
+  assert gathered.ici == pytest.approx(3 * 3 / 4 * 4 * tokens)  # and anew
+  scattered = least["reduce-scatter", "tokens of experts"]
+  assert scattered.ici == pytest.approx(2 * 3 / 4 * 4 * tokens)
+  weights = [x for x in analysed(e, "v5e-16").least if x.why == "weights"]
+  assert {x.axes for x in weights} == {("fsdp",)}
+  own = 3 * 32 * 8 * 4096 * 14_336 / 4  # of the experts that a device shares
+  rest = 32 * (4096 * 128 * (2 * 32 + 2 * 8) + 4096 * 8) + 32_000 * 4096
+  by_hand = 3 / 4 * 2 * (2 * own + 2 * (rest - 32_000 * 4096) + 2 * 131e6)
+  assert weights[0].ici == pytest.approx(by_hand, rel=1e-2)
+
+  mesh = MeshShape(data=1, fsdp=4, context=4)
+  e = dataclasses.replace(BIG, mesh=mesh, microbatches=1, batch_size=64)
+  least = told(e)
+  keys = 32 * 64 * 8192 / 16 * 2 * 8 * 128 * 2
+  gathered = least["all-gather", "keys and values"]
+  assert gathered.axes == ("context",)
+  assert gathered.ici == pytest.approx(2 * 3 / 4 * 4 * keys)
+  scattered = least["reduce-scatter", "gradients of keys and values"]
+  assert scattered.ici == pytest.approx(3 / 4 * 4 * keys)
+  # Who shares positions adds up gradients.
+  sums = least["all-reduce", "gradients"]
+  assert sums.axes == ("context",) and sums.ici > 2 * 3 / 4 * 2 * 8e9 / 4
+
+
 def test_links_of_a_torus():
   v5p, v5e = topologies.of("v5p-128"), topologies.of("v5e-256")
   mesh = {"data": 1, "fsdp": 16, "tensor": 4}
@@ -210,7 +246,7 @@ def test_a_search_finds_what_fits():
   there = topologies.of("v5e-16")
   e = dataclasses.replace(BIG, batch_size=64)
   found = searching.candidates(e, there)
-  assert found and all(c.bytes < 0.85 * 15.75 * GIB for c in found)
+  assert found and all(c.bytes < 0.95 * 15.75 * GIB for c in found)
   speeds = [round(c.times.most, 3) for c in found]
   assert speeds == sorted(speeds)
   assert "--mesh.fsdp=" in found[0].flags and "--model.remat=" in found[0].flags

@@ -226,6 +226,11 @@ class TransformerConfig(Shape):
     return True
 
   @property
+  def seen_width(self) -> int:
+    """Of keys and values."""
+    return 2 * self.K * self.H
+
+  @property
   def tensor_dims(self) -> tuple[int, ...]:
     return self.K, self.mlp_dim
 

@@ -69,6 +69,11 @@ class Shape:
     return False
 
   @property
+  def seen_width(self) -> int:
+    """Numbers of a position that others read in a layer: keys and values."""
+    return 0
+
+  @property
   def tensor_dims(self) -> tuple[int, ...]:
     """Sizes that `--mesh.tensor` cuts, the widest last."""
     return (self.embed_dim,)
