@@ -1,5 +1,6 @@
 """Flags of `python -m launch TARGET`, and what is done with the script."""
 
+import contextlib
 import dataclasses
 import difflib
 import os
@@ -131,12 +132,12 @@ def run(text: str, root: pathlib.Path) -> int:
   with tempfile.NamedTemporaryFile("w", suffix=".sh") as file:
     file.write(text)
     file.flush()
-    try:
-      return subprocess.run(
-        ["bash", file.name], cwd=root, check=False
-      ).returncode
-    except KeyboardInterrupt:  # the script has had it, too, and has said so
-      return 130
+    process = subprocess.Popen(["bash", file.name], cwd=root)
+    # The script has had the key, too, and tells what goes on.
+    for _ in range(2):
+      with contextlib.suppress(KeyboardInterrupt):
+        return process.wait()
+    return 130
 
 
 def _target(words: list[str]) -> tuple[str, list[str]]:

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 
@@ -237,6 +238,22 @@ def test_run_is_bash_on_that_text(tmp_path, capfd):
   text = '(\nset -euo pipefail\npwd\nexit "$((100 + 23))"\n)\n'
   assert cli.run(text, tmp_path) == 123
   assert capfd.readouterr().out == f"{tmp_path}\n"
+
+
+def test_interrupted_it_waits_for_what_the_script_has_to_say(tmp_path):
+  text = "trap 'sleep 0.4; echo told; exit 130' INT; echo begun; sleep 20"
+  code = f"from launch import cli; print(cli.run({text!r}, '.'))"
+  launch = subprocess.Popen(
+    [sys.executable, "-c", code],
+    cwd=cases.ROOT,
+    stdout=subprocess.PIPE,
+    text=True,
+    start_new_session=True,
+  )
+  assert launch.stdout.readline() == "begun\n"
+  os.killpg(launch.pid, signal.SIGINT)
+  said, _ = launch.communicate(timeout=15)
+  assert said == "told\n130\n"
 
 
 def test_pasted_into_a_shell_it_is_the_same_and_the_shell_goes_on(tmp_path):

@@ -273,11 +273,15 @@ failed() {
   return 1
 }
 
+# A key that ended a command was meant for the launch, even where bash has not
+# heard of it.
+heard() { if (($? == 130)); then kill -INT "$BASHPID"; fi; }
+
 # Shows the first host's log, until all have ended.
 watch() {
   local line=1
   while true; do
-    on_first follow "$line" "$patience" | tee "$scratch/shown" || true
+    on_first follow "$line" "$patience" | tee "$scratch/shown" || heard
     line=$((line + $(wc -l <"$scratch/shown")))
     ask ended 1 || return 1
     if failed && any going; then
