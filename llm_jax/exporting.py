@@ -12,7 +12,7 @@ import jax
 from llm_jax import asking, checks, config, importing, storage, trees, weights
 from llm_jax import model as model_lib
 from llm_jax.contracts import Tokenizer
-from llm_jax.data import chat
+from llm_jax.data import chat, foreign
 from llm_jax.experiment import Asked, Experiment
 from llm_jax.interop import families, writing
 from llm_jax.interop.family import Family
@@ -218,7 +218,8 @@ def _tokenizer(
   out = {"tokenizer.json": model}
   if isinstance(experiment.data, Asked):
     source = chat.Template(experiment.data.template).source
-    source = exported.template(source, tokenizer)
+    if not experiment.data.template.startswith(foreign.PREFIX):
+      source = exported.template(source, tokenizer)
     out["chat_template.jinja"] = source.encode()
   out["tokenizer_config.json"] = json.dumps(said, indent=1).encode()
   return out

@@ -159,3 +159,18 @@ def test_bad_folders_are_told_in_a_line(wrong, tmp_path):
   assert said.code == 2
   assert expected in said.error
   assert f"hf:{folder}" in said.error or "vocab" in said.error
+
+
+def test_a_run_keeps_the_tokenizer_and_what_is_beside_it(base, tmp_path):
+  given = flags(tmp_path, base)
+  said = command.call("train", *given, "--steps=1", "--validation.every=0")
+  assert said.code == 0, said.err
+  kept = tmp_path / "run/tokenizer"
+  about = json.loads((kept / "tokenizer.json").read_text())
+  assert about["kind"] == "pretrained" and about["named"]["eos"] == "</s>"
+  assert list(about["beside"]) == ["tokenizer_config.json"]
+  whole = (base / "tokenizer.json").read_bytes()
+  assert (kept / "pretrained.json").read_bytes() == whole
+  (kept / "pretrained.json").write_bytes(whole + b" ")
+  said = command.call("generate", f"--workdir={tmp_path}/run", "--prompt=a")
+  assert said.code == 2 and "is not the file once written" in said.error

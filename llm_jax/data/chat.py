@@ -10,13 +10,12 @@ text that looks like a special token stays text.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-import functools
 import itertools
 from typing import Any, NamedTuple
 
 from llm_jax import storage
 from llm_jax.contracts import Tokenizer
-from llm_jax.data import tables
+from llm_jax.data import foreign, sandbox, tables
 from llm_jax.data.conversation import Message
 
 ROLE_TOKENS = ("system", "user", "assistant", "end")
@@ -67,7 +66,8 @@ class Template:
   """A template that has been tried: it keeps what the module promises.
 
   Args:
-    given: "chat", "plain", or the path of a .jinja file.
+    given: "chat", "plain", the path of a .jinja file, or "hf:FOLDER", whose
+      own it is.
     flag: that named it, for errors.
 
   Raises:
@@ -76,11 +76,18 @@ class Template:
 
   def __init__(self, given: str = "chat", flag: str = "--data.template"):
     self._flag = f"{flag}={given}"
-    self.source = NAMED.get(given) or self._read(given)
+    self._foreign: foreign.Foreign | None = None
+    if given.startswith(foreign.PREFIX):
+      self._foreign = foreign.read(given, self._flag)
+      self.source = self._foreign.source
+    else:
+      self.source = NAMED.get(given) or self._read(given)
+    self._watched = True  # while it is tried
     self._template = self._compile(self.source)
     self._drops_system = False
     self._try()
     self._drops_system = self._without_system()
+    self._watched = False
 
   def pieces(
     self, messages: Sequence[Message], add_generation_prompt: bool = False
@@ -95,8 +102,12 @@ class Template:
     marks = dict(zip(_NAMES, _absent(joined), strict=False))
     if len(marks) < len(_NAMES):
       raise ValueError("a conversation holds every private character")
+    if self._foreign is not None:
+      return self._theirs(messages, add_generation_prompt, marks)
     try:
-      rendered = self._template.render(
+      rendered = sandbox.render(
+        self._template,
+        self._watched,
         messages=[m._asdict() for m in messages],
         add_generation_prompt=add_generation_prompt,
         tokens={name: marks[name] for name in ROLE_TOKENS},
@@ -108,6 +119,55 @@ class Template:
     except Exception as e:  # a template may do anything
       raise ValueError(f"{self._flag}: {_line(e)}") from e
     return self._cut(rendered, {mark: name for name, mark in marks.items()})
+
+  def _theirs(
+    self, messages: Sequence[Message], prompt: bool, marks: Mapping[str, str]
+  ) -> list[Piece]:
+    """The pieces of a template that writes special tokens as text."""
+    theirs = self._foreign
+    assert theirs is not None
+    # Characters that stand for nothing yet.
+    gap, begin, close = (marks[name] for name in ("user", "begin", "close"))
+
+    def render(messages: Sequence[Message], prompt: bool) -> str:
+      return sandbox.render(
+        self._template,
+        self._watched,
+        messages=[
+          {"role": m.role, "content": theirs.broken(m.content, gap)}
+          for m in messages
+        ],
+        add_generation_prompt=prompt,
+        bos_token=theirs.bos,
+        eos_token=theirs.eos,
+        raise_exception=self._refuse,
+        _begin=begin if theirs.marks_answers else "",
+        _close=close if theirs.marks_answers else "",
+      )
+
+    pattern = theirs.pattern()
+    try:
+      text = render(messages, prompt)
+      spans: list[foreign.Span] = []
+      if not theirs.marks_answers:
+        spans = foreign.spans(render, messages, text, pattern)
+    except Exception as e:  # a template may do anything
+      raise ValueError(f"{self._flag}: {_line(e)}") from e
+    for start, end in reversed(spans):
+      text = text[:start] + begin + text[start:end] + close + text[end:]
+    kept = [name for name in marks if name in ("begin", "close")]
+    out = []
+    for piece in self._cut(text, {marks[name]: name for name in kept}):
+      at = 0
+      for found in [*pattern.finditer(piece.text), None]:
+        stop = found.start() if found else len(piece.text)
+        plain = piece.text[at:stop].replace(gap, "")
+        if plain:
+          out.append(Piece(plain, "", piece.trained))
+        if found:
+          out.append(Piece("", found[0], piece.trained))
+          at = found.end()
+    return out
 
   def learned(self, messages: Sequence[Message]) -> list[Piece]:
     """The pieces of a conversation to train on; ValueError quotes its start."""
@@ -200,7 +260,7 @@ class Template:
 
   def _compile(self, source: str) -> Any:
     try:
-      return _environment().from_string(source)
+      return sandbox.environment().from_string(source)
     except Exception as e:  # of many kinds
       line = getattr(e, "lineno", None)
       raise ValueError(
@@ -248,36 +308,6 @@ def render(
   template = template or Template()
   pieces = template.pieces(messages, add_generation_prompt)
   return encode([pieces], tokenizer)[0]
-
-
-@functools.cache
-def _environment() -> Any:
-  """Jinja's sandbox, with the tag `generation`; what is absent has no text."""
-  from jinja2 import ext, nodes, sandbox, Undefined  # noqa: PLC0415  (slow)
-
-  class Absent(Undefined):
-    """May be asked for, but not written: else typing errors go unseen."""
-
-    __slots__ = ()
-    __str__ = Undefined._fail_with_undefined_error
-
-  class Generation(ext.Extension):
-    """Marks where the assistant speaks; no scope of its own."""
-
-    tags = {"generation"}
-
-    def parse(self, parser: Any) -> Any:
-      line = next(parser.stream).lineno
-      body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-      mark = lambda name: nodes.Output([nodes.Name(name, "load")], lineno=line)
-      return [mark("_begin"), *body, mark("_close")]
-
-  return sandbox.ImmutableSandboxedEnvironment(
-    extensions=[Generation, ext.loopcontrols],
-    undefined=Absent,
-    trim_blocks=True,
-    lstrip_blocks=True,
-  )
 
 
 def _absent(text: str) -> Iterator[str]:

@@ -37,7 +37,8 @@ class Questions(mixture.Mixture):
   )
   template: str = field(
     "chat",
-    "chat = turns between special tokens, plain = prompt, answer, eos; or a"
+    "chat = turns between special tokens, plain = prompt, answer, eos;"
+    " hf:FOLDER = that of a folder of the ecosystem; or a"
     " .jinja file",
   )
   length: int = field(256, "T, tokens in a row", low=1)

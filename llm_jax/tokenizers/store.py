@@ -21,6 +21,7 @@ from llm_jax.tokenizers.sentencepiece import SentencePiece
 _NAME = "tokenizer.json"
 _MODELS = {"char": "characters.txt", "other": "sentencepiece.model"}
 _PRETRAINED = "pretrained.json"  # a tokenizer.json of others
+_BESIDE = ("tokenizer_config.json", "chat_template.jinja")
 
 
 def obtain(
@@ -104,6 +105,12 @@ def adopt(
   model = (folder / pretrained.FILE).read_bytes()
   PretrainedTokenizer(model, found["named"])
   about = {"kind": "pretrained", "digest": _digest(model), **found}
+  about["beside"] = {}  # what else the folder says of text, and its digest
+  for name in _BESIDE:
+    if (folder / name).is_file():
+      content = (folder / name).read_bytes()
+      about["beside"][name] = _digest(content)
+      storage.write(target / name, content)
   storage.write(target / _PRETRAINED, model)
   storage.write(target / _NAME, json.dumps(about, indent=1).encode())
 
@@ -122,7 +129,7 @@ def copy(source: str | os.PathLike[str], target: pathlib.Path) -> None:
     return
   source = storage.path(source)
   load(source)
-  for name in (*_MODELS.values(), _PRETRAINED, _NAME):
+  for name in (*_MODELS.values(), _PRETRAINED, *_BESIDE, _NAME):
     if (source / name).exists():
       storage.write(target / name, (source / name).read_bytes())
 
