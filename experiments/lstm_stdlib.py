@@ -5,6 +5,10 @@ Schmidhuber 1997), or with `--model.cell=gru` a GRU (arXiv:1406.1078). Text,
 tokenizer and splits are those of `pretrain_tiny_stdlib`; no download.
 
   python -m experiments.lstm_stdlib train
+
+A laptop's CPU, minutes. Expect about 1.8 bits per byte on the validation split
+(1.783 with seed 0; the GRU was not measured), where the transformer of
+`pretrain_tiny_stdlib`, of about as many parameters, needs 1.7.
 """
 
 import dataclasses

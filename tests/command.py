@@ -148,3 +148,18 @@ def refused(folder, *args, experiment=EXPERIMENT, **kwargs):
   assert snapshot(run) == before
   assert not list((folder / "cache").rglob("*.partial"))
   return said.error
+
+
+def flags_in(home: pathlib.Path, name: str):
+  """Of a run in a folder that its text and cache lie in, too."""
+  text = home / "text.txt"
+  path = text if text.exists() else text_file(home)
+  _, *others = train_flags(home, path)
+  return [f"--workdir={home / name}", *others]
+
+
+def train_in(home: pathlib.Path, name: str, *more, experiment):
+  """What such a run leaves when it has come to its end."""
+  said = call("train", *flags_in(home, name), *more, experiment=experiment)
+  assert said.code == 0, said.err
+  return sameness.content(home / name)

@@ -25,21 +25,8 @@ def home(tmp_path_factory):
   return tmp_path_factory.mktemp("experts")
 
 
-def flags(home, name):
-  text = home / "text.txt"
-  if not text.exists():
-    command.text_file(home)
-  return [
-    f"--workdir={home / name}",
-    f"--data.cache={home / 'cache'}",
-    f"--data.sources.0.paths={text}",
-  ]
-
-
 def train(home, name, *more, experiment=EXPERIMENT):
-  said = command.call("train", *flags(home, name), *more, experiment=experiment)
-  assert said.code == 0, said.err
-  return sameness.content(home / name)
+  return command.train_in(home, name, *more, experiment=experiment)
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +75,9 @@ def test_it_is_a_base_to_tune_in_four_bits_and_to_ask(home, whole):
   other = dataclasses.replace(EXPERIMENT.model.experts, normalise=False)
   shape = dataclasses.replace(EXPERIMENT.model, experts=other)
   wrong = dataclasses.replace(tuned, model=shape)
-  said = command.call("train", *flags(home, "wrong"), experiment=wrong)
+  said = command.call(
+    "train", *command.flags_in(home, "wrong"), experiment=wrong
+  )
   assert said.code == 2
   assert "--model.experts.normalise=False: the weights of" in said.error
 

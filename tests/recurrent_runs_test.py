@@ -24,21 +24,8 @@ def home(tmp_path_factory):
   return tmp_path_factory.mktemp("recurrent")
 
 
-def flags(home, name):
-  text = home / "text.txt"
-  if not text.exists():
-    command.text_file(home)
-  return [
-    f"--workdir={home / name}",
-    f"--data.cache={home / 'cache'}",
-    f"--data.sources.0.paths={text}",
-  ]
-
-
 def train(home, name, *more, experiment=EXPERIMENT):
-  said = command.call("train", *flags(home, name), *more, experiment=experiment)
-  assert said.code == 0, said.err
-  return sameness.content(home / name)
+  return command.train_in(home, name, *more, experiment=experiment)
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +76,9 @@ def test_weights_of_another_kind_are_refused(home, whole):
     other = dataclasses.replace(
       EXPERIMENT, model=model, init_from=str(home / "whole")
     )
-    said = command.call("train", *flags(home, "other"), experiment=other)
+    said = command.call(
+      "train", *command.flags_in(home, "other"), experiment=other
+    )
     assert said.code == 2 and says in said.error
 
 

@@ -106,6 +106,11 @@ RECURRENT = {
 }
 
 
+def module(config):
+  """The Flax module of a shape."""
+  return model_lib.KINDS[type(config)].module(config)
+
+
 def build(config=CONFIG, seed=0):
   """(model, variables); float64 where x64 is on.
 
@@ -115,7 +120,7 @@ def build(config=CONFIG, seed=0):
   wide = jax.config.jax_enable_x64
   if wide:
     config = dataclasses.replace(config, dtype="float64")
-  model = model_lib.KINDS[type(config)].module(config)
+  model = module(config)
   shapes = jax.eval_shape(
     model.init, jax.random.key(0), jnp.zeros((1, 4), jnp.int32)
   )
@@ -127,6 +132,18 @@ def build(config=CONFIG, seed=0):
     return jnp.asarray(x, np.float64 if wide else np.float32)
 
   return model, jax.tree_util.tree_map_with_path(draw, axes.unbox(shapes))
+
+
+def logp_and_grads(config, variables, batch, dtype="float64"):
+  """Scores, and the gradient of their weighted sum, under jit."""
+  model = module(dataclasses.replace(config, dtype=dtype))
+  weight = np.random.default_rng(1).normal(size=batch["target_BT"].shape)
+
+  def loss(v):
+    logp_BT = model.apply(v, batch, method="score").logp_BT
+    return (logp_BT * weight * batch["mask_BT"]).sum(), logp_BT
+
+  return jax.jit(jax.grad(loss, has_aux=True))(variables)
 
 
 def score_fn(model):

@@ -17,6 +17,7 @@ from llm_jax.models.config import TransformerConfig
 from llm_jax.models.experts import Mixture
 from llm_jax.models.mlp import MLP
 from llm_jax.models.seeing import Context
+from llm_jax.models.shape import Shape
 from llm_jax.ops.routing import Routing
 
 REMAT = {
@@ -98,16 +99,21 @@ def stacked(variables: Any) -> dict[str, Any]:
   }
 
 
-def stack(config: TransformerConfig) -> Any:
+def stack(
+  config: Shape,
+  block: type[nn.Module] = Block,
+  in_axes: tuple = (0, nn.broadcast),
+  out_axes: int = 0,
+) -> Any:
   """L blocks as one, their parameters stacked, whether looped or unrolled."""
-  block = Block
   if config.remat != "none":
-    block = nn.remat(Block, policy=REMAT[config.remat], prevent_cse=False)
+    block = nn.remat(block, policy=REMAT[config.remat], prevent_cse=False)
   return nn.scan(
     block,
     variable_axes={"params": 0, "adapters": 0, "quantised": 0},
     split_rngs={"params": True, "dropout": True},
-    in_axes=(0, nn.broadcast),
+    in_axes=in_axes,
+    out_axes=out_axes,
     length=config.num_layers,
     unroll=config.unroll or config.num_layers,
     metadata_params={nn.PARTITION_NAME: "L"},

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from llm_jax import axes
 from llm_jax.contracts import Batch
-from llm_jax.models.blocks import REMAT
+from llm_jax.models import blocks
 from llm_jax.models.language import LanguageModel
 from llm_jax.models.linear import Linear, stored
 from llm_jax.models.norms import Norm
@@ -93,20 +93,8 @@ def bias_init(config: RecurrentConfig) -> Any:
 
 
 def stack(config: RecurrentConfig) -> Any:
-  """L layers as one, their parameters stacked, whether looped or unrolled."""
-  layer = Layer
-  if config.remat != "none":
-    layer = nn.remat(Layer, policy=REMAT[config.remat], prevent_cse=False)
-  return nn.scan(
-    layer,
-    variable_axes={"params": 0, "adapters": 0, "quantised": 0},
-    split_rngs={"params": True, "dropout": True},
-    in_axes=(1, nn.broadcast),
-    out_axes=1,
-    length=config.num_layers,
-    unroll=config.unroll or config.num_layers,
-    metadata_params={nn.PARTITION_NAME: "L"},
-  )
+  """L layers as one; each has its part of a state, [B, L, A]."""
+  return blocks.stack(config, Layer, (1, nn.broadcast), 1)
 
 
 class Recurrent(LanguageModel):

@@ -13,34 +13,23 @@ from llm_jax.models import heads, presets, sizing, transformer
 from tests import small
 
 SHAPES = pytest.mark.parametrize("shape", small.SHAPES)
+EVERY = {**small.SHAPES, **small.RECURRENT}
+ALL = pytest.mark.parametrize("shape", EVERY)
 
 
-def logp_and_grads(config, variables, batch):
-  """Scores, and the gradient of their weighted sum, under jit."""
-  config = dataclasses.replace(config, dtype="float64")
-  model = transformer.Decoder(config)
-  weight = np.random.default_rng(1).normal(size=batch["target_BT"].shape)
-
-  def loss(v):
-    logp_BT = model.apply(v, batch, method="score").logp_BT
-    return (logp_BT * weight * batch["mask_BT"]).sum(), logp_BT
-
-  return jax.jit(jax.grad(loss, has_aux=True))(variables)
-
-
-@SHAPES
+@ALL
 def test_scanned_is_unrolled_and_remat_is_none(shape):
-  config, batch = small.SHAPES[shape], small.causal_batch()
+  config, batch = EVERY[shape], small.causal_batch()
   with jax.enable_x64(True):
     _, variables = small.build(config)
-    want = logp_and_grads(config, variables, batch)
+    want = small.logp_and_grads(config, variables, batch)
     for change in (
       {"unroll": 0},
       {"remat": "dots", "head_chunk": 5},
       {"remat": "full", "unroll": 2},
     ):
       other = dataclasses.replace(config, **change)
-      got = logp_and_grads(other, variables, batch)
+      got = small.logp_and_grads(other, variables, batch)
       chex.assert_trees_all_close(got, want, atol=1e-12, rtol=1e-10)
 
 
@@ -49,10 +38,10 @@ def test_layers_out_of_order_are_caught():
   batch = small.causal_batch()
   with jax.enable_x64(True):
     _, variables = small.build()
-    want = logp_and_grads(small.CONFIG, variables, batch)[1]
+    want = small.logp_and_grads(small.CONFIG, variables, batch)[1]
     blocks = variables["params"]["blocks"]
     variables["params"]["blocks"] = jax.tree.map(lambda x: x[::-1], blocks)
-    got = logp_and_grads(small.CONFIG, variables, batch)[1]
+    got = small.logp_and_grads(small.CONFIG, variables, batch)[1]
   assert np.abs(got - want).max() > 1e-3
 
 
@@ -109,13 +98,13 @@ def test_packed_is_unpacked(shape):
         chex.assert_trees_all_close(wrong, want, atol=1e-3)
 
 
-@SHAPES
+@ALL
 def test_no_token_sees_a_later_one(shape):
   batch = small.causal_batch()
   later = {k: v.copy() for k, v in batch.items()}
   later["tokens_BT"][:, 6:] = (later["tokens_BT"][:, 6:] + 1) % 16
   with jax.enable_x64(True):
-    model, variables = small.build(small.SHAPES[shape])
+    model, variables = small.build(EVERY[shape])
     score = jax.jit(lambda v, b: model.apply(v, b, method="score").logp_BT)
     a, b = score(variables, batch), score(variables, later)
   np.testing.assert_array_equal(a[:, :6], b[:, :6])
@@ -195,12 +184,12 @@ def test_sizing_knows_published_counts():
   assert total("qwen3_30b_a3b") == 30_532_122_624
 
 
-@SHAPES
+@ALL
 def test_sizing_counts_every_shape(shape):
-  _, variables = small.build(small.SHAPES[shape])
-  config = small.SHAPES[shape]
+  _, variables = small.build(EVERY[shape])
+  config = EVERY[shape]
   assert sizing.parameters(config).total == trees.size(variables)
-  experts = config.experts
+  experts = getattr(config, "experts", None)
   meets = lambda path: (  # the part of a parameter that a token meets
     experts.per_token / experts.num if "mlp" in path and experts.num else 1
   )

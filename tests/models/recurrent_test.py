@@ -11,7 +11,7 @@ import pytest
 
 from llm_jax import model as model_lib
 from llm_jax import trees
-from llm_jax.models import recurrent, sizing
+from llm_jax.models import sizing
 from llm_jax.ops import recurrence
 from tests import small
 from tests.models import cache_test
@@ -40,34 +40,6 @@ def built(shape, prompt=0):
     prompt_XD = r.normal(size=(prompt, small.DIMS.D))
     variables = {**variables, "adapters": {"prompt": jnp.array(prompt_XD)}}
   return model, variables
-
-
-def logp_and_grads(model, variables, batch):
-  """Scores, and the gradient of their weighted sum, under jit."""
-  weight = np.random.default_rng(1).normal(size=batch["target_BT"].shape)
-
-  def loss(v):
-    logp_BT = model.apply(v, batch, method="score").logp_BT
-    return (logp_BT * weight * batch["mask_BT"]).sum(), logp_BT
-
-  return jax.jit(jax.grad(loss, has_aux=True))(variables)
-
-
-@EVERY
-def test_scanned_is_unrolled_and_remat_is_none(shape):
-  batch = small.causal_batch()
-  with jax.enable_x64(True):
-    model, variables = built(shape)
-    want = logp_and_grads(model, variables, batch)
-    for change in ({"unroll": 0, "remat": "dots"}, {"remat": "full"}):
-      other = dataclasses.replace(model.config, head_chunk=5, **change)
-      got = logp_and_grads(recurrent.Recurrent(other), variables, batch)
-      chex.assert_trees_all_close(got, want, atol=1e-12, rtol=1e-10)
-    # Mutant: the layers, swapped.
-    blocks = jax.tree.map(lambda x: x[::-1], variables["params"]["blocks"])
-    swapped = {"params": variables["params"] | {"blocks": blocks}}
-    got = logp_and_grads(model, swapped, batch)
-  assert np.abs(got[1] - want[1]).max() > 1e-3
 
 
 LENGTHS = [3, 5, 2]
@@ -131,19 +103,6 @@ def test_packed_is_apart(shape, prompt):
       wrong = run(variables, packed(**mutant)[1])
       with pytest.raises(AssertionError):
         chex.assert_trees_all_close(wrong, want, atol=1e-3)
-
-
-@EVERY
-def test_no_token_sees_a_later_one(shape):
-  batch = small.causal_batch()
-  later = {k: v.copy() for k, v in batch.items()}
-  later["tokens_BT"][:, 6:] = (later["tokens_BT"][:, 6:] + 1) % 16
-  with jax.enable_x64(True):
-    model, variables = built(shape)
-    score = jax.jit(lambda v, b: model.apply(v, b, method="score").logp_BT)
-    a, b = score(variables, batch), score(variables, later)
-  np.testing.assert_array_equal(a[:, :6], b[:, :6])
-  assert np.abs(a[:, 6:] - b[:, 6:]).max() > 1e-3
 
 
 def stepped(model, variables, *, parts=(cache_test.P,), pads=0):
@@ -227,20 +186,16 @@ def test_the_loop_is_the_plain_one_and_so_are_its_gradients(cell):
 
 
 @EVERY
-def test_sizing_counts_the_real_tree(shape):
+def test_sizing_counts_the_real_tree_and_the_state(shape):
+  config = SHAPES[shape]
   with jax.enable_x64(True):
-    _, variables = built(shape)
-  sizes = sizing.parameters(SHAPES[shape])
-  assert sizes.total == trees.size(variables)
-  kernels = [x for p, x in trees.paths(variables) if p.endswith("kernel")]
-  heads = small.DIMS.D * (small.DIMS.V + SHAPES[shape].outputs)
-  assert sizes.matmul == sum(x.size for x in kernels) + heads
-  flops = sizing.flops_per_token(SHAPES[shape], 64)
-  assert flops.full == flops.causal == 6 * sizes.matmul
-  model = model_lib.of_shape(SHAPES[shape])
-  state = jax.eval_shape(lambda: model.open_cache(variables, 4, 9))
-  held = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
-  assert sizing.cache_bytes(SHAPES[shape], 4, 9) == held
+    model, variables = built(shape)
+    assert sizing.parameters(config).total == trees.size(variables)
+    flops = sizing.flops_per_token(config, 64)
+    assert flops.full == flops.causal == 6 * sizing.parameters(config).matmul
+    state = model.apply(variables, 4, 9, method="open_cache")
+  held = sum(x.size * x.dtype.itemsize for x in state)
+  assert sizing.cache_bytes(model.config, 4, 9) == held
 
 
 def test_a_forget_gate_begins_open():
@@ -259,5 +214,6 @@ def test_what_a_cell_remembers_is_no_half(cell):
   model, variables = small.build(config)
   state = model.apply(variables, 1, 1, method="open_cache")
   assert [s.dtype.name for s in state] == ["bfloat16", "float32"][: len(state)]
-  grads, _ = logp_and_grads(model, variables, small.causal_batch())
+  batch = small.causal_batch()
+  grads, _ = small.logp_and_grads(config, variables, batch, "bfloat16")
   assert all(np.isfinite(x).all() for x in jax.tree.leaves(grads))
