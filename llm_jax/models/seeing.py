@@ -114,9 +114,10 @@ def _tables(
 def prompts(
   prompt_BT: jax.Array | None, segment_BT: jax.Array | None, virtual: int
 ) -> jax.Array | None:
-  """Tokens that are part of a prompt; None if nothing says so.
+  """Tokens of the prompt that a document begins with; None if nothing says so.
 
-  A token is part of one if the next one is, or if it is itself.
+  A later prompt is not among them: it has read what was answered before, and
+  would tell it to who has to say it.
 
   Args:
     prompt_BT: True where the next token is part of a prompt.
@@ -125,9 +126,12 @@ def prompts(
   """
   if prompt_BT is None:
     return None
-  before_BT = jnp.pad(prompt_BT, ((0, 0), (virtual + 1, 0)))[:, :-1]
-  prompt_BT = jnp.pad(prompt_BT, ((0, 0), (virtual, 0)))
-  if segment_BT is not None:  # not the first token of the next document
+  answered_BT = jnp.pad(~prompt_BT, ((0, 0), (virtual, 0))).astype(jnp.int32)
+  at_T = jnp.arange(answered_BT.shape[1])
+  first_BT = (at_T == virtual)[None]
+  if segment_BT is not None:
     left_BT = jnp.pad(segment_BT, ((0, 0), (1, 0)))[:, :-1]
-    before_BT &= left_BT == segment_BT
-  return prompt_BT | before_BT
+    first_BT |= left_BT != segment_BT
+  before_BT = jnp.cumsum(answered_BT, 1) - answered_BT
+  here_BT = jax.lax.cummax(jnp.where(first_BT, before_BT, 0), axis=1)
+  return (before_BT == here_BT) & (at_T >= virtual)

@@ -3,9 +3,11 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from llm_jax.models import seeing
 from llm_jax.ops import masks
 from tests import small
 
@@ -230,3 +232,29 @@ def test_a_prefix_that_leaks_into_the_next_document_is_caught(monkeypatch):
     monkeypatch.setattr(masks, "attention_mask", mutant)
     got = model.apply(variables, tokens, **its)
   assert np.abs(got - want)[0, :9].max() > 1e-3
+
+
+def every_prompt(prompt_BT, segment_BT, virtual):
+  """The mutant: a later prompt is seen from the first, too."""
+  del segment_BT, virtual
+  if prompt_BT is None:
+    return None
+  return prompt_BT | jnp.pad(prompt_BT, ((0, 0), (1, 0)))[:, :-1]
+
+
+@pytest.mark.parametrize("is_mutant", [False, True])
+def test_no_answer_is_told_by_a_later_prompt(is_mutant, monkeypatch):
+  """Prompt, answer, prompt, answer, three tokens each."""
+  if is_mutant:
+    monkeypatch.setattr(seeing, "prompts", every_prompt)
+  config = dataclasses.replace(small.CONFIG, sees="prefix", num_layers=3)
+  prompt = np.tile(np.repeat([True, False], 3), 2)[None]
+  tokens = R.integers(0, 16, (1, 12)).astype(np.int32)
+  other = tokens.copy()
+  other[0, 6] = (other[0, 6] + 1) % 16  # the end of the first answer
+  with jax.enable_x64(True):
+    model, variables = small.build(config)
+    apply = jax.jit(model.apply)
+    a, b = (apply(variables, t, prompt_BT=prompt)[0] for t in (tokens, other))
+  told = np.abs(a - b).max(-1)[:6].max()  # to what comes before it
+  assert (told > 1e-3) if is_mutant else (told == 0)
