@@ -50,8 +50,8 @@ which takes 98% of its time and some tens of MiB more ({code} cells have it).
 
 Bytes are a device's: all that is used, of what the compiler may use. Sent:
 what a device receives in a step as compiled, over the least that its placement
-needs (weights gathered for each pass, gradients scattered, activations summed);
-what a mixture, contexts or stages send is in the first number only. MFU is the
+needs (weights gathered for each pass, gradients scattered, activations summed,
+tokens of experts gathered and scattered); of it over DCN, in MiB. MFU is the
 roofline's, causal attention counted, from none of what is sent overlapping with
 computing to all of it, products at the peak; the limit is what takes longest,
 or the work that is done anew where computing does. Its flops are those of all
@@ -92,7 +92,7 @@ def cell(name: str, pod: str, slices: int, compile_it: bool) -> dict:
   out |= {"compiled": compile_it, "libtpu": compiling.version()}
   there = topologies.of(pod, slices)
   try:
-    tries = 4 if compile_it else 1
+    tries = 8 if compile_it else 1
     found = searching.best(experiment, there, compile_it, tries, until=1)
   except ValueError as e:
     return out | {"error": str(e)}
@@ -164,7 +164,7 @@ def _said(row: dict | None) -> str:
     over = " (least; not read)"
   low, high = (f"{100 * x:.0f}" for x in row["mfu"])
   return (
-    f"yes{how} | {used} | {gib(sent)} GiB{over} | {gib(row['dcn'])} GiB |"
+    f"yes{how} | {used} | {gib(sent)} GiB{over} | {row['dcn'] / 2**20:,.0f} |"
     f" {low} to {high}% | {row['limit']} | `{row['flags']}`"
   )
 

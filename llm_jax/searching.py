@@ -88,7 +88,7 @@ def best(
   out: list[tuple[Candidate, Plan]] = []
   too_much = math.inf  # by analysis, of what did not fit as compiled
   for one in _unlike(candidates(experiment, topology)):
-    if one.bytes > 0.9 * too_much:
+    if one.bytes > 0.97 * too_much:
       continue
     plan = topology_plan.make(one.experiment, topology, compile_it)
     out.append((one, plan))
