@@ -169,8 +169,8 @@ def check(settings: Settings, target: str) -> None:
     ".." in settings.bucket or not _BUCKET.fullmatch(settings.bucket)
   ):
     raise ValueError(
-      f"--bucket={settings.bucket}: must be the name of a bucket, or"
-      " BUCKET/FOLDER, without gs://"
+      f"--bucket={settings.bucket}: must be the name of a bucket, which has no"
+      " capitals, or that and a /FOLDER, without gs://"
     )
   if settings.spot and settings.reserved:
     raise ValueError("--spot and --reserved: give one of them")

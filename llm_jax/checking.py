@@ -67,8 +67,13 @@ def lie(
   """How many slices each axis lies over; ValueError where not over all."""
   over = shape.slices.over(sizes)
   if math.prod(over) != slices:
+    named = dict(zip(mesh_lib.NAMES, sizes, strict=True))
+    able = [n for n in ("data", "fsdp", "stage") if named[n] % slices == 0]
+    along = f"--mesh.data={slices} --mesh.slices.data={slices}"
+    if able:
+      along = f"--mesh.slices.{able[0]}={slices}"
     raise ValueError(
       f"--slices={slices}: the mesh lies over {math.prod(over)}; say"
-      f" along which axis, as in --mesh.slices.data={slices}"
+      f" along which axis, as in {along}"
     )
   return over

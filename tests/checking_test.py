@@ -27,6 +27,8 @@ def of(**mesh):
     (of(expert=2), "8", "the model has no experts"),
     (SMALL, "2x4", "--slices=2: the mesh lies over 1; say along which axis"),
     (of(slices=Slices(data=2)), "2x4", None),
+    (of(fsdp=-1, data=1), "2x4", "as in --mesh.slices.fsdp=2"),
+    (of(tensor=-1, data=1), "2x4", "as in --mesh.data=2 --mesh.slices.data=2"),
     (of(data=4), "2x4", "are 8 devices, 4 in each of 2 slices"),
     (SMALL, "", "--check=: must be DEVICES or"),
     (SMALL, "axb", "--check=axb: must be DEVICES or SLICESxDEVICES"),

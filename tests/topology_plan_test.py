@@ -168,7 +168,7 @@ def test_hosts_of_gpus_are_far_apart():
     (["--topology=v5q-128"], "did you mean"),
     (["--topology=v5e-16", "--mesh.fsdp=7"], "sizes may be 1, 2, 4, 8, 16"),
     (["--topology=v5e-16", "--mesh.fsdp=4"], "sizes may be 1, 2, 4, 8, 16"),
-    (["--topology=v5e-16", "--slices=2"], "--mesh.slices.data=2"),
+    (["--topology=v5e-16", "--slices=2"], "--mesh.slices.fsdp=2"),
     (["--topology=h100-16", "--slices=2"], "has no slices"),
     (["--topology=v5e-256", "--microbatches=3"], "not divisible"),
     (["--slices=2"], "needs --topology"),
