@@ -1,5 +1,6 @@
 """The verb `export`: a run as a folder that transformers loads as it is."""
 
+from collections.abc import Sequence
 import contextlib
 import dataclasses
 import json
@@ -144,11 +145,13 @@ def settings_of(shape: Shape) -> dict[str, Any]:
   return out
 
 
-def described(settings: dict[str, Any]) -> tuple[Family, dict[str, Any]]:
+def described(
+  settings: dict[str, Any], among: Sequence[Family] = families.FAMILIES
+) -> tuple[Family, dict[str, Any]]:
   """The first family that can say some settings, and its config.json."""
   plain = settings_of(TransformerConfig())
   refused = []
-  for family in families.FAMILIES:
+  for family in among:
     told = {
       name: value
       for name, value in settings.items()

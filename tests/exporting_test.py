@@ -10,7 +10,7 @@ from safetensors.numpy import load_file
 
 from llm_jax import axes, exporting
 from llm_jax import model as model_lib
-from llm_jax.interop import writing
+from llm_jax.interop import families, writing
 from llm_jax.interop.folder import Folder
 from llm_jax.models import presets
 from llm_jax.tokenizers import exported, store
@@ -30,7 +30,8 @@ def test_what_is_read_is_written_bit_by_bit(name, tmp_path):
     shape, params = families_test.read(first)
     boxed = jax.eval_shape(model_lib.of_shape(shape).init, jax.random.key(0))
     settings = exporting.settings_of(shape)
-    family, said = exporting.described(settings)
+    own = families.of(Folder(first, "a"))
+    family, said = exporting.described(settings, (own,))
     second = tmp_path / "b"
     second.mkdir()
     writing.write(

@@ -111,8 +111,8 @@ WRONG = {
   "unknown key": (_config(attn_sinks=4), "attn_sinks=4, which is not known"),
   "activation": (_config(hidden_act="gelu"), "hidden_act='gelu'; known is"),
   "rope": (
-    _config(rope_parameters={"rope_type": "yarn", "factor": 2.0}),
-    "rope_type='yarn'; known are default, linear and llama3",
+    _config(rope_parameters={"rope_type": "longrope", "factor": 2.0}),
+    "rope_type='longrope'; known are default, linear, llama3 and yarn",
   ),
   "cut short": (_cut, "model.safetensors is no whole safetensors file"),
   "pickles": (_pickled, "pickles only (pytorch_model.bin)"),

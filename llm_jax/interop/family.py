@@ -78,6 +78,11 @@ class Keys:
       raise ValueError(f"{self.given}: config.json has no {name}")
     return found
 
+  def nullable(self, name: str, default: Any) -> Any:
+    """A key's value, the default where it is absent; null is None."""
+    self._read.add(name)
+    return self.config.get(name, default)
+
   def must(self, name: str, *allowed: Any) -> Any:
     """A key's value, which may be absent; ValueError unless it is allowed."""
     found = self.get(name, allowed[0])
@@ -103,72 +108,34 @@ class Keys:
         )
 
 
-def rope(keys: Keys, default_theta: float = 10_000.0) -> Settings:
-  """Rotary settings, in the form of transformers 5 or the one before.
-
-  "linear" (arXiv:2306.15595) is Llama 3.1's scaling with no wavelength kept.
-  """
-  new = keys.get("rope_parameters", {})
-  old = keys.get("rope_scaling", {})
-  said = dict(new or old)
-  theta = keys.get("rope_theta", default_theta)
-  theta = said.pop("rope_theta", theta)
-  kind = said.pop("rope_type", said.pop("type", "default"))
-  said.pop("type", None)
-  out: Settings = {"rope_theta": float(theta)}
-  if kind == "linear":
-    out["rope_scaling"] = {
-      "factor": float(said.pop("factor")),
-      "original_length": 0,
-    }
-  elif kind == "llama3":
-    out["rope_scaling"] = {
-      "factor": float(said.pop("factor")),
-      "low_factor": float(said.pop("low_freq_factor")),
-      "high_factor": float(said.pop("high_freq_factor")),
-      "original_length": int(said.pop("original_max_position_embeddings")),
-    }
-  elif kind != "default":
-    raise ValueError(
-      f"{keys.given}: config.json has rope_type={kind!r}; known are default,"
-      " linear and llama3"
-    )
-  said.pop("original_max_position_embeddings", None)
-  if said:
-    name, value = next(iter(said.items()))
-    raise ValueError(
-      f"{keys.given}: config.json has {name}={value!r} among its rotary"
-      f" settings, which is not known of {kind!r}"
-    )
-  return out
-
-
-def rope_config(settings: Settings) -> dict[str, Any]:
-  """The inverse of `rope`, in both forms."""
-  theta = settings.get("rope_theta", 10_000.0)
-  scaling = {"factor": 1.0} | settings.get("rope_scaling", {})
-  if scaling["factor"] == 1.0:
-    said: dict[str, Any] = {"rope_type": "default"}
-  elif scaling["original_length"] == 0:
-    said = {"rope_type": "linear", "factor": scaling["factor"]}
-  else:
-    said = {
-      "rope_type": "llama3",
-      "factor": scaling["factor"],
-      "low_freq_factor": scaling["low_factor"],
-      "high_freq_factor": scaling["high_factor"],
-      "original_max_position_embeddings": scaling["original_length"],
-    }
-  older = None if said["rope_type"] == "default" else said
-  return {
-    "rope_theta": theta,
-    "rope_scaling": older,
-    "rope_parameters": {"rope_theta": theta, **said},
-  }
-
-
 def only(settings: Settings, known: Sequence[str]) -> None:
   """ValueError where settings say more than a family's config.json can."""
   for name in settings:
     if name not in known:
       raise ValueError(f"--model.{name}={settings[name]}: it has no such thing")
+
+
+class Told:
+  """Our settings, None standing for what nobody told.
+
+  Args:
+    settings: by name.
+    kind: of model, for errors.
+  """
+
+  def __init__(self, settings: Settings, kind: str):
+    self._settings, self._kind = settings, kind
+
+  def get(self, name: str, default: Any) -> Any:
+    """A setting's value, the default where nobody told it."""
+    found = self._settings.get(name)
+    return default if found is None else found
+
+  def must(self, **allowed: tuple) -> None:
+    """ValueError unless each setting is one of some values."""
+    for name, these in allowed.items():
+      found = self._settings.get(name)
+      if found not in these:
+        raise ValueError(
+          f"--model.{name}={found}: no family of {self._kind} kind has it"
+        )

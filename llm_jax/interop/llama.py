@@ -6,8 +6,8 @@ defaults: the configuration classes of transformers 5.23.
 
 from typing import Any, NamedTuple
 
-from llm_jax.interop import family
-from llm_jax.interop.family import Family, Keys, Settings
+from llm_jax.interop import decoder, family, rotary
+from llm_jax.interop.family import Family, Keys, Settings, Told
 from llm_jax.interop.lines import Line
 
 
@@ -49,11 +49,10 @@ _KINDS = {
     num_experts=128,
   ),
 }
-_HEADS = ("ForCausalLM", "ForSequenceClassification", "Model")
 
 
 def _kind(architecture: str) -> _Kind:
-  for head in _HEADS:
+  for head in decoder.HEADS:
     if architecture.endswith(head):
       return _KINDS[architecture.removesuffix(head)]
   raise KeyError(architecture)
@@ -61,45 +60,30 @@ def _kind(architecture: str) -> _Kind:
 
 def _settings(keys: Keys) -> Settings:
   kind = _kind(keys.architecture)
-  heads, width = keys.need("num_attention_heads"), keys.need("hidden_size")
   keys.must("hidden_act", "silu", "swish")
-  out: Settings = {
-    "num_layers": keys.need("num_hidden_layers"),
-    "embed_dim": width,
-    "mlp_dim": keys.need("intermediate_size"),
-    "num_heads": heads,
-    "num_kv_heads": keys.get("num_key_value_heads", kind.kv_heads or heads),
-    "head_dim": keys.get("head_dim", kind.head_dim or width // heads),
-    "vocab_size": keys.need("vocab_size"),
-    "max_length": keys.get("max_position_embeddings", kind.length),
-    "norm": "rms",
-    "norm_eps": keys.get("rms_norm_eps", kind.eps),
-    "positions": "rope",
-    "activation": "swiglu",
-    "qkv_bias": kind.qkv_bias,
-    "qk_norm": kind.qk_norm,
-    "tied": keys.get("tie_word_embeddings", False),
-    "window": _window(keys, kind),
-  }
-  if "attention_bias" in kind.biases:
-    out["qkv_bias"] = out["out_bias"] = keys.get("attention_bias", False)
-  if "mlp_bias" in kind.biases:
-    out["mlp_bias"] = keys.get("mlp_bias", False)
-  out |= family.rope(keys, kind.theta)
+  out = decoder.settings(
+    keys,
+    kv_heads=kind.kv_heads,
+    head_dim=kind.head_dim,
+    eps=kind.eps,
+    length=kind.length,
+    biases=kind.biases,
+  )
+  out |= {"activation": "swiglu", "qk_norm": kind.qk_norm}
+  out.setdefault("qkv_bias", kind.qkv_bias)
+  out |= _windows(keys, kind)
+  out |= rotary.read(keys, kind.theta, out["max_length"])
   if kind.experts:
     out |= _experts(keys, kind)
   return out
 
 
-def _window(keys: Keys, kind: _Kind) -> int | None:
-  """The window of all layers; ValueError where some have one, some none."""
+def _windows(keys: Keys, kind: _Kind) -> Settings:
+  """Which layers have a window."""
   if not kind.type.startswith("qwen"):
     if kind.window is None and "sliding_window" not in keys.config:
-      return None
-    # Null says that there is none; absent, that it is Mistral's.
-    window = keys.config.get("sliding_window", kind.window)
-    keys.skip("sliding_window")
-    return window
+      return {"window": None}
+    return {"window": keys.nullable("sliding_window", kind.window)}
   window = keys.get("sliding_window", 4096)
   used = keys.get("use_sliding_window", False)
   layers, first = keys.need("num_hidden_layers"), 0
@@ -107,18 +91,14 @@ def _window(keys: Keys, kind: _Kind) -> int | None:
     first = keys.get("max_window_layers", 28)
   else:
     keys.skip("max_window_layers")
-  rest = max(layers - first, 0) if used else 0
-  types = keys.get("layer_types", None)
-  if types is not None:
-    rest = types.count("sliding_attention") if used else 0
-    if rest == 0 and "sliding_attention" in types:
-      keys.must("layer_types", ["full_attention"] * layers)
-  if 0 < rest < layers:
-    raise ValueError(
-      f"{keys.given}: config.json has a sliding window in {rest} of"
-      f" {layers} layers (max_window_layers); known is all or none"
-    )
-  return window if rest else None
+  types = ["full_attention"] * min(first, layers)
+  types += ["sliding_attention"] * (layers - len(types))
+  if not used:
+    types = ["full_attention"] * layers
+  types = keys.get("layer_types", types)
+  if not used and "sliding_attention" in types:
+    keys.must("layer_types", ["full_attention"] * layers)
+  return decoder.windows(keys, window, types)
 
 
 def _experts(keys: Keys, kind: _Kind) -> Settings:
@@ -142,18 +122,14 @@ def _experts(keys: Keys, kind: _Kind) -> Settings:
   return out
 
 
-_KNOWN = (
-  *("num_layers", "embed_dim", "mlp_dim", "num_heads", "num_kv_heads"),
-  *("head_dim", "vocab_size", "max_length", "norm", "norm_eps", "norm_bias"),
-  *("positions", "rope_theta", "rope_scaling", "activation", "qkv_bias"),
-  *("out_bias", "mlp_bias", "qk_norm", "window", "tied", "experts", "outputs"),
-)
+_KNOWN = (*decoder.KNOWN, "experts")
 
 
 def _config(settings: Settings) -> dict[str, Any]:
   family.only(settings, _KNOWN)
-  s = _Read(settings)
-  s.must(norm=("rms", None), positions=("rope", None), norm_bias=(False, None))
+  s = Told(settings, "Llama's")
+  s.must(norm_at=("input", None), norm_from_one=(False, None))
+  s.must(embed_scale=(False, None), qk_norm_over=("head", None))
   s.must(activation=("swiglu", None))
   experts = settings.get("experts") or {}
   num, window = experts.get("num", 0), settings.get("window")
@@ -168,32 +144,26 @@ def _config(settings: Settings) -> dict[str, Any]:
   else:
     name = "Mistral" if window else "Llama"
   kind = _KINDS[name]
+  if not kind.type.startswith("qwen"):
+    s.must(full_layers=((), None))
   both = "attention_bias" in kind.biases
   s.must(mlp_bias=(mlp_bias and "mlp_bias" in kind.biases, None))
   s.must(out_bias=(qkv if both else False, None))
   s.must(qkv_bias=(qkv if both else kind.qkv_bias, None))
-  heads, width = settings["num_heads"], settings["embed_dim"]
   out = {
     "architectures": [f"{name}ForCausalLM"],
     "model_type": kind.type,
-    "num_hidden_layers": settings["num_layers"],
-    "hidden_size": width,
-    "intermediate_size": settings["mlp_dim"],
-    "num_attention_heads": heads,
-    "num_key_value_heads": settings.get("num_kv_heads") or heads,
-    "head_dim": settings.get("head_dim") or width // heads,
-    "vocab_size": settings["vocab_size"],
-    "max_position_embeddings": settings["max_length"],
-    "rms_norm_eps": settings["norm_eps"],
     "hidden_act": "silu",
-    "tie_word_embeddings": s.get("tied", True),
-    **family.rope_config(settings),
+    **decoder.config(settings, s),
+    **rotary.config(settings),
   }
   biases = {"attention_bias": qkv, "mlp_bias": mlp_bias}
   out |= {key: biases[key] for key in kind.biases}
   if kind.type.startswith("qwen"):
     out |= {"use_sliding_window": bool(window), "sliding_window": window}
     out["max_window_layers"] = 0 if window else settings["num_layers"]
+    if s.get("full_layers", ()):
+      out["layer_types"] = decoder.layer_types(settings)
   elif name in ("Mistral", "Mixtral"):
     out["sliding_window"] = window
   if num:
@@ -210,64 +180,14 @@ def _config(settings: Settings) -> dict[str, Any]:
   return out
 
 
-class _Read:
-  """Settings, with what they may be."""
-
-  def __init__(self, settings: Settings):
-    self._settings = settings
-
-  def get(self, name: str, default: Any) -> Any:
-    found = self._settings.get(name)
-    return default if found is None else found
-
-  def must(self, **allowed: tuple) -> None:
-    for name, these in allowed.items():
-      found = self._settings.get(name)
-      if found not in these:
-        raise ValueError(
-          f"--model.{name}={found}: no family of Llama's kind has it"
-        )
-
-
 def _lines(settings: Settings) -> list[Line]:
-  s, layer = _Read(settings), "model.layers.{layer}."
-  attention, mlp = f"{layer}self_attn.", f"{layer}mlp."
-  out = [
-    Line("embedding", "model.embed_tokens.weight", "W E"),
-    Line("final_norm/scale", "model.norm.weight", "D"),
-    Line("blocks/attention_norm/scale", f"{layer}input_layernorm.weight", "D"),
-    Line(
-      "blocks/mlp_norm/scale", f"{layer}post_attention_layernorm.weight", "D"
-    ),
-  ]
-  if not s.get("tied", True):
-    out.append(Line("head", "lm_head.weight", "V D"))
-  if s.get("outputs", 0):
-    out.append(Line("output_head", "score.weight", "O D"))
-  maps = (("query", "q", "NH"), ("key", "k", "KH"), ("value", "v", "KH"))
-  for ours, theirs, dims in maps:
-    path, name = f"blocks/attention/{ours}", f"{attention}{theirs}_proj"
-    out.append(Line(f"{path}/kernel", f"{name}.weight", f"{dims} D"))
-    if s.get("qkv_bias", False):
-      out.append(Line(f"{path}/bias", f"{name}.bias", dims))
-    if s.get("qk_norm", False) and theirs != "v":
-      norm = f"{attention}{theirs}_norm.weight"
-      out.append(Line(f"{path}_norm/scale", norm, "H"))
-  path, name = "blocks/attention/out", f"{attention}o_proj"
-  out.append(Line(f"{path}/kernel", f"{name}.weight", "D NH"))
-  if s.get("out_bias", False):
-    out.append(Line(f"{path}/bias", f"{name}.bias", "D"))
+  out = decoder.lines(settings)
   if (settings.get("experts") or {}).get("num", 0):
-    return out + _expert_lines(layer, s.get("qk_norm", False))
-  for ours, dims in (("gate", "F D"), ("up", "F D"), ("down", "D F")):
-    path, name = f"blocks/mlp/{ours}", f"{mlp}{ours}_proj"
-    out.append(Line(f"{path}/kernel", f"{name}.weight", dims))
-    if s.get("mlp_bias", False):
-      out.append(Line(f"{path}/bias", f"{name}.bias", dims[0]))
+    out += _expert_lines("model.layers.{layer}.", settings.get("qk_norm"))
   return out
 
 
-def _expert_lines(layer: str, qwen: bool) -> list[Line]:
+def _expert_lines(layer: str, qwen: bool | None) -> list[Line]:
   """Of a mixture: Qwen's names or Mixtral's."""
   part = f"{layer}mlp." if qwen else f"{layer}block_sparse_moe."
   names = {"gate": "w1", "up": "w3", "down": "w2"}
@@ -288,7 +208,9 @@ def _expert_lines(layer: str, qwen: bool) -> list[Line]:
 
 FAMILY = Family(
   name="llama",
-  architectures=tuple(f"{name}{head}" for name in _KINDS for head in _HEADS),
+  architectures=tuple(
+    f"{name}{head}" for name in _KINDS for head in decoder.HEADS
+  ),
   settings=_settings,
   config=_config,
   lines=_lines,

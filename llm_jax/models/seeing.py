@@ -84,7 +84,8 @@ def context(
       c.sees == "all",
     )
     bias_BNTS = distances_PN[bucket_BTS].transpose(0, 3, 1, 2)
-  tables = _tables(c, at_BT, theta, True)
+  own = c.window is not None and not mixed and c.window_theta is not None
+  tables = _tables(c, at_BT, theta, not own)
   return Context(Sight(*tables, whole), near, bias_BNTS=bias_BNTS)
 
 

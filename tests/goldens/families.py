@@ -94,6 +94,53 @@ CASES = {
       norm_topk_prob=False,
     ),
   ),
+  "qwen2_yarn": (
+    "Qwen2ForCausalLM",
+    _SMALL
+    | dict(
+      num_key_value_heads=2,
+      use_sliding_window=True,
+      sliding_window=5,
+      max_window_layers=1,
+      rope_parameters=dict(
+        rope_type="yarn",
+        rope_theta=100.0,
+        factor=4.0,
+        original_max_position_embeddings=16,
+      ),
+    ),
+  ),
+  "gemma": (
+    "GemmaForCausalLM",
+    _SMALL | dict(num_key_value_heads=1, head_dim=8),
+  ),
+  "gemma2": (
+    "Gemma2ForCausalLM",
+    _SMALL
+    | dict(
+      num_key_value_heads=2,
+      head_dim=6,
+      sliding_window=4,
+      query_pre_attn_scalar=9,
+      attn_logit_softcapping=2.0,
+      final_logit_softcapping=3.0,
+    ),
+  ),
+  "gemma3": (
+    "Gemma3ForCausalLM",
+    _SMALL
+    | dict(
+      num_key_value_heads=2,
+      head_dim=8,
+      sliding_window=4,
+      query_pre_attn_scalar=50,
+      layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+      rope_parameters=dict(
+        full_attention=dict(rope_type="linear", rope_theta=1000.0, factor=8.0),
+        sliding_attention=dict(rope_type="default", rope_theta=100.0),
+      ),
+    ),
+  ),
   "gpt2": (
     "GPT2LMHeadModel",
     dict(

@@ -177,6 +177,16 @@ def test_classic_mistakes_are_caught(mutant, tmp_path):
       TransformerConfig().rope_scaling, factor=1.0)),
     ("llama_mqa", "rope_theta", 10_000.0),
     ("qwen3_moe", "experts", "normalise"),
+    ("qwen2_yarn", "full_layers", ()),
+    ("gemma", "embed_scale", False),
+    ("gemma", "norm_from_one", False),
+    ("gemma2", "window", 5),
+    ("gemma2", "full_layers", (0, 2)),
+    ("gemma2", "attention_softcap", None),
+    ("gemma2", "logit_softcap", None),
+    ("gemma2", "attention_scale", None),
+    ("gemma3", "window_theta", None),
+    ("gemma3", "full_layers", ()),
   ],
 )  # fmt: skip
 def test_a_wrong_setting_is_caught(name, setting, value, tmp_path):

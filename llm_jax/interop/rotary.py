@@ -1,0 +1,130 @@
+"""Rotary settings in config.json, of transformers 5 or of the one before.
+
+Sources of the defaults: `modeling_rope_utils.py` of transformers 5.23.
+"""
+
+import math
+from typing import Any
+
+from llm_jax.interop.family import Keys, Settings
+
+
+def read(
+  keys: Keys, default_theta: float = 10_000.0, length: int = 0
+) -> Settings:
+  """Our settings of a model whose layers all have the same.
+
+  Args:
+    keys: of its config.json.
+    default_theta: where that says none.
+    length: the longest sequence, where nothing says what it was before.
+  """
+  new, old = keys.get("rope_parameters", {}), keys.get("rope_scaling", {})
+  said = dict(new or old)
+  said.setdefault("rope_theta", keys.get("rope_theta", default_theta))
+  keys.must("partial_rotary_factor", 1.0)
+  return of(said, keys.given, length)
+
+
+def of(said: dict[str, Any], given: str, length: int = 0) -> Settings:
+  """Our settings of a dict such as rope_parameters.
+
+  Raises:
+    ValueError: a kind or a key that is not known.
+  """
+  said = dict(said)
+  old = said.pop("type", None)
+  kind = said.pop("rope_type", old) or "default"
+  out: Settings = {"rope_theta": float(said.pop("rope_theta"))}
+  original = said.pop("original_max_position_embeddings", None) or length
+
+  def need(name: str) -> float:
+    if said.get(name) is None:
+      raise ValueError(
+        f"{given}: config.json has rope_type={kind!r} without {name}"
+      )
+    return float(said.pop(name))
+
+  if kind == "linear":
+    out["rope_scaling"] = {"kind": "linear", "factor": need("factor")}
+  elif kind == "llama3":
+    out["rope_scaling"] = {
+      "kind": "llama3",
+      "factor": need("factor"),
+      "low_factor": need("low_freq_factor"),
+      "high_factor": need("high_freq_factor"),
+      "original_length": int(original),
+    }
+  elif kind == "yarn":
+    out["rope_scaling"] = {
+      "kind": "yarn",
+      "factor": need("factor"),
+      "low_factor": float(said.pop("beta_slow", None) or 1),
+      "high_factor": float(said.pop("beta_fast", None) or 32),
+      "original_length": int(original),
+    }
+    _sharpness(said, out["rope_scaling"]["factor"], given)
+  elif kind != "default":
+    raise ValueError(
+      f"{given}: config.json has rope_type={kind!r}; known are default,"
+      " linear, llama3 and yarn"
+    )
+  if said.get("partial_rotary_factor") in (None, 1):
+    said.pop("partial_rotary_factor", None)
+  for name, value in said.items():
+    if value is not None:
+      raise ValueError(
+        f"{given}: config.json has {name}={value!r} among its rotary"
+        f" settings, which is not known of {kind!r}"
+      )
+  return out
+
+
+def _sharpness(said: dict[str, Any], factor: float, given: str) -> None:
+  """ValueError where YaRN's attention is sharper than its paper has it."""
+  usual = 0.1 * math.log(factor) + 1 if factor > 1 else 1.0
+  sharp = said.pop("attention_factor", None)
+  one, all_dims = said.pop("mscale", None), said.pop("mscale_all_dim", None)
+  if sharp is None and one and all_dims:
+    scale = lambda m: 0.1 * m * math.log(factor) + 1 if factor > 1 else 1.0
+    sharp = scale(one) / scale(all_dims)
+  if sharp is not None and not math.isclose(sharp, usual, rel_tol=1e-12):
+    raise ValueError(
+      f"{given}: config.json has attention_factor={sharp} (or mscale) among"
+      f" its rotary settings; known is {usual}"
+    )
+  if said.pop("truncate", True) is False:
+    raise ValueError(
+      f"{given}: config.json has truncate=False among its rotary settings;"
+      " known is True"
+    )
+
+
+def said(settings: Settings) -> dict[str, Any]:
+  """Our settings as a dict such as rope_parameters; the inverse of `of`."""
+  scaling = {"factor": 1.0} | settings.get("rope_scaling", {})
+  theta = {"rope_theta": settings.get("rope_theta", 10_000.0)}
+  if scaling["factor"] == 1.0:
+    return {"rope_type": "default", **theta}
+  kind = {"rope_type": scaling["kind"], "factor": scaling["factor"], **theta}
+  if scaling["kind"] == "linear":
+    return kind
+  low, high = ("low_freq_factor", "high_freq_factor")
+  if scaling["kind"] == "yarn":
+    low, high = "beta_slow", "beta_fast"
+  return kind | {
+    low: scaling["low_factor"],
+    high: scaling["high_factor"],
+    "original_max_position_embeddings": scaling["original_length"],
+  }
+
+
+def config(settings: Settings) -> dict[str, Any]:
+  """The inverse of `read`, in both forms."""
+  found = said(settings)
+  older = {k: x for k, x in found.items() if k != "rope_theta"}
+  return {
+    "rope_theta": found["rope_theta"],
+    "rope_scaling": None if older["rope_type"] == "default" else older,
+    "rope_parameters": found,
+  }
