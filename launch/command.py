@@ -8,7 +8,7 @@ from launch.settings import Settings
 
 _FORM = "after --: experiments.NAME VERB [--flag=value ...]"
 # What the launch itself says to the experiment.
-_OURS = ("distributed", "coordinator", "num_processes", "process_id")
+_OURS = ("distributed", "coordinator", "num_processes", "process_id", "check")
 
 
 def check(words: list[str], root: pathlib.Path, target: str) -> None:
@@ -33,6 +33,8 @@ def check(words: list[str], root: pathlib.Path, target: str) -> None:
     raise ValueError(f"experiments.{name}: no verb; give it {_FORM}")
   for word in words[2:]:
     flag = word.lstrip("-").split("=")[0].removeprefix("no")
+    if word in ("--help", "-h"):
+      raise ValueError(f"{word}: needs no launch: python -m {words[0]} --help")
     if flag in _OURS:
       raise ValueError(f"--{flag}: is given by {target}; leave it out")
     if "\n" in word:
@@ -50,7 +52,12 @@ def with_folder(words: list[str], folder: str, flag: str) -> list[str]:
   Raises:
     ValueError: the folder is given twice, or not at all.
   """
-  given = [w for w in words if w.lstrip("-").split("=")[0] == "workdir"]
+  pairs = zip(words, [*words[1:], ""], strict=True)
+  given = [
+    word.partition("=")[2] if "=" in word else after
+    for word, after in pairs
+    if word.lstrip("-").split("=")[0] == "workdir"
+  ]
   if given and folder:
     raise ValueError(f"--workdir: is given by {flag} and --name; leave one out")
   if not given and not folder:
@@ -58,7 +65,7 @@ def with_folder(words: list[str], folder: str, flag: str) -> list[str]:
       f"{flag}: none given, nor a --workdir after --; the run would be lost"
       " with its machines"
     )
-  path = given[-1].partition("=")[2] if given else folder
+  path = given[-1] if given else folder
   if flag != "runs/" and not re.match(r"/|gs://|s3://", path):
     raise ValueError(
       f"--workdir={path}: must be a bucket's, or a whole path on a disk that"

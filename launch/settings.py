@@ -23,7 +23,7 @@ _NAME = re.compile(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?")
 _BUCKET = re.compile(r"[a-z0-9][-_.a-z0-9]{1,61}[a-z0-9](/[-_./A-Za-z0-9]+)?")
 _WORDS = (
   *("zone", "project", "runtime", "network", "service_account", "cluster"),
-  *("container", "partition", "account"),
+  *("container", "partition", "account", "venv"),
 )
 
 

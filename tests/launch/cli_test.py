@@ -11,7 +11,7 @@ import sys
 
 import pytest
 
-from launch import accelerators, cli, rehearsal, revision, settings
+from launch import accelerators, cli, command, rehearsal, revision, settings
 from launch.settings import READ_BY, Settings, TARGETS
 from tests.launch import cases
 from tests.launch.running import Machine
@@ -86,6 +86,8 @@ def test_wrong(given, said, capsys):
       "experiments.grpo_tiny_stdlib train --coordinator=a:1",
       "--coordinator: is given by tpu-vm; leave it out",
     ),
+    ("experiments.grpo_tiny_stdlib train --check=0", "--check: is given by"),
+    ("experiments.grpo_tiny_stdlib train --help", "--help: needs no launch"),
     # What the experiment itself says, of its flags and of those machines.
     ("experiments.grpo_tiny_stdlib train --step=2", "did you mean --steps?"),
     ("experiments.grpo_tiny_stdlib train --mesh.fsdp=3", "are 8 devices, and"),
@@ -105,6 +107,7 @@ def test_wrong_words(words, said, capsys):
     (RUN, "no target; expected one of local, tpu-vm, queued-resource"),
     (f"tpu {RUN}", "unknown target 'tpu'; did you mean tpu-vm?"),
     (f"gke --name=a --topology=v4-8 --zone=z {RUN}", "--cluster: none given"),
+    (f"slurm --name=a --shared=/a --venv= {RUN}", "--venv=: no value given"),
     (f"slurm --name=a {RUN}", "--shared: none given; slurm needs it"),
     (f"slurm --name=a --shared=/a {RUN}", "--container or --venv: one of"),
     (
@@ -346,6 +349,26 @@ def test_no_repository(tmp_path):
 )
 def test_hosts_of_a_slice(name, kind, hosts):
   assert accelerators.of(name)[:2] == (kind, hosts)
+
+
+@pytest.mark.parametrize(
+  "words,said",
+  [
+    (["--workdir=gs://a/b"], None),
+    (["--workdir", "/disk/b"], None),
+    (["--workdir=runs/b"], "--workdir=runs/b: must be a bucket's, or a whole"),
+    (["--workdir"], "--workdir=: must be"),
+    ([], "--bucket: none given"),
+  ],
+)
+def test_a_run_is_kept_where_it_outlives_the_machines(words, said):
+  given = dataclasses.replace(cases.CASES["tpu-vm"][1], bucket="")
+  ours = ["experiments.a", "train", *words]
+  if said is None:
+    assert command.in_bucket(given, ours) == [*ours, "--distributed"]
+  else:
+    with pytest.raises(ValueError, match=said):
+      command.in_bucket(given, ours)
 
 
 FAILS = "import sys\nprint('one', file=sys.stderr)\nraise KeyError('two')\n"
