@@ -1,10 +1,10 @@
 """All families, and which of them a folder holds."""
 
-from llm_jax.interop import gemma, gpt2, llama
+from llm_jax.interop import gemma, gpt2, llama, olmo2, phi3
 from llm_jax.interop.family import Family, Keys, Settings
 from llm_jax.interop.folder import Folder
 
-FAMILIES = (llama.FAMILY, gpt2.FAMILY, gemma.FAMILY)
+FAMILIES = (llama.FAMILY, gpt2.FAMILY, gemma.FAMILY, olmo2.FAMILY, phi3.FAMILY)
 
 
 def of(folder: Folder) -> Family:

@@ -141,6 +141,14 @@ CASES = {
       ),
     ),
   ),
+  "olmo2": (
+    "Olmo2ForCausalLM",
+    _SMALL | dict(num_key_value_heads=2, pad_token_id=0),
+  ),
+  "phi3": (
+    "Phi3ForCausalLM",
+    _SMALL | dict(num_key_value_heads=2, sliding_window=5, pad_token_id=0),
+  ),
   "gpt2": (
     "GPT2LMHeadModel",
     dict(

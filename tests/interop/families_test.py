@@ -147,11 +147,19 @@ def _transposed(golden):
   return change
 
 
+def _other_half_first(golden):
+  def change(name, x):
+    return np.roll(x, len(x) // 2, 0) if "gate_up" in name else x
+
+  return change
+
+
 MUTANTS = {
   "halves swapped": ("llama3", _halves_swapped),
   "q and k exchanged": ("llama2", _exchanged),
   "norm offset by one": ("qwen3", _scales_off_by_one),
   "transposed kernel": ("gpt2", _transposed),
+  "gate and up exchanged": ("phi3", _other_half_first),
 }
 
 
@@ -187,6 +195,8 @@ def test_classic_mistakes_are_caught(mutant, tmp_path):
     ("gemma2", "attention_scale", None),
     ("gemma3", "window_theta", None),
     ("gemma3", "full_layers", ()),
+    ("olmo2", "norm_at", "input"),
+    ("phi3", "window", 6),
   ],
 )  # fmt: skip
 def test_a_wrong_setting_is_caught(name, setting, value, tmp_path):
