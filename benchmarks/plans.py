@@ -43,8 +43,9 @@ HEAD = """# Plans on pods that are not here
 Each experiment's own step (of PPO its drawing, too) with the settings that
 `plan --topology --search` finds, compiled by `libtpu` on a CPU for each pod;
 where "analysis" stands it is not compiled, only reckoned, and what is sent is
-the least. By `python -m benchmarks.plans`, {when}; {versions}, the
-libtpu that this jax asks for: programs of v5e, v5p and v6e are printed, too.
+the least; "no" is of the eight settings tried at most. By
+`python -m benchmarks.plans`, {when}; {versions}, the one that this
+jax asks for, whose programs for v5e, v5p and v6e it can print.
 The compiler is stopped when every buffer has its place, before machine code,
 which takes 98% of its time and some tens of MiB more ({code} cells have it).
 

@@ -76,9 +76,14 @@ def trainings(experiment: Experiment, state: TrainState) -> float:
 
   A critic is trained like the policy; asking a reference is a forward, a third.
   """
-  there = "reference" in state.frozen or state.reference is not None
-  asks = there and not experiment.draws  # who draws, asks it then
+  asks = _asks(experiment, state)
   return 1 + experiment.objective.needs_critic + asks / 3
+
+
+def _asks(experiment: Experiment, state: TrainState) -> bool:
+  """Whether a step asks a reference; who draws, asks it then."""
+  there = "reference" in state.frozen or state.reference is not None
+  return there and not experiment.draws
 
 
 def minimum(
@@ -92,13 +97,14 @@ def minimum(
 
   Weights that `fsdp` cuts are gathered for each pass of each microbatch, their
   gradients scattered; gradients are summed over the copies once; with `tensor`
-  the activations of a layer are summed four times, and once more where a block
-  is computed anew. Stages hand activations on, and gradients back; of rows of
-  the embedding, of what the last stage says, and of both gradients, each has a
-  part. Who shares experts gathers the tokens of all and scatters what became of
-  them, and back, and of gathered experts sends nothing; who shares positions
-  gathers keys and values, and scatters their gradients. What a block gathered
-  is gathered once more where it is computed anew.
+  the activations of a layer are summed four times, once more where a block is
+  computed anew, and twice for a reference. Stages hand activations on, and
+  gradients back; of rows of the embedding, of what the last stage says, and of
+  both gradients, each has a part. Who shares experts gathers the tokens of all
+  and scatters what became of them, and back, and of gathered experts sends
+  nothing; who shares positions gathers keys and values, and scatters their
+  gradients. What a block gathered is gathered once more where it is computed
+  anew.
 
   Args:
     experiment: what is trained.
@@ -133,9 +139,8 @@ def minimum(
       V = x.size * (width if x.ndim > 1 else x.dtype.itemsize) / parts
       reads, summed = 1 - e.draws if role == "reference" else 2, V
       name = path.rpartition("/")[2]
-      if name == "embedding" and not shape.tied and "fsdp" in held:
-        reads, cut = min(reads, 1), held  # rows are looked up
-        V = summed = x.size * width
+      if name == "embedding" and not shape.tied:
+        reads = min(reads, 1)  # rows are looked up, and summed over parts
       elif name in ("head", "embedding"):  # gathered once, added up in float32
         reads, summed = min(reads, 1), x.size * max(4, width) / parts
       add("all-gather", cut, reads * passes * V, "weights")
@@ -162,9 +167,11 @@ def minimum(
   if mesh["tensor"] > 1:
     sums = 4 * shape.num_layers + (shape.remat == "full") * shape.num_layers
     add("all-reduce", ("tensor",), sums * V, "activations of layers")
+    if _asks(e, state):
+      asked = 2 * shape.num_layers * V
+      add("all-reduce", ("tensor",), asked, "activations of the reference")
     add("all-reduce", ("tensor",), V, "activations of the head")
-    if mesh["fsdp"] == 1:
-      add("all-reduce", ("tensor",), V, "rows of the embedding")
+    add("all-reduce", ("tensor",), V, "rows of the embedding")
   return [Sent(k, a, v[0], v[1], w) for (k, a, w), v in found.items()]
 
 
