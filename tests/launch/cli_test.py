@@ -8,6 +8,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -258,6 +259,7 @@ def test_interrupted_it_waits_for_what_the_script_has_to_say(tmp_path):
     start_new_session=True,
   )
   assert launch.stdout.readline() == "begun\n"
+  time.sleep(0.5)  # until it waits for what it has begun
   os.killpg(launch.pid, signal.SIGINT)
   said, _ = launch.communicate(timeout=15)
   assert said == "told\n130\n"
