@@ -7,6 +7,7 @@ import os
 import pathlib
 import sys
 import traceback
+from typing import Any
 
 from absl import flags
 
@@ -332,13 +333,9 @@ def _run_verb(
     into = storage.path(given.into, "into")
     return verbs.merge(experiment, folder, step, into, name)
   if verb == "export":
-    wanted = exporting.wanted(
-      given.format,
-      given.to,
-      given.shard_size,
-      given.weights_dtype,
-      given.licence,
-    )
+    names = ("format", "to", "shard_size", "weights_dtype", "licence")
+    said: Any = [given[name].value for name in names]
+    wanted = exporting.wanted(*said, given.adapter)
     return exporting.export(experiment, folder, step, name, wanted)
   return verbs.show(experiment, name)
 

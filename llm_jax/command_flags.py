@@ -19,7 +19,7 @@ VERBS = {
 READ_BY = {
   "prompt": ("generate",),
   "prompts_file": ("generate", "label"),
-  "adapter": ("generate",),
+  "adapter": ("export", "generate"),
   "into": ("compare", "label", "merge"),
   "runs": ("compare",),
   "best": ("label",),
@@ -62,7 +62,8 @@ _FLAGS: dict[str, tuple[Any, Any, str]] = {
     _MANY,
     [],
     "answer with this run's adapters; runs/a+runs/b stacks two, none is the"
-    " base; repeatable: each prompt is answered with each",
+    " base; repeatable: each prompt is answered with each. Of an export, peft:"
+    " the adapters alone, in that library's format",
   ),
   "into": (_TEXT, None, "folder of a run or page, or .jsonl"),
   "runs": (_LIST, [], "folders of evaluated runs, between commas"),

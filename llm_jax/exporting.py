@@ -10,15 +10,26 @@ from typing import Any
 
 import jax
 
-from llm_jax import asking, checks, config, importing, storage, trees, weights
+from llm_jax import (
+  asking,
+  axes,
+  checks,
+  config,
+  importing,
+  storage,
+  trees,
+  weights,
+)
 from llm_jax import model as model_lib
 from llm_jax.contracts import Tokenizer
 from llm_jax.data import chat, foreign
 from llm_jax.experiment import Asked, Experiment
-from llm_jax.interop import families, writing
+from llm_jax.interop import families, peft, writing
 from llm_jax.interop.family import Family
+from llm_jax.interop.lines import Line
 from llm_jax.models.config import TransformerConfig
 from llm_jax.models.shape import Shape
+from llm_jax.peft.lora import LoRA
 from llm_jax.reporting import cards, files
 from llm_jax.reporting.progress import progress, say
 from llm_jax.sharding import mesh as mesh_lib
@@ -35,16 +46,24 @@ class Wanted:
   shard_gigabytes: float = 2.0
   dtype: str = "float32"
   licence: str = "unknown"
+  adapter: bool = False  # alone, in peft's format
 
 
 def wanted(
-  form: str, to: str | None, shard_size: float, dtype: str, licence: str
+  form: str,
+  to: str | None,
+  shard_size: float,
+  dtype: str,
+  licence: str,
+  adapter: Sequence[str],
 ) -> Wanted:
   """What flags say; ValueError where one of them says nothing known."""
   if form != "hf":
     raise ValueError(f"--format={form}: must be hf")
   if not to:
     raise ValueError("--to: no folder given to export to")
+  if list(adapter) not in ([], ["peft"]):
+    raise ValueError(f"--adapter={adapter[0]}: of an export must be peft")
   if shard_size <= 0:
     raise ValueError(f"--shard_size={shard_size}: must be more than 0")
   if dtype not in writing.DTYPES:
@@ -53,7 +72,7 @@ def wanted(
   path = storage.local(to, "to").expanduser()
   if path.exists() and (not path.is_dir() or any(path.iterdir())):
     raise ValueError(f"--to={to}: is there already; name a new folder")
-  return Wanted(path, shard_size, dtype, licence)
+  return Wanted(path, shard_size, dtype, licence, bool(adapter))
 
 
 def export(
@@ -90,12 +109,16 @@ def export(
     family, said = described(settings)
     plan = weights.plan(experiment, model, mesh)
     step, roles = weights.load(experiment, plan, mesh, folder, step)
+    lines = family.lines(settings)
+    if wanted.adapter:
+      _adapter(experiment, folder, plan, roles["policy"], lines, wanted)
+      say(f"exported the adapters of {folder} after step {step} to {to}")
+      return 0
     try:
       params = weights.merged(plan, roles["policy"])
     except ValueError as e:
       raise ValueError(f"--workdir={folder}: {e}") from e
     said |= _ids(tokenizer)
-    lines = family.lines(settings)
     if model.shape.outputs:
       lines = [line for line in lines if line.path != "head"]
       params = {name: x for name, x in params.items() if name != "head"}
@@ -126,6 +149,56 @@ def export(
       storage.write(partial / "README.md", card.encode())
   say(f"exported {folder} after step {step} to {to}: {total:,} bytes")
   return 0
+
+
+def _adapter(
+  experiment: Experiment,
+  folder: pathlib.Path,
+  plan: weights.Plan,
+  policy: Any,
+  base: Sequence[Line],
+  wanted: Wanted,
+) -> None:
+  """Writes a run's adapters alone; ValueError where peft knows none such."""
+  its = experiment.peft
+  if not isinstance(its, LoRA):
+    raise ValueError(f"--adapter=peft: {folder} was not trained with LoRA")
+  arrays = {
+    path: x
+    for path, x in trees.paths(policy["adapters"])
+    if not path.endswith(("/scale", "/dropout"))
+  }
+  named = peft.lines(base, list(arrays))
+  kept: dict[str, Any] = {}
+  suffixes: dict[str, Any] = {}
+  for path, x in arrays.items():
+    trees.put(kept, path, x)
+    trees.put(suffixes, path, _suffix(path, plan.suffixes))
+  said = peft.config(
+    (experiment.init_from or "").removeprefix(importing.PREFIX),
+    named,
+    its.rank,
+    its.alpha,
+    its.dropout,
+    its.stabilised,
+    its.dora,
+  )
+  with _made_whole(wanted.to) as partial:
+    _write(partial, peft.CONFIG, said)
+    writing.write(
+      partial, named, kept, suffixes, wanted.dtype, 2**62, progress, peft.ONE
+    )
+
+
+def _suffix(path: str, suffixes: Any) -> str:
+  """Dims of an array of LoRA, by those of the kernel that it is for."""
+  site, _, array = path.rpartition("/")
+  kernel = trees.get(suffixes, f"{site}/kernel")
+  split = axes.num_stacked(kernel) + axes.num_inputs(kernel)
+  outputs = kernel[split:]
+  return {"a": kernel[:split] + "R", "b": f"LR{outputs}"}.get(
+    array, f"L{outputs}"
+  )
 
 
 def settings_of(shape: Shape) -> dict[str, Any]:

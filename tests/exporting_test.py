@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from llm_jax import axes, exporting
+from llm_jax import axes, claim, exporting, trees
 from llm_jax import model as model_lib
-from llm_jax.interop import families, writing
+from llm_jax.interop import families, lines, writing
 from llm_jax.interop.folder import Folder
 from llm_jax.models import presets
+from llm_jax.peft.lora import LoRA
 from llm_jax.tokenizers import exported, store
 from llm_jax.tokenizers.bytes import Bytes
 from llm_jax.tokenizers.sentencepiece import SentencePiece
@@ -138,3 +139,51 @@ def test_a_tokenizer_that_would_differ_is_refused(tmp_path, monkeypatch):
   monkeypatch.setattr(type(ours), "pieces", lambda self: turned)
   with pytest.raises(ValueError, match="otherwise as tokenizer.json"):
     exported.files(ours, [TEXT])
+
+
+LORA = dataclasses.replace(command.EXPERIMENT, peft=LoRA(rank=2, alpha=6.0))
+
+
+def test_adapters_alone_say_what_merged_ones_do(tmp_path):
+  text = command.text_file(tmp_path)
+  flags = command.train_flags(tmp_path, text)
+  said = command.call("train", *flags, experiment=LORA)
+  assert said.code == 0, said.err
+  run = f"--workdir={tmp_path}/run"
+  for more, to in (("--adapter=peft", "alone"), ("", "merged")):
+    given = [run, f"--to={tmp_path}/{to}", *filter(None, [more])]
+    said = command.call("export", *given, "--weights_dtype=float64")
+    assert said.code == 0, said.err
+  config = json.loads((tmp_path / "alone/adapter_config.json").read_text())
+  assert (config["r"], config["lora_alpha"]) == (2, 6.0)
+  alone = load_file(tmp_path / "alone/adapter_model.safetensors")
+  merged = load_file(tmp_path / "merged/model.safetensors")
+  experiment = claim.settings(tmp_path / "run")
+  base = first_weights(experiment)
+  for name in ("self_attn.q_proj", "self_attn.o_proj", "mlp.down_proj"):
+    name = f"model.layers.0.{name}"
+    a = alone[f"base_model.model.{name}.lora_A.weight"]
+    b = alone[f"base_model.model.{name}.lora_B.weight"]
+    moved = base[f"{name}.weight"] + config["lora_alpha"] / config["r"] * b @ a
+    np.testing.assert_allclose(merged[f"{name}.weight"], moved, atol=1e-6)
+    assert np.abs(b).max() > 0
+  assert config["target_modules"] == sorted(
+    f"{x}_proj" for x in ("q", "k", "v", "o", "gate", "up", "down")
+  )
+
+
+def first_weights(experiment):
+  """Tensors, by their names, of the base that a run made from its seed."""
+  model = model_lib.of_shape(model_lib.expected_shape(experiment))
+  params = axes.unbox(model.init(jax.random.key(experiment.seed)))["params"]
+  out = {}
+  settings = exporting.settings_of(model.shape)
+  boxed = jax.eval_shape(model.init, jax.random.key(0))["params"]
+  letters = dict(trees.paths(axes.suffixes(boxed)))
+  for line in exporting.described(settings)[0].lines(settings):
+    x = np.asarray(trees.get(params, line.path))
+    if line.counted == "L":
+      out[line.name.format(layer=0)] = lines.theirs(
+        line, letters[line.path], x[0]
+      )
+  return out
