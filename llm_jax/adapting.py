@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from llm_jax import checks, claim, config, storage, trees, weights
+from llm_jax import checks, claim, config, importing, storage, trees, weights
 from llm_jax import model as model_lib
 from llm_jax.checkpoints.store import Store
 from llm_jax.contracts import Tokenizer
@@ -44,7 +44,8 @@ def asked(
   """
   base = dataclasses.replace(experiment, peft=Full())
   moved = plan.abstract.trainable["policy"]
-  if "adapters" in moved and experiment.init_from:  # the base is that run
+  run = not importing.is_folder(experiment.init_from)
+  if "adapters" in moved and experiment.init_from and run:  # that is the base
     origin = weights.origin(experiment.init_from)
     base = dataclasses.replace(base, data=claim.settings(origin).data)
   out = []

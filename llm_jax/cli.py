@@ -7,7 +7,6 @@ import os
 import pathlib
 import sys
 import traceback
-from typing import Any
 
 from absl import flags
 
@@ -333,9 +332,7 @@ def _run_verb(
     into = storage.path(given.into, "into")
     return verbs.merge(experiment, folder, step, into, name)
   if verb == "export":
-    names = ("format", "to", "shard_size", "weights_dtype", "licence")
-    said: Any = [given[name].value for name in names]
-    wanted = exporting.wanted(*said, given.adapter)
+    wanted = exporting.wanted({n: given[n].value for n in exporting.FLAGS})
     return exporting.export(experiment, folder, step, name, wanted)
   return verbs.show(experiment, name)
 

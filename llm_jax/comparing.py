@@ -6,7 +6,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from llm_jax import measuring, storage, weights
+from llm_jax import importing, measuring, storage, weights
 from llm_jax.checkpoints.store import Store
 from llm_jax.contracts import Batch, Objective, Roles
 from llm_jax.data.preferences import Preferences
@@ -33,8 +33,10 @@ def has_reference(experiment: Experiment) -> bool:
     return True
   if {"rankings", "classes", "text"} & set(objective.reads):
     return False
-  return base is None or bool(
-    Store(storage.path(base).expanduser() / "checkpoints").steps()
+  return (
+    base is None
+    or importing.is_folder(base)
+    or bool(Store(storage.path(base).expanduser() / "checkpoints").steps())
   )
 
 

@@ -1,6 +1,6 @@
 """The verb `export`: a run as a folder that transformers loads as it is."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import contextlib
 import dataclasses
 import json
@@ -36,6 +36,7 @@ from llm_jax.sharding import mesh as mesh_lib
 from llm_jax.tokenizers import exported
 
 _GIGABYTE = 10**9
+FLAGS = ("format", "to", "shard_size", "weights_dtype", "licence", "adapter")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,15 +50,9 @@ class Wanted:
   adapter: bool = False  # alone, in peft's format
 
 
-def wanted(
-  form: str,
-  to: str | None,
-  shard_size: float,
-  dtype: str,
-  licence: str,
-  adapter: Sequence[str],
-) -> Wanted:
-  """What flags say; ValueError where one of them says nothing known."""
+def wanted(given: Mapping[str, Any]) -> Wanted:
+  """What `FLAGS` say; ValueError where one of them says nothing known."""
+  form, to, shard_size, dtype, licence, adapter = (given[n] for n in FLAGS)
   if form != "hf":
     raise ValueError(f"--format={form}: must be hf")
   if not to:
