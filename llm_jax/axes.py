@@ -51,6 +51,7 @@ KEY = {
   "O": Axis("numbers said of a position, as a reward or classes"),
   "G": Axis("special tokens that an adapter moves"),
   "X": Axis("virtual tokens of a soft prompt"),
+  "Y": Axis("kinds of token, as question and text"),
   # A lookup table is cut along its rows only. Cut along both dims, the
   # compiler gathers the whole table at every lookup ("involuntary full
   # rematerialization").

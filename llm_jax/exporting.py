@@ -113,7 +113,7 @@ def export(
       params = weights.merged(plan, roles["policy"])
     except ValueError as e:
       raise ValueError(f"--workdir={folder}: {e}") from e
-    said |= _ids(tokenizer)
+    said |= _ids(tokenizer, said.get("pad_token_id"))
     if model.shape.outputs:
       lines = [line for line in lines if line.path != "head"]
       params = {name: x for name, x in params.items() if name != "head"}
@@ -250,7 +250,13 @@ def _of_classes(said: dict[str, Any], outputs: int) -> dict[str, Any]:
   }
 
 
-def _ids(tokenizer: Tokenizer) -> dict[str, int]:
+def _ids(tokenizer: Tokenizer, pad: int | None = None) -> dict[str, int]:
+  """Ids of special tokens; ValueError where padding's is to be another."""
+  if pad not in (None, tokenizer.pad_id):
+    raise ValueError(
+      f"export: with --model.position_offset={pad + 1} the id of padding is"
+      f" {pad}, and the tokenizer's is {tokenizer.pad_id}"
+    )
   return {
     "bos_token_id": tokenizer.bos_id,
     "eos_token_id": tokenizer.eos_id,

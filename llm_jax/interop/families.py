@@ -1,10 +1,13 @@
 """All families, and which of them a folder holds."""
 
-from llm_jax.interop import gemma, gpt2, llama, olmo2, phi3
+from llm_jax.interop import bert, gemma, gpt2, llama, modernbert, olmo2, phi3
 from llm_jax.interop.family import Family, Keys, Settings
 from llm_jax.interop.folder import Folder
 
-FAMILIES = (llama.FAMILY, gpt2.FAMILY, gemma.FAMILY, olmo2.FAMILY, phi3.FAMILY)
+FAMILIES = (
+  *(llama.FAMILY, gpt2.FAMILY, gemma.FAMILY, olmo2.FAMILY, phi3.FAMILY),
+  *(bert.BERT, bert.ROBERTA, modernbert.FAMILY),
+)
 
 
 def of(folder: Folder) -> Family:

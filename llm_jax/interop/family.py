@@ -15,7 +15,7 @@ HARMLESS = frozenset((
   *("eos_token_id", "pad_token_id", "id2label", "label2id", "num_labels"),
   *("attention_dropout", "output_router_logits", "router_aux_loss_coef"),
   *("output_attentions", "output_hidden_states", "return_dict"),
-  *("pretraining_tp", "problem_type", "task_specific_params", "is_decoder"),
+  *("pretraining_tp", "problem_type", "task_specific_params"),
   *("gradient_checkpointing", "unsloth_version"),
   *("unsloth_fixed", "use_bfloat16"),
   *("chunk_size_feed_forward", "torchscript", "finetuning_task"),
@@ -34,6 +34,8 @@ class Family(NamedTuple):
     lines: our parameters and their tensors, for some settings.
     prefix: of names in a model with a head, that one without leaves out.
     extra: ends of names of tensors that are no weights.
+    copies: (name, our path) of tensors that may be there besides, alike.
+    renamed: (old, new) ends of names, of older files.
     known: settings that its config.json can say; others must be as they are by
       default.
   """
@@ -46,6 +48,8 @@ class Family(NamedTuple):
   prefix: str = "model."
   extra: tuple[str, ...] = ("rotary_emb.inv_freq",)
   known: tuple[str, ...] = ()
+  copies: tuple[tuple[str, str], ...] = (("lm_head.weight", "embedding"),)
+  renamed: tuple[tuple[str, str], ...] = ()
 
 
 class Keys:

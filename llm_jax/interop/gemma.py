@@ -89,30 +89,12 @@ def _settings(keys: Keys) -> Settings:
   out |= decoder.windows(keys, window, types)
   if kind.type != "gemma3_text":
     return out | rotary.read(keys, kind.theta, out["max_length"])
-  return out | _rotary(keys, kind, out)
-
-
-def _rotary(keys: Keys, kind: _Kind, out: Settings) -> Settings:
-  """Of Gemma 3: one for layers with a window, one for the others."""
-  both = keys.get("rope_parameters", {})
-  names = ("full_attention", "sliding_attention")
-  full, near = (dict(both.get(name) or {}) for name in names)
-  full |= keys.get("rope_scaling", {})
-  full.setdefault("rope_theta", keys.get("rope_theta", kind.theta))
-  near.setdefault("rope_theta", keys.get("rope_local_base_freq", 10_000.0))
-  for name in set(both) - set(names):
-    raise ValueError(
-      f"{keys.given}: config.json has {name!r} among rope_parameters; known are"
-      f" {' and '.join(names)}"
-    )
-  found = rotary.of(full, keys.given, out["max_length"])
-  local = rotary.of(near, keys.given)
-  if "rope_scaling" in local:
-    raise ValueError(
-      f"{keys.given}: config.json stretches positions in layers with a window"
-      " (sliding_attention among rope_parameters), which is not known"
-    )
-  return found | {"window_theta": local["rope_theta"]}
+  return out | rotary.by_layers(
+    keys,
+    ("rope_theta", kind.theta),
+    ("rope_local_base_freq", 10_000.0),
+    out["max_length"],
+  )
 
 
 _KNOWN = (
@@ -155,21 +137,7 @@ def _config(settings: Settings) -> dict[str, Any]:
   if name == "Gemma2":
     s.must(window_theta=(None,))
     return out | rotary.config(settings)
-  theta = s.get("window_theta", s.get("rope_theta", 10_000.0))
-  if settings.get("window_theta") is None and window:
-    scaling = settings.get("rope_scaling") or {"factor": 1.0}
-    if scaling["factor"] != 1.0:
-      raise ValueError(
-        "--model.window_theta=None: layers with a window have one of their own"
-        " in a Gemma 3, or positions are not stretched"
-      )
-  near = {"rope_type": "default", "rope_theta": theta}
-  return out | {
-    "rope_parameters": {
-      "full_attention": rotary.said(settings),
-      "sliding_attention": near,
-    },
-  }
+  return out | rotary.config_by_layers(settings)
 
 
 def _scalar(settings: Settings, head_dim: int) -> int:

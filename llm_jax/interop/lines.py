@@ -19,12 +19,16 @@ Slices = tuple[slice, ...]
 
 
 class Line(NamedTuple):
-  """Our path, their name, their dims in our letters."""
+  """Our path, their name, their dims in our letters.
+
+  Layers before `first` have no such tensor: ours is 1 there, and unread.
+  """
 
   path: str
   name: str
   dims: str
   part: int = 0
+  first: int = 0
 
   @property
   def counted(self) -> str:
@@ -37,6 +41,8 @@ class Line(NamedTuple):
     """Yields (where in our parameter, their name) of every tensor."""
     counted = self.counted
     for at in itertools.product(*(range(sizes[c]) for c in counted)):
+      if counted.startswith("L") and at[0] < self.first:
+        continue
       words = {COUNTED[c]: i for c, i in zip(counted, at, strict=True)}
       yield tuple(slice(i, i + 1) for i in at), self.name.format(**words)
 

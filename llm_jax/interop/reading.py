@@ -92,7 +92,8 @@ def check(
       left.pop(name, None)
   for name in left:
     if not name.endswith(family.extra):
-      if name == "lm_head.weight" and _is_copy(folder, found, lines):
+      original = dict(family.copies).get(name)
+      if original and _is_copy(folder, found, name, original, lines):
         continue
       raise ValueError(f"{given}: {name} is a tensor that nothing reads")
   optional = {path for path in unread if path == "output_head"}
@@ -101,17 +102,20 @@ def check(
 
 
 def _is_copy(
-  folder: Folder, found: Mapping[str, Tensor], lines: Sequence[Line]
+  folder: Folder,
+  found: Mapping[str, Tensor],
+  name: str,
+  path: str,
+  lines: Sequence[Line],
 ) -> bool:
-  """Whether the head of a tied model is stored twice, alike."""
-  (table,) = (line.name for line in lines if line.path == "embedding")
-  if found["lm_head.weight"].shape != found[table].shape:
+  """Whether a tensor is that of one of our parameters again, alike."""
+  tables = [line.name for line in lines if line.path == path]
+  if not tables or found[name].shape != found[tables[0]].shape:
     return False
-  for start in range(0, found[table].shape[0], 4096):
-    rows = [slice(start, start + 4096)]
-    one, two = (
-      folder.read(found[name], rows) for name in ("lm_head.weight", table)
-    )
+  height = found[name].shape[0]
+  for start in range(0, height, 4096):
+    rows = [slice(start, min(start + 4096, height))]
+    one, two = (folder.read(found[n], rows) for n in (name, tables[0]))
     if not np.array_equal(one, two):
       return False
   return True
@@ -121,7 +125,11 @@ def _named(
   folder: Folder, family: Family, lines: Sequence[Line]
 ) -> dict[str, Tensor]:
   """The tensors, by the names that they have in a model with a head."""
-  found, prefix = folder.tensors(), family.prefix
+  found, prefix = {}, family.prefix
+  for name, tensor in folder.tensors().items():
+    for old, new in family.renamed:
+      name = new.join(name.rsplit(old, 1)) if name.endswith(old) else name
+    found[name] = tensor
   bare = not any(name.startswith(prefix) for name in found)
   heads = {line.name for line in lines if not line.name.startswith(prefix)}
   if not bare:
@@ -159,7 +167,8 @@ def _reader(
       letter: slice(*part.indices(sizes[letter])[:2])
       for letter, part in zip(suffix, index, strict=True)
     }
-    out = np.empty([c.stop - c.start for c in cut.values()], dtype)
+    make = np.ones if line.first else np.empty
+    out = make([c.stop - c.start for c in cut.values()], dtype)
     counted = line.counted
     wanted, _ = line.where(sizes, cut)
 

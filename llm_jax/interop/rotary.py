@@ -128,3 +128,52 @@ def config(settings: Settings) -> dict[str, Any]:
     "rope_scaling": None if older["rope_type"] == "default" else older,
     "rope_parameters": found,
   }
+
+
+# Kinds of layers, by their names in config.json.
+_FULL, _NEAR = "full_attention", "sliding_attention"
+
+
+def by_layers(
+  keys: Keys, full: tuple[str, float], near: tuple[str, float], length: int
+) -> Settings:
+  """Our settings of a model with one base for layers with a window.
+
+  Args:
+    keys: of its config.json.
+    full: the older key of the base of all other layers, and its default.
+    near: those of layers with a window.
+    length: as for `read`.
+  """
+  both = keys.get("rope_parameters", {})
+  for name in set(both) - {_FULL, _NEAR}:
+    raise ValueError(
+      f"{keys.given}: config.json has {name!r} among rope_parameters; known are"
+      f" {_FULL} and {_NEAR}"
+    )
+  wide, local = (dict(both.get(name) or {}) for name in (_FULL, _NEAR))
+  wide |= keys.get("rope_scaling", {})
+  wide.setdefault("rope_theta", keys.get(*full))
+  local.setdefault("rope_theta", keys.get(*near))
+  found, its = of(wide, keys.given, length), of(local, keys.given)
+  if "rope_scaling" in its:
+    raise ValueError(
+      f"{keys.given}: config.json stretches positions in layers with a window"
+      f" ({_NEAR} among rope_parameters), which is not known"
+    )
+  return found | {"window_theta": its["rope_theta"]}
+
+
+def config_by_layers(settings: Settings) -> dict[str, Any]:
+  """The inverse of `by_layers`, in the newer form."""
+  wide = said(settings)
+  theta = settings.get("window_theta")
+  if theta is None:
+    if settings.get("window") and wide["rope_type"] != "default":
+      raise ValueError(
+        "--model.window_theta=None: a base of their own is what layers with a"
+        " window have in this family where positions are stretched"
+      )
+    theta = wide["rope_theta"]
+  local = {"rope_type": "default", "rope_theta": theta}
+  return {"rope_parameters": {_FULL: wide, _NEAR: local}}

@@ -46,8 +46,8 @@ class Decoder(LanguageModel):
         "distances", axes.init(normal, "PN"), (c.relative_buckets, c.num_heads)
       )
     if c.token_types:
-      self.types_PE = self.param(
-        "types", axes.init(normal, "PE"), (c.token_types, c.embed_dim)
+      self.types_YE = self.param(
+        "types", axes.init(normal, "YE"), (c.token_types, c.embed_dim)
       )
     if c.embed_norm:
       self.embed_norm = norms.of(c)
@@ -205,7 +205,7 @@ class Decoder(LanguageModel):
       x_BTE = x_BTE * jnp.asarray(c.embed_dim**0.5, x_BTE.dtype)
     if c.token_types:
       kind_BT = jnp.zeros_like(tokens_BT) if type_BT is None else type_BT
-      x_BTE = x_BTE + self.types_PE.astype(c.dtype)[kind_BT]
+      x_BTE = x_BTE + self.types_YE.astype(c.dtype)[kind_BT]
     return x_BTE
 
   def _run(

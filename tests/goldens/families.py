@@ -8,7 +8,8 @@ folder again. All is float64: what transformers keeps in float32 inside (rotary
 tables, norms, softmax, routers) is made float64, too. Attention is the eager
 kind. Each file holds config.json, [(name, shape)], ids with their mask, logits,
 hidden states before each layer and after the last one's norm, and 20 tokens of
-greedy continuation of the first row.
+greedy continuation of the first row, of those that see no later ones; kinds of
+tokens where there are several.
 """
 
 import copy
@@ -42,6 +43,14 @@ _LLAMA3 = dict(
   low_freq_factor=1.0,
   high_freq_factor=4.0,
   original_max_position_embeddings=16,
+)
+_BERT = dict(
+  vocab_size=48,
+  hidden_size=16,
+  intermediate_size=24,
+  num_hidden_layers=3,
+  num_attention_heads=4,
+  max_position_embeddings=32,
 )
 # Name -> (class of the model, its settings).
 CASES = {
@@ -149,6 +158,20 @@ CASES = {
     "Phi3ForCausalLM",
     _SMALL | dict(num_key_value_heads=2, sliding_window=5, pad_token_id=0),
   ),
+  "bert": ("BertForMaskedLM", _BERT),
+  "roberta": ("RobertaForMaskedLM", _BERT | dict(type_vocab_size=1)),
+  "modernbert": (
+    "ModernBertForMaskedLM",
+    _BERT
+    | dict(
+      local_attention=4,
+      pad_token_id=0,
+      rope_parameters=dict(
+        full_attention=dict(rope_type="default", rope_theta=500.0),
+        sliding_attention=dict(rope_type="default", rope_theta=20.0),
+      ),
+    ),
+  ),
   "gpt2": (
     "GPT2LMHeadModel",
     dict(
@@ -226,16 +249,22 @@ def golden(kind, settings):
   mask_BT[1, 9:] = 0  # padding on the right
   mask_BT[2, :4] = 0  # padding on the left
   place_BT = np.maximum(mask_BT.cumsum(1) - 1, 0)
-  tensor = torch.from_numpy
+  tensor, more = torch.from_numpy, {}
+  masked = kind.endswith("ForMaskedLM")
+  if said.get("type_vocab_size", 1) > 1:
+    more["type_BT"] = rng.integers(0, said["type_vocab_size"], ids_BT.shape)
+  if kind.startswith("Roberta"):  # whose first positions are not used
+    place_BT = place_BT + said["pad_token_id"] + 1
   with torch.no_grad():
     out = net(
       tensor(ids_BT),
       attention_mask=tensor(mask_BT),
       position_ids=tensor(place_BT),
       output_hidden_states=True,
+      **({"token_type_ids": tensor(more["type_BT"])} if more else {}),
     )
     row, prompt = ids_BT[:1], ids_BT.shape[1]
-    for _ in range(20):
+    for _ in range(0 if masked else 20):
       logits = net(tensor(row)).logits
       row = np.append(row, [[int(logits[0, -1].argmax())]], 1)
   assert out.logits.dtype == torch.float64
@@ -247,6 +276,7 @@ def golden(kind, settings):
     logits_BTV=out.logits.numpy(),
     hidden_LBTD=np.stack([x.numpy() for x in out.hidden_states]),
     greedy_T=row[0, prompt:],
+    **more,
   )
 
 

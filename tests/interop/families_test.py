@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from llm_jax import axes, importing
 from llm_jax import model as model_lib
@@ -66,10 +67,9 @@ def outputs(shape, params, golden):
     return out
 
   def forward(params, ids_BT, mask_BT, place_BT):
+    batch = {"segment_BT": mask_BT, "position_BT": place_BT, **more}
     with nn.intercept_methods(watch):
-      x_BTD = module.apply(
-        {"params": params}, ids_BT, segment_BT=mask_BT, position_BT=place_BT
-      )
+      x_BTD = module.apply({"params": params}, ids_BT, **batch)
     x_JD = x_BTD.reshape(-1, shape.embed_dim)
     logits_JV = module.apply({"params": params}, x_JD, method="logits")
     return x_BTD, logits_JV.reshape(*ids_BT.shape, -1)
@@ -78,6 +78,7 @@ def outputs(shape, params, golden):
   mask_BT = jnp.asarray(golden["mask_BT"], jnp.int32)
   place_BT = jnp.maximum(jnp.cumsum(mask_BT, 1) - 1, 0)
   ids_BT = jnp.asarray(golden["ids_BT"])
+  more = {k: jnp.asarray(golden[k]) for k in ("type_BT",) if k in golden}
   last, logits = jax.jit(forward)(params, ids_BT, mask_BT, place_BT)
   jax.effects_barrier()
   middle = [states[i] for i in range(1, shape.num_layers)]
@@ -154,11 +155,16 @@ def _other_half_first(golden):
   return change
 
 
+def _places_off_by_one(golden):
+  return lambda name, x: np.roll(x, 1, 0) if "position_emb" in name else x
+
+
 MUTANTS = {
   "halves swapped": ("llama3", _halves_swapped),
   "q and k exchanged": ("llama2", _exchanged),
   "norm offset by one": ("qwen3", _scales_off_by_one),
   "transposed kernel": ("gpt2", _transposed),
+  "places off by one": ("roberta", _places_off_by_one),
   "gate and up exchanged": ("phi3", _other_half_first),
 }
 
@@ -197,6 +203,12 @@ def test_classic_mistakes_are_caught(mutant, tmp_path):
     ("gemma3", "full_layers", ()),
     ("olmo2", "norm_at", "input"),
     ("phi3", "window", 6),
+    ("bert", "sees", "before"),
+    ("bert", "activation", "gelu"),
+    ("modernbert", "window", 2),
+    ("modernbert", "first_norm", True),
+    ("modernbert", "window_theta", None),
+    ("modernbert", "full_layers", ()),
   ],
 )  # fmt: skip
 def test_a_wrong_setting_is_caught(name, setting, value, tmp_path):
@@ -208,7 +220,37 @@ def test_a_wrong_setting_is_caught(name, setting, value, tmp_path):
   shape = dataclasses.replace(shape, **{setting: value})
   logits, _ = outputs(shape, params, golden)
   real = golden["mask_BT"].astype(bool)
-  assert np.abs(logits - golden["logits_BTV"])[real].max() > 1e-3
+  assert np.abs(logits - golden["logits_BTV"])[real].max() > 1e-4
+
+
+def test_older_files_of_bert_are_read(tmp_path):
+  """Other names of norms, a head stored twice, a pooler that nothing reads."""
+  golden = tiny.golden("bert")
+  plain = tiny.write(tmp_path / "a", golden["config"], golden["tensors"])
+  old = tiny.write(tmp_path / "b", golden["config"], golden["tensors"])
+  file = old / "model.safetensors"
+  ends = {"LayerNorm.weight": "gamma", "LayerNorm.bias": "beta"}
+
+  def older(name):
+    for end, new in ends.items():
+      if name.endswith(end):
+        return f"{name.rsplit('.', 1)[0]}.{new}"
+    return name
+
+  tensors = {older(n): x for n, x in load_file(file).items()}
+  table = tensors["bert.embeddings.word_embeddings.weight"]
+  tensors["cls.predictions.decoder.weight"] = table.copy()
+  tensors["bert.pooler.dense.weight"] = np.zeros((16, 16))
+  tensors["cls.seq_relationship.bias"] = np.zeros(2)
+  save_file(tensors, file)
+  shape, want = read(plain, "float32")
+  again, found = read(old, "float32")
+  assert shape == again
+  jax.tree.map(np.testing.assert_array_equal, found, want)
+  tensors["cls.predictions.decoder.weight"] = table + 1
+  save_file(tensors, file)
+  with pytest.raises(ValueError, match=r"decoder\.weight is a tensor that"):
+    read(old, "float32")
 
 
 @functools.cache

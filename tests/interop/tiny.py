@@ -21,7 +21,9 @@ def weight(name, shape, seed=0):
   draw = rng.normal(size=shape)
   if len(shape) > 1:
     return draw * 0.7 / np.sqrt(min(shape[-2:]))
-  is_scale = name.endswith("weight") and ("norm" in name or "ln_" in name)
+  is_scale = name.endswith("weight") and (
+    "norm" in name.lower() or "ln_" in name
+  )
   return 0.3 * draw + (1.0 if is_scale else 0.0)
 
 
