@@ -107,12 +107,13 @@ def imported(shape: str, folder: pathlib.Path) -> dict[str, float]:
   import jax
   import jax.numpy as jnp
 
-  from llm_jax import axes, importing
+  from llm_jax import axes, host, importing
   from llm_jax import model as model_lib
   from llm_jax.models import presets
   from llm_jax.sharding import mesh as mesh_lib
   from llm_jax.sharding.mesh import MeshShape
 
+  host.keep_memory()  # as every verb does
   mesh = mesh_lib.make(MeshShape(data=1, fsdp=-1))
   own = getattr(presets, shape)()
   model = importing.model(f"hf:{folder}", own)
