@@ -42,6 +42,7 @@ def write(target, name):
       *(folder, lines, params, suffixes, "float64", 20_000),
       families_test.SAME,
     )
+    said = {"pad_token_id": 0} | said  # as `export` has it of a tokenizer
     (folder / "config.json").write_text(json.dumps(said))
     print(f"{name}: written as {said['architectures'][0]}")
 

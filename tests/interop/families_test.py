@@ -259,7 +259,9 @@ def _mesh():
   return jax.sharding.Mesh(devices, ("fsdp", "tensor"))
 
 
-@pytest.mark.parametrize("name", ["llama3", "mixtral", "gpt2"])
+@pytest.mark.parametrize(
+  "name", ["llama3", "mixtral", "gpt2", "phi3", "olmo2", "modernbert"]
+)
 def test_each_device_reads_its_part_and_all_is_there(name, tmp_path):
   golden = tiny.golden(name)
   folder = tiny.write(
