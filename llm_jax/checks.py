@@ -13,9 +13,11 @@ from llm_jax.data.text import Text
 from llm_jax.experiment import Asked, Experiment, Judges
 from llm_jax.judges.endpoint import Endpoint
 from llm_jax.judges.rubric import Rubric
+from llm_jax.models.encoder_decoder_config import EncoderDecoderConfig
 from llm_jax.models.shape import Shape
 from llm_jax.objectives.classification import Classification
 from llm_jax.objectives.ppo import PPO
+from llm_jax.peft.prompts import Prefix
 
 
 def settings(experiment: Experiment) -> None:
@@ -93,10 +95,43 @@ def _reads(experiment: Experiment) -> None:
 def _sources(experiment: Experiment) -> None:
   """ValueError where nothing reads sources that rows have."""
   source = getattr(experiment.data, "source", None)
+  if isinstance(experiment.model, EncoderDecoderConfig):
+    _reads_sources(experiment)
+    return
   if source is not None and source.length:
     raise ValueError(
       f"--data.source.length={source.length}: the model is a decoder alone; 0 ="
       " it reads the source before the target"
+    )
+
+
+def _reads_sources(experiment: Experiment) -> None:
+  """ValueError where an encoder has no source, or cannot read it."""
+  every = {"data": experiment.data}
+  others = enumerate(experiment.evaluations)
+  every |= {f"evaluations.{i}.data": e.data for i, e in others}
+  for flag, where in every.items():
+    source, kind = getattr(where, "source", None), type(where).__name__
+    if source is None:
+      raise ValueError(
+        f"--{flag} ({kind}): its rows have no source for an encoder-decoder to"
+        " read; Text with a corruption, or Instructions"
+      )
+    if not source.length:
+      raise ValueError(
+        f"--{flag}.source.length=0: an encoder-decoder reads a source of its"
+        " own; its length in tokens"
+      )
+    longest = experiment.model.max_length
+    if source.length > longest:
+      raise ValueError(
+        f"--{flag}.source.length={source.length}: longer than"
+        f" --model.max_length={longest}"
+      )
+  if experiment.peft.places or isinstance(experiment.peft, Prefix):
+    raise ValueError(
+      f"--peft ({type(experiment.peft).__name__}): virtual tokens are not for"
+      " encoder-decoders; LoRA, IA3, BitFit, Bottlenecks or Select are"
     )
 
 

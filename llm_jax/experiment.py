@@ -16,6 +16,7 @@ from llm_jax.generation.rollouts import Rollouts
 from llm_jax.judges.rules import Length
 from llm_jax.judges.weighted import Part, Sum
 from llm_jax.models.config import TransformerConfig
+from llm_jax.models.encoder_decoder_config import EncoderDecoderConfig
 from llm_jax.models.recurrent_config import RecurrentConfig
 from llm_jax.objectives.causal import Causal
 from llm_jax.objectives.shaping import Shaping
@@ -134,7 +135,9 @@ class Ptx:
 class Experiment:
   """From this, `build` makes everything else."""
 
-  model: TransformerConfig | RecurrentConfig = TransformerConfig()
+  model: TransformerConfig | EncoderDecoderConfig | RecurrentConfig = (
+    TransformerConfig()
+  )
   objective: Objective = Causal()
   tokenizer: SentencePiece | Bytes = SentencePiece()
   data: DataSettings = Text()

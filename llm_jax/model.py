@@ -9,10 +9,18 @@ import jax.numpy as jnp
 
 from llm_jax import trees
 from llm_jax.contracts import Batch, Score, Tokenizer
+from llm_jax.data.sides import SourceSide
 from llm_jax.experiment import Experiment
-from llm_jax.models import blocks, cache, recurrent, transformer
+from llm_jax.models import (
+  blocks,
+  cache,
+  encoder_decoder,
+  recurrent,
+  transformer,
+)
 from llm_jax.models.cache import with_row, without_row
 from llm_jax.models.config import TransformerConfig
+from llm_jax.models.encoder_decoder_config import EncoderDecoderConfig
 from llm_jax.models.language import LanguageModel
 from llm_jax.models.recurrent_config import RecurrentConfig
 from llm_jax.models.shape import Shape
@@ -57,6 +65,13 @@ KINDS: dict[type[Shape], _Kind] = {
     cache.grown,
     blocks.by_layer,
   ),
+  EncoderDecoderConfig: _Kind(
+    encoder_decoder.EncoderDecoder,
+    encoder_decoder.OF_ROWS,
+    cache.repeated,
+    encoder_decoder.grown,
+    blocks.by_layer,
+  ),
   # A state has room for any number of tokens.
   RecurrentConfig: _Kind(
     recurrent.Recurrent, 0, recurrent.repeated, lambda state, _: state
@@ -74,6 +89,9 @@ def make(experiment: Experiment, tokenizer: Tokenizer) -> Model:
       f"--model.vocab_size={shape.vocab_size}: the tokenizer has"
       f" {tokenizer.vocab_size} ids; 0 takes as many"
     )
+  if isinstance(shape, EncoderDecoderConfig) and shape.start_id < 0:
+    side = getattr(experiment.data, "source", SourceSide())
+    shape = dataclasses.replace(shape, start_id=side.start_id(tokenizer))
   return of_shape(shape)
 
 

@@ -40,21 +40,9 @@ class Attention(nn.Module):
     cache: cache_lib.Cache | None,
   ) -> tuple[jax.Array, cache_lib.Cache | None]:
     c, dtype = self.config, jnp.dtype(self.config.dtype)
-
-    def heads(name: str, letter: str, count: int) -> jax.Array:
-      y_BTNH = Linear(
-        f"D{letter}H",
-        (count, c.H),
-        std=c.init_std,
-        bias=c.qkv_bias,
-        dtype=dtype,
-        name=name,
-      )(x_BTD)
-      return axes.constrain(y_BTNH, f"BT{letter}H")
-
-    q_BTNH = heads("query", "N", c.num_heads)
-    k_BSKH = heads("key", "K", c.K)
-    v_BSKH = heads("value", "K", c.K)
+    q_BTNH = heads(c, "query", "N", c.num_heads, x_BTD)
+    k_BSKH = heads(c, "key", "K", c.K, x_BTD)
+    v_BSKH = heads(c, "value", "K", c.K, x_BTD)
     if c.qk_norm:
       q_BTNH = self._normed("query_norm", q_BTNH, "N")
       k_BSKH = self._normed("key_norm", k_BSKH, "K")
@@ -99,16 +87,7 @@ class Attention(nn.Module):
       o_BTNH = far() if whole else near()
     else:  # layers of both kinds in one loop
       o_BTNH = jax.lax.cond(whole, far, near)
-    y_BTD = Linear(
-      "NHD",
-      (c.embed_dim,),
-      inputs=2,
-      bias=c.out_bias,
-      dtype=dtype,
-      std=c.init_std / (2 * c.num_layers) ** 0.5,
-      name="out",
-    )(axes.constrain(o_BTNH, "BTNH"))
-    return y_BTD, cache
+    return spoken(c, o_BTNH), cache
 
   def _normed(self, name: str, x_BTNH: jax.Array, letter: str) -> jax.Array:
     """Queries or keys, normalised: each head, or all of a position's."""
@@ -121,6 +100,35 @@ class Attention(nn.Module):
   def _adapter(self, name: str, dtype: jnp.dtype) -> jax.Array | None:
     found: jax.Array | None = self.get_variable("adapters", name)
     return None if found is None else found.astype(dtype)
+
+
+def heads(
+  config: TransformerConfig, name: str, letter: str, count: int, x_BTD: Any
+) -> jax.Array:
+  """Queries, keys or values of so many heads, [B, T, N, H]."""
+  y_BTNH = Linear(
+    f"D{letter}H",
+    (count, config.H),
+    std=config.init_std,
+    bias=config.qkv_bias,
+    dtype=jnp.dtype(config.dtype),
+    name=name,
+  )(x_BTD)
+  return axes.constrain(y_BTNH, f"BT{letter}H")
+
+
+def spoken(config: TransformerConfig, o_BTNH: jax.Array) -> jax.Array:
+  """What heads found, as the residual stream is told, [B, T, D]."""
+  c = config
+  return Linear(
+    "NHD",
+    (c.embed_dim,),
+    inputs=2,
+    bias=c.out_bias,
+    dtype=jnp.dtype(c.dtype),
+    std=c.init_std / (2 * c.num_layers) ** 0.5,
+    name="out",
+  )(axes.constrain(o_BTNH, "BTNH"))
 
 
 def _sees_whole(

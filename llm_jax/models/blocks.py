@@ -14,6 +14,7 @@ from llm_jax.models import norms
 from llm_jax.models.attention import Attention
 from llm_jax.models.bottleneck import Bottleneck
 from llm_jax.models.config import TransformerConfig
+from llm_jax.models.crossing import Cross
 from llm_jax.models.experts import Mixture
 from llm_jax.models.mlp import MLP
 from llm_jax.models.seeing import Context
@@ -36,6 +37,7 @@ class Block(nn.Module):
     both    x + out_norm(f(norm(x)))     Gemma 2, arXiv:2408.00118, section 2
     sum     norm(x + f(x))               BERT; arXiv:1706.03762, section 3.1
 
+  Where the context brings a source, attention to it comes between the two.
   Where the MLP is a mixture of experts, how it routed comes beside.
   """
 
@@ -51,6 +53,12 @@ class Block(nn.Module):
       n_BTD = jnp.where(layer == 0, x_BTD, n_BTD)
     y_BTD, cache = Attention(c, name="attention")(n_BTD, context, layer, cache)
     x_BTD = self._add("attention", x_BTD, y_BTD)
+    if context.source is not None:
+      n_BTD = self._read("cross_norm", x_BTD)
+      y_BTD, cache = Cross(c, name="cross")(
+        n_BTD, context.source, layer, cache
+      )
+      x_BTD = self._add("cross", x_BTD, y_BTD)
     n_BTD, routing = self._read("mlp_norm", x_BTD), None
     if c.experts.num:
       y_BTD, routing = Mixture(c, name="mlp")(n_BTD, context.real_BT)

@@ -16,6 +16,16 @@ from llm_jax.models.config import TransformerConfig
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
+class Source:
+  """Keys and values of what a decoder's encoder read; they do not change."""
+
+  keys: tuple[jax.Array, ...]  # BKSH of each layer, or one BLKSH
+  values: tuple[jax.Array, ...]
+  segment_BS: jax.Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class Cache:
   """Slots are filled in order, the same slot for every row.
 
@@ -31,21 +41,37 @@ class Cache:
   position_BS: jax.Array
   segment_BS: jax.Array
   length: jax.Array  # i32[], slots in use
+  source: Source | None = None
 
 
 def empty(config: TransformerConfig, batch_size: int, slots: int) -> Cache:
   """A cache with room for `slots` tokens a row."""
-  c = config
-  stacked = (c.num_layers,) if c.unroll else ()
-  shape = (batch_size, *stacked, c.K, slots, c.H)
-  parts = 1 if c.unroll else c.num_layers
   return Cache(
-    keys=tuple(jnp.zeros(shape, c.dtype) for _ in range(parts)),
-    values=tuple(jnp.zeros(shape, c.dtype) for _ in range(parts)),
+    keys=_zeros(config, batch_size, slots),
+    values=_zeros(config, batch_size, slots),
     position_BS=jnp.zeros((batch_size, slots), jnp.int32),
     segment_BS=jnp.zeros((batch_size, slots), jnp.int32),
     length=jnp.zeros((), jnp.int32),
   )
+
+
+def with_source(
+  config: TransformerConfig, cache: Cache, segment_BS: jax.Array
+) -> Cache:
+  """The cache with room for what a source's S positions are read as."""
+  zeros = _zeros(config, *segment_BS.shape)
+  return dataclasses.replace(cache, source=Source(zeros, zeros, segment_BS))
+
+
+def _zeros(
+  config: TransformerConfig, batch_size: int, slots: int
+) -> tuple[jax.Array, ...]:
+  """Keys or values of all layers."""
+  c = config
+  stacked = (c.num_layers,) if c.unroll else ()
+  shape = (batch_size, *stacked, c.K, slots, c.H)
+  parts = 1 if c.unroll else c.num_layers
+  return tuple(jnp.zeros(shape, c.dtype) for _ in range(parts))
 
 
 def note(cache: Cache, position_BT: jax.Array, segment_BT: jax.Array) -> Cache:
@@ -72,26 +98,66 @@ def store(
 
   The layer is a plain number where each has arrays of its own.
   """
-  zero = jnp.zeros((), jnp.int32)
-
-  def put(parts: tuple, new_BTKH: jax.Array) -> tuple[tuple, jax.Array]:
-    new_BKTH = new_BTKH.swapaxes(1, 2).astype(parts[0].dtype)
-    if isinstance(layer, int):
-      at = (zero, zero, cache.length, zero)
-      x_BKSH = jax.lax.dynamic_update_slice(parts[layer], new_BKTH, at)
-      parts = (*parts[:layer], x_BKSH, *parts[layer + 1 :])
-      return parts, x_BKSH.swapaxes(1, 2)
-    number = layer.astype(jnp.int32)
-    x_BLKSH = jax.lax.dynamic_update_slice(
-      parts[0], new_BKTH[:, None], (zero, number, zero, cache.length, zero)
-    )
-    x_BKSH = jax.lax.dynamic_index_in_dim(x_BLKSH, number, 1, keepdims=False)
-    return (x_BLKSH,), x_BKSH.swapaxes(1, 2)
-
-  keys, key_BSKH = put(cache.keys, key_BTKH)
-  values, value_BSKH = put(cache.values, value_BTKH)
+  keys = _put(cache.keys, key_BTKH, layer, cache.length)
+  values = _put(cache.values, value_BTKH, layer, cache.length)
   new = dataclasses.replace(cache, keys=keys, values=values)
-  return new, key_BSKH, value_BSKH
+  return new, _of_layer(keys, layer), _of_layer(values, layer)
+
+
+def store_source(
+  cache: Cache,
+  layer: int | jax.Array,
+  key_BSKH: jax.Array,
+  value_BSKH: jax.Array,
+) -> Cache:
+  """Keeps one layer's keys and values of a source."""
+  its, zero = cache.source, jnp.zeros((), jnp.int32)
+  assert its is not None
+  keys = _put(its.keys, key_BSKH, layer, zero)
+  values = _put(its.values, value_BSKH, layer, zero)
+  its = dataclasses.replace(its, keys=keys, values=values)
+  return dataclasses.replace(cache, source=its)
+
+
+def read_source(
+  cache: Cache, layer: int | jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """One layer's keys and values of a source, [B, S, K, H]."""
+  its = cache.source
+  assert its is not None
+  return _of_layer(its.keys, layer), _of_layer(its.values, layer)
+
+
+def _put(
+  parts: tuple[jax.Array, ...],
+  new_BTKH: jax.Array,
+  layer: int | jax.Array,
+  at: jax.Array,
+) -> tuple[jax.Array, ...]:
+  """One layer's new keys or values, in slots from `at` on."""
+  zero = jnp.zeros((), jnp.int32)
+  new_BKTH = new_BTKH.swapaxes(1, 2).astype(parts[0].dtype)
+  if isinstance(layer, int):
+    x_BKSH = jax.lax.dynamic_update_slice(
+      parts[layer], new_BKTH, (zero, zero, at, zero)
+    )
+    return *parts[:layer], x_BKSH, *parts[layer + 1 :]
+  number = layer.astype(jnp.int32)
+  x_BLKSH = jax.lax.dynamic_update_slice(
+    parts[0], new_BKTH[:, None], (zero, number, zero, at, zero)
+  )
+  return (x_BLKSH,)
+
+
+def _of_layer(
+  parts: tuple[jax.Array, ...], layer: int | jax.Array
+) -> jax.Array:
+  """One layer's keys or values, [B, S, K, H]."""
+  if isinstance(layer, int):
+    return parts[layer].swapaxes(1, 2)
+  number = layer.astype(jnp.int32)
+  x_BKSH = jax.lax.dynamic_index_in_dim(parts[0], number, 1, keepdims=False)
+  return x_BKSH.swapaxes(1, 2)
 
 
 def advance(cache: Cache, tokens: int) -> Cache:

@@ -23,6 +23,16 @@ class Sight(NamedTuple):
   mask_B1TS: jax.Array | None = None
 
 
+class Source(NamedTuple):
+  """What an encoder made of a source, and who sees it.
+
+  None where a cache has its keys and values already.
+  """
+
+  x_BSD: jax.Array | None
+  mask_B1TS: jax.Array
+
+
 class Context(NamedTuple):
   """What every layer shares: how it sees, whole and through the window.
 
@@ -38,6 +48,7 @@ class Context(NamedTuple):
   shared: jax.Array | None = None
   real_BT: jax.Array | None = None
   bias_BNTS: jax.Array | None = None
+  source: Source | None = None
 
   def kind(self, sees: str) -> kernels.Kind:
     """What sort of mask it is."""

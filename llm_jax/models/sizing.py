@@ -10,6 +10,7 @@ import jax
 
 from llm_jax.models import cache
 from llm_jax.models.config import TransformerConfig
+from llm_jax.models.encoder_decoder_config import EncoderDecoderConfig
 from llm_jax.models.recurrent_config import RecurrentConfig
 from llm_jax.models.shape import Shape
 
@@ -32,7 +33,7 @@ def parameters(config: Shape) -> Sizes:
 
 
 @parameters.register
-def _(config: TransformerConfig) -> Sizes:
+def _decoder(config: TransformerConfig) -> Sizes:
   c = config
   D, F, N, K, H, V = (
     c.embed_dim,
@@ -42,7 +43,7 @@ def _(config: TransformerConfig) -> Sizes:
     c.H,
     c.vocab_size,
   )
-  norm = D * (2 if c.norm == "layer" and c.norm_bias else 1)
+  norm = _norm(c)
   gated = c.gated
   mlp = D * F * (3 if gated else 2)
   active = D * H * (N + 2 * K) + N * H * D + mlp
@@ -76,6 +77,39 @@ def _(config: TransformerConfig) -> Sizes:
   looked_up = places if c.tied else tables
   matmul = c.num_layers * active + V * D + dense + D * c.outputs
   return Sizes(total, looked_up, matmul)
+
+
+def _norm(c: TransformerConfig) -> int:
+  """Parameters of a norm of the residual stream."""
+  return c.embed_dim * (2 if c.norm == "layer" and c.norm_bias else 1)
+
+
+@parameters.register
+def _(config: EncoderDecoderConfig) -> Sizes:
+  """Of the decoder, its attention to the source, and the encoder."""
+  c, reader = config, config.reader
+  write, read = _decoder(c), _decoder(reader)
+  N, K, H = c.num_heads, c.K, c.H
+  kernels = 2 * c.embed_dim * H * (N + K)
+  cross = kernels + _norm(c) * (2 if c.norm_at == "both" else 1)
+  if c.qkv_bias:
+    cross += H * (N + 2 * K)
+  if c.out_bias:
+    cross += c.embed_dim
+  if c.qk_norm:
+    cross += 2 * H if c.qk_norm_over == "head" else (N + K) * H
+  # It reads with the decoder's table and has no head.
+  table = c.vocab_size * c.embed_dim
+  head = (0 if c.tied else table) + (c.vocab_size if c.head_bias else 0)
+  places = read.embedding - (0 if c.tied else table)
+  stack = read.total - table - head
+  inner = read.matmul - table
+  crossed = c.num_layers * cross
+  return Sizes(
+    write.total + crossed + stack,
+    write.embedding + places,
+    write.matmul + c.num_layers * kernels + inner,
+  )
 
 
 @parameters.register
@@ -133,9 +167,25 @@ def _(config: RecurrentConfig, length: int) -> Flops:
 
 
 @flops_per_token.register
-def _(config: TransformerConfig, length: int) -> Flops:
+def _(config: EncoderDecoderConfig, length: int) -> Flops:
+  """Of a token of the target and one of the source, rows being as long."""
   c = config
-  base = 6.0 * parameters(c).matmul
+  write = _decoder_flops(c, length)
+  read = _decoder_flops(c.reader, length)
+  crossing = 12.0 * c.num_heads * c.H * c.num_layers * length
+  others = 6.0 * (
+    parameters(c).matmul
+    - _decoder(c).matmul
+    - _decoder(c.reader).matmul
+  )
+  full, causal = (a + b for a, b in zip(write, read, strict=True))
+  return Flops(full + crossing + others, causal + crossing + others)
+
+
+@flops_per_token.register
+def _decoder_flops(config: TransformerConfig, length: int) -> Flops:
+  c = config
+  base = 6.0 * _decoder(c).matmul
   attention = 12.0 * c.num_heads * c.H
   near = c.num_layers - len(c.full_layers) if c.window else 0
   seen = near * _seen(c, length, c.window)
@@ -172,7 +222,21 @@ def _(config: RecurrentConfig, tokens: int) -> int:
 
 
 @activation_bytes.register
-def _(config: TransformerConfig, tokens: int) -> int:
+def _(config: EncoderDecoderConfig, tokens: int) -> int:
+  """Both stacks, of sources as long as targets, and what is read of them."""
+  c = config
+  kept = 0
+  if c.remat in ("dots", "none"):
+    kept = c.H * (c.num_heads + 2 * c.K) + c.embed_dim
+  if c.remat == "none":
+    kept += c.embed_dim + c.num_heads * c.H
+  crossing = c.num_layers * tokens * kept * _WIDTH[c.dtype]
+  stacks = _decoder_bytes(c, tokens) + _decoder_bytes(c.reader, tokens)
+  return stacks + crossing
+
+
+@activation_bytes.register
+def _decoder_bytes(config: TransformerConfig, tokens: int) -> int:
   """What the policy of remat says.
 
   Counts what the remat policy keeps in each block: the block's input always;
@@ -211,7 +275,17 @@ def traffic(config: Shape, tensor: int) -> float:
 
 
 @traffic.register
-def _(config: TransformerConfig, tensor: int) -> float:
+def _(config: EncoderDecoderConfig, tensor: int) -> float:
+  c = config
+  inner = c.H * (2 * c.num_heads + 2 * c.K)
+  crossing = c.num_layers * (4 * c.embed_dim + inner / tensor)
+  return (
+    _decoder_traffic(c, tensor) + _decoder_traffic(c.reader, tensor) + crossing
+  )
+
+
+@traffic.register
+def _decoder_traffic(config: TransformerConfig, tensor: int) -> float:
   c = config
   gates = 2 if c.gated else 1
   inner = c.H * (2 * c.num_heads + 2 * c.K) + c.mlp_dim * (gates + 1)
@@ -234,6 +308,18 @@ def cache_bytes(config: Shape, rows: int, slots: int) -> int:
 def _(config: TransformerConfig, rows: int, slots: int) -> int:
   empty = jax.eval_shape(lambda: cache.empty(config, rows, slots))
   return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(empty))
+
+
+@cache_bytes.register
+def _(config: EncoderDecoderConfig, rows: int, slots: int) -> int:
+  """Of targets, and of sources of as many tokens."""
+
+  def opened() -> cache.Cache:
+    empty = cache.empty(config, rows, slots)
+    return cache.with_source(config, empty, empty.segment_BS)
+
+  leaves = jax.tree.leaves(jax.eval_shape(opened))
+  return sum(x.size * x.dtype.itemsize for x in leaves)
 
 
 @cache_bytes.register

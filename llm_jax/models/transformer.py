@@ -178,6 +178,7 @@ class Decoder(LanguageModel):
     position_BT: jax.Array,
     segment_BT: jax.Array,
     cache: cache_lib.Cache,
+    source: seeing.Source | None = None,
   ) -> tuple[jax.Array, cache_lib.Cache]:
     """Runs embeddings against what the cache holds, and adds them to it."""
     cache = cache_lib.note(cache, position_BT, segment_BT)
@@ -193,6 +194,7 @@ class Decoder(LanguageModel):
     if self.prompt() is not None:  # whose places are before every row's first
       places = position_BT, cache.position_BS
     context = self._context(position_BT, see, places)
+    context = context._replace(source=source)
     x_BTD, cache, _ = self._run(x_BTD, position_BT, cache, context)
     return x_BTD, cache_lib.advance(cache, T)
 
