@@ -1,8 +1,8 @@
 """Span corruption on the standard library's own documentation.
 
 T5, Raffel et al. 2019, arXiv:1910.10683, section 3.3.4: 15% of the tokens, in
-spans of 3 on average. Here a decoder sees the whole of a source and writes
-its target behind it (section 3.2.1, "prefix LM"). Needs no download.
+spans of 3 on average. An encoder reads the text without them, and a decoder
+writes them. Needs no download.
 
   python -m experiments.span_t5_stdlib train
 
@@ -15,6 +15,7 @@ import dataclasses
 from experiments import pretrain_tiny_stdlib
 from llm_jax import cli
 from llm_jax.data.denoisers import Spans
+from llm_jax.data.sides import SourceSide
 from llm_jax.data.stdlib import Stdlib
 from llm_jax.data.text import Text
 from llm_jax.experiment import Samples, Validation
@@ -25,9 +26,14 @@ BASE = pretrain_tiny_stdlib.EXPERIMENT
 
 EXPERIMENT = dataclasses.replace(
   BASE,
-  model=dataclasses.replace(presets.tiny(), dropout=0.1, sees="prefix"),
+  model=dataclasses.replace(presets.tiny_t5(), dropout=0.1),
   tokenizer=SentencePiece(kind="bpe", vocab_size=2048, extra_ids=32),
-  data=Text(sources=(Stdlib("docs"),), length=128, corruption=Spans()),
+  data=Text(
+    sources=(Stdlib("docs"),),
+    corruption=Spans(),
+    source=SourceSide(length=128),
+    length=48,
+  ),
   steps=1500,
   batch_size=32,
   validation=Validation(every=250, batches=20, baselines=False),

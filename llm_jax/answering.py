@@ -169,6 +169,7 @@ class Drawing:
       asking.stop_ids(where, self._tokenizer),
       Sampler(self._temperature),
       self._experiment.seed,
+      apart=self._model.shape.reads_sources,
     )
     prompts = [e.prompt_ids for e in examples]
     rows = sample(self._roles["policy"], prompts * size, self._limit, True)

@@ -77,6 +77,7 @@ def generator(
     model.shape.max_length - max(e.peft.places for e in experiments),
     [encoder(e.data, tokenizer) for e in experiments],
     tuple(dict.fromkeys(stop)),
+    apart=model.shape.reads_sources,
   )
 
 
@@ -94,4 +95,5 @@ def answerer(
     model.shape.max_length - experiment.peft.places,
     experiment.batch_size,
     stop_ids(where, tokenizer),
+    apart=model.shape.reads_sources,
   )

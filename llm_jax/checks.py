@@ -13,7 +13,6 @@ from llm_jax.data.text import Text
 from llm_jax.experiment import Asked, Experiment, Judges
 from llm_jax.judges.endpoint import Endpoint
 from llm_jax.judges.rubric import Rubric
-from llm_jax.models.encoder_decoder_config import EncoderDecoderConfig
 from llm_jax.models.shape import Shape
 from llm_jax.objectives.classification import Classification
 from llm_jax.objectives.ppo import PPO
@@ -95,7 +94,7 @@ def _reads(experiment: Experiment) -> None:
 def _sources(experiment: Experiment) -> None:
   """ValueError where nothing reads sources that rows have."""
   source = getattr(experiment.data, "source", None)
-  if isinstance(experiment.model, EncoderDecoderConfig):
+  if experiment.model.reads_sources:
     _reads_sources(experiment)
     return
   if source is not None and source.length:
@@ -128,6 +127,12 @@ def _reads_sources(experiment: Experiment) -> None:
         f"--{flag}.source.length={source.length}: longer than"
         f" --model.max_length={longest}"
       )
+  if experiment.draws:
+    name = type(experiment.objective).__name__
+    raise ValueError(
+      f"--objective ({name}): learns from what a decoder alone draws, not an"
+      " encoder-decoder"
+    )
   if experiment.peft.places or isinstance(experiment.peft, Prefix):
     raise ValueError(
       f"--peft ({type(experiment.peft).__name__}): virtual tokens are not for"

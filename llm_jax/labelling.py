@@ -176,6 +176,7 @@ class _Draw:
       model.shape.max_length - experiment.peft.places,
       [lambda text: self._ids[text]],
       asking.stop_ids(experiment.data, tokenizer),
+      apart=model.shape.reads_sources,
     )
 
   def __call__(self, prompts: Sequence[Prompt]) -> list[list[str]]:

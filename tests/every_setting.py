@@ -10,7 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from llm_jax import cuts, judging, normalising, on_policy, reinforcing, weights
+from llm_jax import (
+  axes,
+  cuts,
+  judging,
+  normalising,
+  on_policy,
+  reinforcing,
+  weights,
+)
 from llm_jax import model as model_lib
 from llm_jax.contracts import Question, Verdict
 from llm_jax.data.arrays import Arrays
@@ -38,6 +46,7 @@ from llm_jax.judges.rules import Length, Rule
 from llm_jax.judges.weighted import Sum
 from llm_jax.models import transformer
 from llm_jax.models.config import Experts, RopeScaling
+from llm_jax.models.encoder_decoder_config import EncoderDecoderConfig
 from llm_jax.models.recurrent_config import RecurrentConfig
 from llm_jax.objectives import dpo, group, separate, unreferenced
 from llm_jax.objectives.classification import Classification
@@ -100,6 +109,8 @@ def trace_step(experiment):
     plan = weights.plan(experiment, model, mesh)
     x = jax.ShapeDtypeStruct((8, 16), jnp.int32)
     batch = {"tokens_BT": x, "target_BT": x, "mask_BT": x.update(dtype=bool)}
+    if model.shape.reads_sources:
+      batch["source_BS"] = x
     jax.eval_shape(plan.step, plan.abstract, batch)
 
 
@@ -126,6 +137,10 @@ def try_every_model():
       cell=cell, norm=norm, embed_dim=8, max_length=16, dropout=0.1
     )
     trace_step(dataclasses.replace(command.EXPERIMENT, model=other))
+  model = EncoderDecoderConfig(embed_dim=8, num_heads=2, max_length=32)
+  trace_step(dataclasses.replace(command.EXPERIMENT, model=model))
+  its = dataclasses.replace(model, vocab_size=16, start_id=1)
+  jax.eval_shape(lambda: read_and_write(model_lib.of_shape(its)))
   deep = dataclasses.replace(command.EXPERIMENT.model, num_layers=2)
   for axis in ("stage", "context"):
     cut = mesh_lib.MeshShape(**{axis: 2})
@@ -133,6 +148,15 @@ def try_every_model():
   mixed = dataclasses.replace(deep, experts=Experts(num=2))
   for more in ({}, {"peft": LoRA(), "frozen": "nf4"}):
     trace_step(dataclasses.replace(command.EXPERIMENT, model=mixed, **more))
+
+
+def read_and_write(model):
+  """A source is read, and a target begun."""
+  variables = axes.unbox(model.init(jax.random.key(0)))
+  ids = jnp.ones((1, 3), jnp.int32)
+  return model.decode(
+    variables, ids, ids, ids, model.open_cache(variables, 1, 4)
+  )
 
 
 def try_every_optimizer(*more):

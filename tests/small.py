@@ -10,6 +10,7 @@ import numpy as np
 from llm_jax import axes, trees
 from llm_jax import model as model_lib
 from llm_jax.models.config import Experts, RopeScaling, TransformerConfig
+from llm_jax.models.encoder_decoder_config import Encoder, EncoderDecoderConfig
 from llm_jax.models.recurrent_config import RecurrentConfig
 
 DIMS = chex.Dimensions(B=8, T=12, V=16, D=16)
@@ -109,6 +110,44 @@ RECURRENT = {
 def module(config):
   """The Flax module of a shape."""
   return model_lib.KINDS[type(config)].module(config)
+
+
+_BOTH = {
+  f.name: getattr(CONFIG, f.name) for f in dataclasses.fields(CONFIG)
+} | {"start_id": 3}
+APART = {
+  "t5": EncoderDecoderConfig(
+    **_BOTH
+    | {
+      "positions": "relative",
+      "relative_buckets": 8,
+      "relative_distance": 6,
+      "attention_scale": 1.0,
+      "activation": "geglu",
+      "tied": False,
+      "encoder": Encoder(num_layers=3, mlp_dim=20),
+    }
+  ),
+  "bart": EncoderDecoderConfig(
+    **_BOTH
+    | {
+      "num_kv_heads": 0,
+      "positions": "learned",
+      "position_offset": 2,
+      "norm": "layer",
+      "norm_bias": True,
+      "norm_at": "sum",
+      "embed_norm": True,
+      "qkv_bias": True,
+      "out_bias": True,
+      "mlp_bias": True,
+      "head_bias": True,
+      "embed_scale": True,
+      "activation": "gelu_exact",
+      "encoder": Encoder(num_heads=2),
+    }
+  ),
+}
 
 
 def build(config=CONFIG, seed=0):

@@ -4,7 +4,7 @@ Dimension key: B sequences; Q prompts; P prompt positions; T new tokens; V
 vocabulary.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import dataclasses
 from typing import Any
 
@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from llm_jax import axes
+from llm_jax.contracts import Tokenizer
 from llm_jax.ops import sampling
 
 Decode = Callable[..., tuple[jax.Array, Any]]
@@ -46,6 +47,20 @@ class Rollout:
   mask_BT: jax.Array
   sampled_logp_BT: jax.Array
   length_B: jax.Array
+
+
+def framed(ids: Sequence[int], tokenizer: Tokenizer, apart: bool) -> list[int]:
+  """A prompt as a model reads it: as a document begins, or as a source.
+
+  Args:
+    ids: of the prompt.
+    tokenizer: whose start stands before documents, and eos behind sources.
+    apart: whether an encoder reads it.
+  """
+  if not apart:
+    return [tokenizer.start_id, *ids]
+  ended = len(ids) > 0 and ids[-1] == tokenizer.eos_id
+  return [*ids] if ended else [*ids, tokenizer.eos_id]
 
 
 def prefill(

@@ -25,6 +25,7 @@ class Answerer:
     stop_ids: that end an answer.
     sampler: how a token is chosen; the likeliest, if not given.
     seed: of what is drawn.
+    apart: whether questions are sources, which an encoder reads.
   """
 
   def __init__(
@@ -37,7 +38,9 @@ class Answerer:
     stop_ids: tuple[int, ...],
     sampler: Sampler | None = None,
     seed: int = 0,
+    apart: bool = False,
   ):
+    self._frame = lambda ids: decode_lib.framed(ids, tokenizer, apart)
     self._start_id, self._pad_id = tokenizer.start_id, tokenizer.pad_id
     self._max_length, self._rows = max_length, rows
     self._stop_ids, self._key = stop_ids, jax.random.key(seed)
@@ -87,7 +90,8 @@ class Answerer:
     """
     if not questions:
       return
-    longest = 1 + max(map(len, questions))
+    questions = [self._frame(ids) for ids in questions]
+    longest = max(map(len, questions))
     if longest > self._max_length:
       raise ValueError(
         f"a question of {longest} tokens is longer than the {self._max_length}"
@@ -98,8 +102,7 @@ class Answerer:
       prompt_BP = np.full((self._rows, longest), self._pad_id, np.int32)
       length_B = np.ones(self._rows, np.int32)
       prompt_BP[:, -1] = self._start_id  # rows that nobody asked for
-      for i, ids in enumerate(asked):
-        known = [self._start_id, *ids]
+      for i, known in enumerate(asked):
         prompt_BP[i, longest - len(known) :] = known
         length_B[i] = len(known)
       key = jax.random.fold_in(self._key, at)

@@ -27,6 +27,7 @@ class Generator:
     encoders: prompt -> ids, for each model that `stream` may be told of; none
       = the tokenizer's.
     stop_ids: that end a row; none = the tokenizer's eos.
+    apart: whether prompts are sources, which an encoder reads.
   """
 
   def __init__(
@@ -37,7 +38,9 @@ class Generator:
     max_length: int,
     encoders: Sequence[Callable[[str], Sequence[int]]] = (),
     stop_ids: tuple[int, ...] = (),
+    apart: bool = False,
   ):
+    self._apart = apart
     self._tokenizer, self._max_length = tokenizer, max_length
     self._encoders = encoders or (tokenizer.encode,)
 
@@ -91,8 +94,10 @@ class Generator:
     if not prompts:
       return
     asked = list(zip(prompts, models or [0] * len(prompts), strict=True))
-    start_id = self._tokenizer.start_id
-    ids = [[start_id, *self._encoders[m](p)] for p, m in asked]
+    ids = [
+      decode_lib.framed(self._encoders[m](p), self._tokenizer, self._apart)
+      for p, m in asked
+    ]
     longest = max(map(len, ids))
     if longest + max_new_tokens > self._max_length:
       raise ValueError(

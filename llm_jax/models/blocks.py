@@ -55,9 +55,7 @@ class Block(nn.Module):
     x_BTD = self._add("attention", x_BTD, y_BTD)
     if context.source is not None:
       n_BTD = self._read("cross_norm", x_BTD)
-      y_BTD, cache = Cross(c, name="cross")(
-        n_BTD, context.source, layer, cache
-      )
+      y_BTD, cache = Cross(c, name="cross")(n_BTD, context.source, layer, cache)
       x_BTD = self._add("cross", x_BTD, y_BTD)
     n_BTD, routing = self._read("mlp_norm", x_BTD), None
     if c.experts.num:

@@ -1,7 +1,7 @@
 """The shape of a transformer, as data."""
 
 import dataclasses
-from typing import Literal
+from typing import ClassVar, Literal
 
 from llm_jax.config import field
 from llm_jax.models.shape import Shape
@@ -53,7 +53,14 @@ class TransformerConfig(Shape):
   """
 
   kind = "transformer"
-  cut_by = ("stage", "data", "fsdp", "expert", "context", "tensor")
+  cut_by: ClassVar[tuple[str, ...]] = (
+    "stage",
+    "data",
+    "fsdp",
+    "expert",
+    "context",
+    "tensor",
+  )
   meaning = (
     *("norm", "norm_at", "norm_from_one", "first_norm", "embed_scale"),
     *("positions", "position_offset", "relative_distance"),

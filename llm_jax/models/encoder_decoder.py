@@ -166,9 +166,7 @@ def _source(
 def grown(cache: cache_lib.Cache, slots: int) -> cache_lib.Cache:
   """The cache with room for `slots` more tokens of a target."""
   alone = dataclasses.replace(cache, source=None)
-  return dataclasses.replace(
-    cache_lib.grown(alone, slots), source=cache.source
-  )
+  return dataclasses.replace(cache_lib.grown(alone, slots), source=cache.source)
 
 
 # The dim of each array that rows lie on.

@@ -1,6 +1,7 @@
 """The shape of an encoder-decoder, as data."""
 
 import dataclasses
+from typing import Any
 
 from llm_jax.config import field
 from llm_jax.models.config import TransformerConfig
@@ -56,27 +57,27 @@ class EncoderDecoderConfig(TransformerConfig):
       raise ValueError(
         f"--model.token_types={self.token_types}: not in an encoder-decoder; 0"
       )
-    if (self.encoder.num_heads or self.num_heads) % self.K:
+    if self.num_kv_heads and self.encoder.num_heads % self.num_kv_heads:
       raise ValueError(
         f"--model.num_kv_heads={self.K}: must divide"
         f" --model.encoder.num_heads={self.encoder.num_heads}"
       )
 
   @property
+  def reads_sources(self) -> bool:
+    return True
+
+  @property
   def reader(self) -> TransformerConfig:
     """The encoder as a stack of its own."""
-    own, its = self.encoder, {}
-    for f in dataclasses.fields(TransformerConfig):
-      its[f.name] = getattr(self, f.name)
-    heads = own.num_heads or self.num_heads
-    its |= {
+    own, fields = self.encoder, dataclasses.fields(TransformerConfig)
+    shared: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields}
+    its = {
       "sees": "all",
       "num_layers": own.num_layers or self.num_layers,
-      "num_heads": heads,
-      "num_kv_heads": self.num_kv_heads and self.K,
-      "head_dim": self.head_dim,
+      "num_heads": own.num_heads or self.num_heads,
       "mlp_dim": own.mlp_dim or self.mlp_dim,
       "outputs": 0,
       "head_dense": False,
     }
-    return TransformerConfig(**its)
+    return TransformerConfig(**shared | its)

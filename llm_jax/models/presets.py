@@ -10,6 +10,7 @@ import dataclasses
 from typing import Literal
 
 from llm_jax.models.config import Experts, RopeScaling, TransformerConfig
+from llm_jax.models.encoder_decoder_config import EncoderDecoderConfig
 
 _GPT2 = TransformerConfig(
   norm="layer",
@@ -40,6 +41,21 @@ def tiny() -> TransformerConfig:
     mlp_dim=512,
     num_heads=6,
     max_length=512,
+    unroll=0,
+  )
+
+
+def tiny_t5() -> EncoderDecoderConfig:
+  """T5 v1.1's settings (arXiv:2002.05202), as small as `tiny`."""
+  return EncoderDecoderConfig(
+    num_layers=3,
+    embed_dim=192,
+    mlp_dim=512,
+    num_heads=6,
+    max_length=512,
+    positions="relative",
+    activation="geglu",
+    norm_eps=1e-6,
     unroll=0,
   )
 

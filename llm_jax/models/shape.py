@@ -78,6 +78,11 @@ class Shape:
     """Sizes that `--mesh.tensor` cuts, the widest last."""
     return (self.embed_dim,)
 
+  @property
+  def reads_sources(self) -> bool:
+    """Whether an encoder reads what a decoder writes of."""
+    return False
+
   def parts(self, stages: int) -> int:
     """Parts in which rows pass through so many stages."""
     return stages

@@ -174,9 +174,7 @@ def _(config: EncoderDecoderConfig, length: int) -> Flops:
   read = _decoder_flops(c.reader, length)
   crossing = 12.0 * c.num_heads * c.H * c.num_layers * length
   others = 6.0 * (
-    parameters(c).matmul
-    - _decoder(c).matmul
-    - _decoder(c.reader).matmul
+    parameters(c).matmul - _decoder(c).matmul - _decoder(c.reader).matmul
   )
   full, causal = (a + b for a, b in zip(write, read, strict=True))
   return Flops(full + crossing + others, causal + crossing + others)

@@ -1,0 +1,110 @@
+"""Runs of encoder-decoders: trained, resumed, tuned, asked; and refused."""
+
+import dataclasses
+import json
+
+import pytest
+
+from llm_jax.data.denoisers import Spans
+from llm_jax.data.sides import SourceSide
+from llm_jax.data.text import Text
+from llm_jax.experiment import Samples, Validation
+from llm_jax.models.encoder_decoder_config import Encoder, EncoderDecoderConfig
+from llm_jax.peft.lora import LoRA
+from llm_jax.peft.prompts import Prefix
+from llm_jax.sharding.mesh import MeshShape
+from llm_jax.tokenizers.bytes import Bytes
+from tests import command
+
+EXPERIMENT = dataclasses.replace(
+  command.EXPERIMENT,
+  model=EncoderDecoderConfig(
+    num_layers=1,
+    embed_dim=8,
+    mlp_dim=16,
+    num_heads=2,
+    max_length=64,
+    positions="relative",
+    dropout=0.1,
+    encoder=Encoder(num_layers=2),
+  ),
+  tokenizer=Bytes(extra_ids=8),
+  data=Text(
+    sources=command.EXPERIMENT.data.sources,
+    corruption=Spans(),
+    length=16,
+    source=SourceSide(length=24),
+    validation=0.2,
+  ),
+  samples=Samples(every=0),
+  validation=Validation(every=2, batches=1, questions=8),
+  mesh=MeshShape(data=2, fsdp=2, tensor=2),
+  steps=4,
+)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+  return tmp_path_factory.mktemp("encoder_decoder")
+
+
+def train(home, name, *more, experiment=EXPERIMENT):
+  return command.train_in(home, name, *more, experiment=experiment)
+
+
+@pytest.fixture(scope="module")
+def whole(home):
+  return train(home, "whole")
+
+
+def test_a_run_that_stopped_ends_as_one_that_did_not(home, whole):
+  train(home, "stopped", "--steps=2")
+  found = train(home, "stopped")
+  arrays = {k: v for k, v in whole.items() if k.startswith("array ")}
+  assert arrays and {k: found[k] for k in arrays} == arrays
+
+
+def test_it_is_measured_and_asked(home, whole):
+  run = f"--workdir={home / 'whole'}"
+  said = command.call("evaluate", run, experiment=EXPERIMENT)
+  assert said.code == 0, said.err
+  path = home / "whole" / "evaluation.json"
+  measures = json.loads(path.read_text())["results"]["model"]
+  assert {"bits_per_target_byte", "exact_match"} <= set(measures)
+  said = command.call(
+    *("generate", run, "--prompt=line", "--samples.max_new_tokens=3"),
+    experiment=EXPERIMENT,
+  )
+  assert said.code == 0 and said.out, said.err
+
+
+def test_it_is_a_base_to_tune_and_to_ask_with_and_without(home, whole):
+  base = str(home / "whole")
+  tuned = dataclasses.replace(
+    EXPERIMENT, init_from=base, peft=LoRA(rank=2), frozen="int8", steps=2
+  )
+  train(home, "tuned", experiment=tuned)
+  said = command.call(
+    *("generate", f"--workdir={home / 'tuned'}", "--prompt=line"),
+    *("--adapter=none", f"--adapter={home / 'tuned'}"),
+    "--samples.max_new_tokens=3",
+    experiment=tuned,
+  )
+  assert said.code == 0, said.err
+
+
+REFUSED = [
+  (["--data.source.length=0"], {}, "--data.source.length=0: an encoder-d"),
+  (["--data.source.length=65"], {}, "longer than --model.max_length=64"),
+  (["--mesh.context=2", "--mesh.data=1"], {}, "--mesh.context=2: encoder-dec"),
+  ([], {"peft": Prefix()}, "--peft (Prefix): virtual tokens are not for"),
+]
+
+
+@pytest.mark.parametrize("flags,change,said", REFUSED)
+def test_what_cannot_be(tmp_path, flags, change, said):
+  found = command.refused(
+    *(tmp_path, "train", f"--workdir={tmp_path / 'run'}", *flags),
+    experiment=dataclasses.replace(EXPERIMENT, **change),
+  )
+  assert said in found
