@@ -20,8 +20,16 @@ _OF_ROWS = ("segment_BT", "position_BT")  # what a document alone has no need of
 
 
 def count(batch: Batch) -> int:
-  """S; 0 where every row is one document."""
-  return next((x.shape[1] for k, x in batch.items() if k.endswith("_BS")), 0)
+  """S; 0 where every row is one document.
+
+  What an encoder reads (`source_BS` and others) are positions, and no columns.
+  """
+  columns = (
+    x.shape[1]
+    for name, x in batch.items()
+    if name.endswith("_BS") and not name.startswith("source_")
+  )
+  return next(columns, 0)
 
 
 def column(batch: Batch, name: str) -> jax.Array | None:

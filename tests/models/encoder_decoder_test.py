@@ -11,6 +11,7 @@ from llm_jax import axes, trees
 from llm_jax import model as model_lib
 from llm_jax.models import crossing, sizing
 from llm_jax.models.encoder_decoder_config import Encoder, EncoderDecoderConfig
+from llm_jax.ops import slots
 from llm_jax.sharding import mesh as mesh_lib
 from llm_jax.sharding.mesh import MeshShape
 from tests import small
@@ -263,6 +264,11 @@ REFUSED = [
 def test_what_an_encoder_decoder_is_not(change, said):
   with pytest.raises(ValueError, match=said):
     EncoderDecoderConfig(num_kv_heads=2, **change)
+
+
+def test_positions_of_a_source_are_no_columns_of_documents():
+  assert slots.count(batch()) == 0
+  assert slots.count(batch() | {"margin_BS": np.zeros((8, 3))}) == 3
 
 
 def test_a_batch_without_a_source_is_refused():
