@@ -179,6 +179,10 @@ def generate(
   prompts = [*prompts, *lines(prompts_file)]
   if not prompts and (jax.process_count() > 1 or not sys.stdin.isatty()):
     raise ValueError("nothing to continue: give --prompt or --prompts_file")
+  if getattr(experiment.model, "sees", "before") == "all":
+    raise ValueError(
+      "generate: an encoder (--model.sees=all) goes on with no text"
+    )
   if not importing.untrained(experiment, folder):
     checks.checkpoint(folder, step)
   mesh = mesh_lib.make(experiment.mesh)

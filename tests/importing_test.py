@@ -174,3 +174,11 @@ def test_a_run_keeps_the_tokenizer_and_what_is_beside_it(base, tmp_path):
   (kept / "pretrained.json").write_bytes(whole + b" ")
   said = command.call("generate", f"--workdir={tmp_path}/run", "--prompt=a")
   assert said.code == 2 and "is not the file once written" in said.error
+
+
+def test_an_encoder_goes_on_with_no_text(tmp_path):
+  folder = tiny.whole(tmp_path / "bert", "bert", dtype=np.float32)
+  given = (f"--init_from=hf:{folder}", f"--workdir={tmp_path}/none")
+  said = command.call("generate", *given, "--prompt=a")
+  assert said.code == 2
+  assert "an encoder (--model.sees=all) goes on with no text" in said.error
