@@ -198,7 +198,7 @@ def _suffix(path: str, suffixes: Any) -> str:
 
 def settings_of(shape: Shape) -> dict[str, Any]:
   """What weights mean, by name; ValueError for another kind of model."""
-  if not isinstance(shape, TransformerConfig):
+  if type(shape) is not TransformerConfig:
     raise ValueError(f"--model: a {shape.kind} has no form in that format")
   out = {
     name: value

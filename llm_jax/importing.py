@@ -17,6 +17,7 @@ from llm_jax.experiment import Experiment
 from llm_jax.interop import families, reading
 from llm_jax.interop.folder import Folder
 from llm_jax.models.config import TransformerConfig
+from llm_jax.models.encoder_decoder_config import EncoderDecoderConfig
 from llm_jax.models.shape import Shape
 from llm_jax.reporting import progress
 from llm_jax.tokenizers import store
@@ -56,7 +57,7 @@ def model(
     ValueError: no model that is known, or a flag that says something else.
   """
   found = _as_settings(families.settings(folder(given)))
-  if not isinstance(own, TransformerConfig):
+  if type(own) is not type(found):
     raise ValueError(
       f"--init_from={given}: is a {found.kind}, and --model is a {own.kind} one"
     )
@@ -179,7 +180,7 @@ def _as_settings(found: dict[str, Any]) -> TransformerConfig:
   Raises:
     ValueError: what the settings themselves refuse.
   """
-  out = TransformerConfig()
+  out = EncoderDecoderConfig() if "encoder" in found else TransformerConfig()
   new = {
     name: dataclasses.replace(getattr(out, name), **its)
     if isinstance(its, dict)

@@ -1,13 +1,25 @@
 """All families, and which of them a folder holds."""
 
-from llm_jax.interop import bert, gemma, gpt2, llama, modernbert, olmo2, phi3
+from llm_jax.interop import (
+  bert,
+  gemma,
+  gpt2,
+  llama,
+  modernbert,
+  olmo2,
+  phi3,
+  t5,
+)
 from llm_jax.interop.family import Family, Keys, Settings
 from llm_jax.interop.folder import Folder
 
 FAMILIES = (
   *(llama.FAMILY, gpt2.FAMILY, gemma.FAMILY, olmo2.FAMILY, phi3.FAMILY),
-  *(bert.BERT, bert.ROBERTA, modernbert.FAMILY),
+  *(bert.BERT, bert.ROBERTA, modernbert.FAMILY, t5.FAMILY),
 )
+
+# Ends of names of models with a head for tokens.
+_HEADED = ("LM", "LMHeadModel", "ForConditionalGeneration")
 
 
 def of(folder: Folder) -> Family:
@@ -37,7 +49,7 @@ def settings(folder: Folder) -> Settings:
   if folder.architecture.endswith("ForSequenceClassification"):
     keys.must("problem_type", None, "regression", "single_label_classification")
     found |= {"outputs": num_labels(folder), "tied": True}
-  elif not folder.architecture.endswith(("LM", "LMHeadModel")):
+  elif not folder.architecture.endswith(_HEADED):
     found["tied"] = True  # no head at all
   keys.check()
   return found
