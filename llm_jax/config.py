@@ -104,6 +104,39 @@ def allowed(leaf: Leaf) -> str:
   return f"{words}, or none (= off)" if optional else words
 
 
+def fits(leaf: Leaf) -> bool:
+  """Whether a leaf's value is of its type and within its bounds."""
+  hint, optional = _without_none(leaf.hint)
+  if leaf.value is None:
+    return optional
+  try:
+    return _fits(hint, leaf)
+  except OverflowError:  # of a whole number that no float can be
+    return False
+
+
+def _fits(hint: Any, leaf: Leaf) -> bool:
+  value, origin = leaf.value, typing.get_origin(hint)
+  if origin is Literal:
+    return value in typing.get_args(hint)
+  if origin is tuple:
+    kind = typing.get_args(hint)[0]
+    return isinstance(value, tuple | list) and all(
+      fits(leaf._replace(hint=kind, value=one)) for one in value
+    )
+  if hint in (int, float):
+    if isinstance(value, bool) or not isinstance(value, int | float):
+      return False
+    low, high = leaf.low, leaf.high
+    return (
+      (hint is float or isinstance(value, int))
+      and math.isfinite(value)
+      and (low is None or value >= low)
+      and (high is None or value <= high)
+    )
+  return isinstance(value, hint)
+
+
 def resolve(
   config: T,
   flag_values: flags.FlagValues = flags.FLAGS,

@@ -56,7 +56,7 @@ def model(
   Raises:
     ValueError: no model that is known, or a flag that says something else.
   """
-  found = _as_settings(families.settings(folder(given)))
+  found = _as_settings(families.settings(folder(given)), f"--init_from={given}")
   if type(own) is not type(found):
     raise ValueError(
       f"--init_from={given}: is a {found.kind}, and --model is a {own.kind} one"
@@ -161,7 +161,7 @@ def params(
   where = folder(given, flag)
   said = families.settings(where)
   assert isinstance(shape, TransformerConfig)  # `model` has seen to it
-  there = adopted(_as_settings(said), shape, (), where.given)
+  there = adopted(_as_settings(said, where.given), shape, (), where.given)
   if there != shape:
     raise ValueError(
       f"{where.given}: is another model than the run's:"
@@ -174,20 +174,31 @@ def params(
   )
 
 
-def _as_settings(found: dict[str, Any]) -> TransformerConfig:
+def _as_settings(found: dict[str, Any], given: str) -> TransformerConfig:
   """A model of the settings that are told, all others as they are by default.
 
   Raises:
     ValueError: what the settings themselves refuse.
   """
   out = EncoderDecoderConfig() if "encoder" in found else TransformerConfig()
-  new = {
-    name: dataclasses.replace(getattr(out, name), **its)
-    if isinstance(its, dict)
-    else its
-    for name, its in found.items()
-  }
-  return dataclasses.replace(out, **new)
+  for leaf in config.leaves(out):
+    part, _, last = leaf.name.rpartition(".")
+    told = found.get(part, {}) if part else found
+    if last in told and not config.fits(leaf._replace(value=told[last])):
+      raise ValueError(
+        f"{given}: its config.json makes --model.{leaf.name}="
+        f"{told[last]!r:.80}; must be {config.allowed(leaf)}"
+      )
+  try:
+    new = {
+      name: dataclasses.replace(getattr(out, name), **its)
+      if isinstance(its, dict)
+      else its
+      for name, its in found.items()
+    }
+    return dataclasses.replace(out, **new)
+  except ValueError as e:
+    raise ValueError(f"{given}: its config.json makes {e}") from e
 
 
 def _put(settings: Any, names: list[str], value: Any) -> Any:

@@ -94,7 +94,32 @@ def _vocabulary(folder):
   path.write_text(json.dumps(found))
 
 
+def _indexed(value):
+  """model.safetensors with an index that says something else of its file."""
+
+  def spoil(folder):
+    index = {"weight_map": value}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+  return spoil
+
+
+def _rotary(**change):
+  def spoil(folder):
+    found = json.loads((folder / "config.json").read_text())
+    _config(rope_parameters=found["rope_parameters"] | change)(folder)
+
+  return spoil
+
+
+def _named(word):
+  """tokenizer_config.json says a token that ends a text."""
+  said = json.dumps({"eos_token": word})
+  return lambda folder: (folder / "tokenizer_config.json").write_text(said)
+
+
 _NORM = "model.norm.weight"
+_SIZE = "it must be a whole number from 1"
 WRONG = {
   "no folder": (lambda f: f.rename(f.parent / "gone"), "no such folder"),
   "no config": (lambda f: (f / "config.json").unlink(), "holds no config.json"),
@@ -114,6 +139,44 @@ WRONG = {
     _config(rope_parameters={"rope_type": "longrope", "factor": 2.0}),
     "rope_type='longrope'; known are default, linear, llama3 and yarn",
   ),
+  "deep config": (
+    lambda f: (f / "config.json").write_text("[" * 100_000),
+    "config.json cannot be read",
+  ),
+  "architectures": (_config(architectures=7), "must be a list of names"),
+  "text for a size": (_config(num_hidden_layers="3"), _SIZE),
+  "no layers": (_config(num_hidden_layers=0), _SIZE),
+  "half a layer": (_config(num_hidden_layers=2.5), _SIZE),
+  "no heads": (_config(num_attention_heads=0), _SIZE),
+  "a size too large": (_config(hidden_size=10**30), _SIZE),
+  "too many layers": (
+    _config(num_hidden_layers=10**9),
+    "--model.num_layers=1000000000; must be a whole number, from 1 to 10000",
+  ),
+  "odd heads": (
+    _config(head_dim=3),
+    "config.json makes --model.head_dim=3: rope needs an even width",
+  ),
+  "negative": (_config(rms_norm_eps=-1.0), "--model.norm_eps=-1.0; must be"),
+  "word for a switch": (_config(attention_bias="no"), "must be true or false"),
+  "rope no object": (_config(rope_parameters="x"), "must be an object"),
+  "rope nested": (
+    _rotary(factor={"a": 1}),
+    "factor={'a': 1}; it must be a finite number",
+  ),
+  "rope bounds": (_rotary(low_freq_factor=4.0), "low_factor=4.0: must be"),
+  "index outside": (
+    _indexed({_NORM: "../base/model.safetensors"}),
+    "'../base/model.safetensors', which is no name of a file beside it",
+  ),
+  "index of numbers": (_indexed({_NORM: 5}), "names 5, which is no name"),
+  "index no object": (_indexed([_NORM]), "weight_map of"),
+  "not finite": (
+    _rewrite(lambda t: t.update({_NORM: np.full(16, np.nan, np.float32)})),
+    f"{_NORM} has numbers that are not finite",
+  ),
+  "no token": (_named(["a"]), "['a'] is named as a token, and is none"),
+  "token of no text": (_named(9999), "which token ends a text"),
   "cut short": (_cut, "model.safetensors is no whole safetensors file"),
   "pickles": (_pickled, "pickles only (pytorch_model.bin)"),
   "no weights": (

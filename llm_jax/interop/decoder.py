@@ -103,6 +103,12 @@ def attention_bias(told: Told) -> bool:
 
 def windows(keys: Keys, window: int | None, types: Sequence[str]) -> Settings:
   """Which layers have a window, by the names of their kinds."""
+  layers = keys.get("num_hidden_layers", len(types))
+  if len(types) != layers:
+    raise ValueError(
+      f"{keys.given}: config.json has layer_types of {len(types)} layers, and"
+      f" num_hidden_layers={layers}"
+    )
   for kind in types:
     if kind not in ("full_attention", "sliding_attention"):
       raise ValueError(

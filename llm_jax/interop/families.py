@@ -57,5 +57,5 @@ def settings(folder: Folder) -> Settings:
 
 def num_labels(folder: Folder) -> int:
   """Classes, or 1: as config.json says, else the shape of what scores."""
-  labels = folder.config.get("id2label")
-  return len(labels) if labels else int(folder.config.get("num_labels", 2))
+  keys = Keys(folder.config, folder.given)
+  return len(keys.get("id2label", {})) or keys.get("num_labels", 2)

@@ -70,22 +70,28 @@ class Keys:
     return str((self.config.get("architectures") or [""])[0])
 
   def get(self, name: str, default: Any) -> Any:
-    """A key's value, the default where it is absent or null."""
+    """A key's value, the default where it is absent or null.
+
+    Raises:
+      ValueError: a value of another kind than the default.
+    """
     self._read.add(name)
     found = self.config.get(name)
-    return default if found is None else found
+    if found is None:
+      return default
+    return alike(found, default, f"{self.given}: config.json has {name}")
 
-  def need(self, name: str) -> Any:
-    """A key's value; ValueError where it is absent."""
+  def need(self, name: str) -> int:
+    """A key's value, a size; ValueError where it is absent or none."""
     found = self.get(name, None)
     if found is None:
       raise ValueError(f"{self.given}: config.json has no {name}")
-    return found
+    return alike(found, 1, f"{self.given}: config.json has {name}", low=1)
 
   def nullable(self, name: str, default: Any) -> Any:
     """A key's value, the default where it is absent; null is None."""
-    self._read.add(name)
-    return self.config.get(name, default)
+    found = self.get(name, default)
+    return None if name in self.config and self.config[name] is None else found
 
   def must(self, name: str, *allowed: Any) -> Any:
     """A key's value, which may be absent; ValueError unless it is allowed."""
@@ -110,6 +116,39 @@ class Keys:
           f"{self.given}: config.json has {name}={value!r:.80}, which is not"
           f" known of {self.architecture}; take it out if it changes nothing"
         )
+
+
+def alike(found: Any, like: Any, where: str, low: int = 0) -> Any:
+  """A value, of the kind of another; None is of any kind.
+
+  Args:
+    found: in a file.
+    like: a value of the kind that is meant.
+    where: it was found, for errors: "FOLDER: config.json has NAME".
+    low: least whole number.
+
+  Raises:
+    ValueError: another kind, no finite number, or a size that none has.
+  """
+  number = isinstance(found, int | float) and not isinstance(found, bool)
+  right, words = True, ""
+  if isinstance(like, bool):
+    right, words = isinstance(found, bool), "true or false"
+  elif isinstance(like, int):
+    right = number and low <= found < 2**31 and found == int(found)
+    found = int(found) if right else found
+    words = f"a whole number from {low} to {2**31 - 1}"
+  elif isinstance(like, float):
+    right = number and abs(found) < 1e38
+    found = float(found) if right else found
+    words = "a finite number"
+  elif isinstance(like, dict):
+    right, words = isinstance(found, dict), "an object"
+  elif isinstance(like, list | tuple):
+    right, words = isinstance(found, list), "a list"
+  if not right:
+    raise ValueError(f"{where}={found!r:.80}; it must be {words}")
+  return found
 
 
 def only(settings: Settings, known: Sequence[str]) -> None:

@@ -53,6 +53,12 @@ class Folder:
         f"{given}: its {CONFIG} asks for code of its own (auto_map), and no"
         " code of a folder is run"
       )
+    names = self.config.get("architectures") or []
+    if not (isinstance(names, list) and all(isinstance(n, str) for n in names)):
+      raise ValueError(
+        f"{given}: its {CONFIG} has architectures={names!r:.80}; it must be a"
+        " list of names"
+      )
     if self.config.get("quantization_config"):
       raise ValueError(
         f"{given}: its weights are quantised (quantization_config); give the"
@@ -72,7 +78,7 @@ class Folder:
       found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
       return {}
-    except (OSError, ValueError) as e:
+    except (OSError, ValueError, RecursionError) as e:
       raise ValueError(f"{self.given}: {name} cannot be read ({e})") from e
     if not isinstance(found, dict):
       raise ValueError(f"{self.given}: {name} is no object of JSON")
@@ -87,6 +93,14 @@ class Folder:
     """
     listed = self.read_json(INDEX).get("weight_map")
     if listed:
+      if not isinstance(listed, dict):
+        raise ValueError(f"{self.given}: weight_map of {INDEX} is no object")
+      for name in listed.values():
+        if not isinstance(name, str) or "/" in name or "\0" in name:
+          raise ValueError(
+            f"{self.given}: {INDEX} names {name!r:.80}, which is no name of a"
+            " file beside it"
+          )
       names = sorted(set(listed.values()))
     elif (self.path / ONE).exists():
       names = [ONE]
@@ -95,8 +109,11 @@ class Folder:
     found: dict[str, Tensor] = {}
     for name in names:
       file = self.path / name
-      if not file.is_file() or file.parent != self.path:
-        raise ValueError(f"{self.given}: {INDEX} names {name}, which is absent")
+      if len(name) > 255 or not file.is_file():
+        said = f"{INDEX} names {name!r:.80}, which is absent"
+        if not listed:
+          said = f"{name} is no file"
+        raise ValueError(f"{self.given}: {said}")
       with self._opened(file) as f:
         for key in f.keys():
           if key in found:

@@ -67,7 +67,9 @@ def _settings(keys: Keys) -> Settings:
     return out | rotary.read(keys, kind.theta, out["max_length"])
   keys.must("hidden_activation", *tanh)
   keys.skip("hidden_act", "sliding_window_size")  # names of before
-  scale = keys.get("query_pre_attn_scalar", 256)
+  scale = keys.get("query_pre_attn_scalar", 256.0)
+  if scale <= 0:
+    keys.must("query_pre_attn_scalar", 256.0)
   caps = ("attn_logit_softcapping", "final_logit_softcapping")
   attention, logits = map(keys.nullable, caps, kind.caps)
   out |= {
@@ -80,6 +82,8 @@ def _settings(keys: Keys) -> Settings:
   every = kind.every
   if kind.type == "gemma3_text":
     every = keys.get("sliding_window_pattern", every)
+    if not every:
+      keys.must("sliding_window_pattern", kind.every)
   types = [
     "sliding_attention" if (i + 1) % every else "full_attention"
     for i in range(out["num_layers"])

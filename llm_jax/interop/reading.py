@@ -5,6 +5,7 @@ from concurrent import futures
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from llm_jax import trees
@@ -51,8 +52,19 @@ def params(
   for line in progress(lines, total=len(lines), label="reading weights"):
     leaf = shapes[line.path]
     read = _reader(folder, found, line, letters[line.path], sizes, leaf.dtype)
-    trees.put(out, line.path, _placed(leaf, read))
+    placed = _placed(leaf, read)
+    if not _finite(placed):
+      raise ValueError(
+        f"{folder.given}: {line.name} has numbers that are not finite (NaN or"
+        f" infinity, or too large for {leaf.dtype})"
+      )
+    trees.put(out, line.path, placed)
   return out
+
+
+@jax.jit
+def _finite(param: jax.Array) -> jax.Array:
+  return jnp.isfinite(param).all()
 
 
 def check(

@@ -6,7 +6,7 @@ Sources of the defaults: `modeling_rope_utils.py` of transformers 5.23.
 import math
 from typing import Any
 
-from llm_jax.interop.family import Keys, Settings
+from llm_jax.interop.family import alike, Keys, Settings
 
 
 def read(
@@ -21,7 +21,9 @@ def read(
   """
   new, old = keys.get("rope_parameters", {}), keys.get("rope_scaling", {})
   said = dict(new or old)
-  said.setdefault("rope_theta", keys.get("rope_theta", default_theta))
+  if said.get("rope_theta") is None:
+    said["rope_theta"] = keys.get("rope_theta", default_theta)
+  keys.skip("rope_theta")
   keys.must("partial_rotary_factor", 1.0)
   return of(said, keys.given, length)
 
@@ -35,15 +37,20 @@ def of(said: dict[str, Any], given: str, length: int = 0) -> Settings:
   said = dict(said)
   old = said.pop("type", None)
   kind = said.pop("rope_type", old) or "default"
-  out: Settings = {"rope_theta": float(said.pop("rope_theta"))}
-  original = said.pop("original_max_position_embeddings", None) or length
+
+  def number(name: str, default: float, like: float = 1.0) -> Any:
+    where = f"{given}: config.json has {name}"
+    return alike(said.pop(name, None) or default, like, where)
+
+  out: Settings = {"rope_theta": number("rope_theta", 0.0)}
+  original = number("original_max_position_embeddings", length, 1)
 
   def need(name: str) -> float:
     if said.get(name) is None:
       raise ValueError(
         f"{given}: config.json has rope_type={kind!r} without {name}"
       )
-    return float(said.pop(name))
+    return number(name, 0.0)
 
   if kind == "linear":
     out["rope_scaling"] = {"kind": "linear", "factor": need("factor")}
@@ -53,15 +60,15 @@ def of(said: dict[str, Any], given: str, length: int = 0) -> Settings:
       "factor": need("factor"),
       "low_factor": need("low_freq_factor"),
       "high_factor": need("high_freq_factor"),
-      "original_length": int(original),
+      "original_length": original,
     }
   elif kind == "yarn":
     out["rope_scaling"] = {
       "kind": "yarn",
       "factor": need("factor"),
-      "low_factor": float(said.pop("beta_slow", None) or 1),
-      "high_factor": float(said.pop("beta_fast", None) or 32),
-      "original_length": int(original),
+      "low_factor": number("beta_slow", 1.0),
+      "high_factor": number("beta_fast", 32.0),
+      "original_length": original,
     }
     _sharpness(said, out["rope_scaling"]["factor"], given)
   elif kind != "default":
@@ -82,6 +89,10 @@ def of(said: dict[str, Any], given: str, length: int = 0) -> Settings:
 
 def _sharpness(said: dict[str, Any], factor: float, given: str) -> None:
   """ValueError where YaRN's attention is sharper than its paper has it."""
+  for name in ("attention_factor", "mscale", "mscale_all_dim"):
+    if said.get(name) is not None:
+      where = f"{given}: config.json has {name}"
+      said[name] = alike(said[name], 1.0, where)
   usual = 0.1 * math.log(factor) + 1 if factor > 1 else 1.0
   sharp = said.pop("attention_factor", None)
   one, all_dims = said.pop("mscale", None), said.pop("mscale_all_dim", None)

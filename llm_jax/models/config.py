@@ -23,7 +23,14 @@ class RopeScaling:
   high_factor: float = field(
     4.0, "keep wavelengths below original/this; YaRN's beta fast"
   )
-  original_length: int = field(8192, "context before stretching, tokens")
+  original_length: int = field(8192, "context before stretching, tokens", low=1)
+
+  def __post_init__(self) -> None:
+    if self.factor != 1 and not 0 < self.low_factor < self.high_factor:
+      raise ValueError(
+        f"--model.rope_scaling.low_factor={self.low_factor}: must be more than"
+        f" 0, less than --model.rope_scaling.high_factor={self.high_factor}"
+      )
 
 
 @dataclasses.dataclass(frozen=True)

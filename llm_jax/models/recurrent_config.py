@@ -15,7 +15,7 @@ class RecurrentConfig(Shape):
   cut_by = ("data", "fsdp", "tensor")
   meaning = ("cell", "norm", "residual")
 
-  num_layers: int = field(2, "L, layers", low=1)
+  num_layers: int = field(2, "L, layers", low=1, high=10_000)
   embed_dim: int = field(
     256, "D, width of the embedding and of each layer's state", low=1
   )

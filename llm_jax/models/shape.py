@@ -21,7 +21,7 @@ class Shape:
   cut_by: ClassVar[tuple[str, ...]]
   meaning: ClassVar[tuple[str, ...]]
 
-  num_layers: int = field(4, "L, layers", low=1)
+  num_layers: int = field(4, "L, layers", low=1, high=10_000)
   embed_dim: int = field(128, "D, width of what layers hand on", low=1)
   vocab_size: int = field(
     0, "V, rows of the embedding; 0 = the tokenizer's", low=0

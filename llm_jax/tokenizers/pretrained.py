@@ -88,7 +88,9 @@ class PretrainedTokenizer:
     library.encode_special_tokens = True
     self.model = model  # the file, as it was
     self._library, self._json = library, json.loads(model)
-    self.vocab_size = 1 + max(library.get_vocab(True).values())
+    self.vocab_size = 1 + max(library.get_vocab(True).values(), default=-1)
+    if not self.vocab_size:
+      raise ValueError(f"{FILE}: has no token at all")
     added = library.get_added_tokens_decoder()
     self._special = {t.content: i for i, t in added.items() if t.special}
     eos, bos = self._id(named.get("eos")), self._id(named.get("bos"))
@@ -160,7 +162,12 @@ class PretrainedTokenizer:
   def _id(self, named: Any) -> int | None:
     if isinstance(named, str):
       return self._library.token_to_id(named)
-    return named
+    if named is not None and type(named) is not int:
+      raise ValueError(
+        f"{FILE}: {named!r:.80} is named as a token, and is none"
+      )
+    known = named is not None and 0 <= named < self.vocab_size
+    return named if known else None  # some say -1 where there is none
 
 
 def _marks(special: Mapping[str, int]) -> Marks:
@@ -180,6 +187,6 @@ def _json(path: pathlib.Path) -> dict[str, Any]:
     found = json.loads(path.read_text(encoding="utf-8"))
   except FileNotFoundError:
     return {}
-  except (OSError, ValueError) as e:
+  except (OSError, ValueError, RecursionError) as e:
     raise ValueError(f"{path}: cannot be read ({e})") from e
   return found if isinstance(found, dict) else {}
