@@ -59,8 +59,12 @@ def wanted(given: Mapping[str, Any]) -> Wanted:
     raise ValueError("--to: no folder given to export to")
   if list(adapter) not in ([], ["peft"]):
     raise ValueError(f"--adapter={adapter[0]}: of an export must be peft")
-  if shard_size <= 0:
-    raise ValueError(f"--shard_size={shard_size}: must be more than 0")
+  if not 0 < shard_size < 1e9:
+    raise ValueError(
+      f"--shard_size={shard_size}: must be more than 0, less than 1e9 (GB)"
+    )
+  if not str(licence).isprintable():
+    raise ValueError(f"--licence={licence!r}: must be one line")
   if dtype not in writing.DTYPES:
     known = ", ".join(writing.DTYPES)
     raise ValueError(f"--weights_dtype={dtype}: one of {known}")

@@ -187,3 +187,29 @@ def first_weights(experiment):
         line, letters[line.path], x[0]
       )
   return out
+
+
+@pytest.mark.parametrize(
+  ("given", "expected"),
+  [
+    ({"shard_size": float("nan")}, "--shard_size=nan: must be more than 0"),
+    ({"shard_size": float("inf")}, "--shard_size=inf: must be more than 0"),
+    (
+      {"licence": "mit\ntags: x"},
+      "--licence='mit\\ntags: x': must be one line",
+    ),
+  ],
+)
+def test_flags_that_say_nothing_are_refused(given, expected, tmp_path):
+  plain = dict.fromkeys(exporting.FLAGS) | {
+    "format": "hf",
+    "to": f"{tmp_path}/new",
+    "shard_size": 2.0,
+    "weights_dtype": "float32",
+    "licence": "mit",
+    "adapter": [],
+  }
+  assert exporting.wanted(plain).licence == "mit"
+  with pytest.raises(ValueError) as told:
+    exporting.wanted(plain | given)
+  assert str(told.value).startswith(expected)

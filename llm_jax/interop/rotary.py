@@ -162,7 +162,11 @@ def by_layers(
       f"{keys.given}: config.json has {name!r} among rope_parameters; known are"
       f" {_FULL} and {_NEAR}"
     )
-  wide, local = (dict(both.get(name) or {}) for name in (_FULL, _NEAR))
+  where = f"{keys.given}: config.json has"
+  wide, local = (
+    dict(alike(both.get(name) or {}, {}, f"{where} {name}"))
+    for name in (_FULL, _NEAR)
+  )
   wide |= keys.get("rope_scaling", {})
   wide.setdefault("rope_theta", keys.get(*full))
   local.setdefault("rope_theta", keys.get(*near))
