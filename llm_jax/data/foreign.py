@@ -54,15 +54,21 @@ def read(given: str, flag: str) -> Foreign:
   if path.is_file():
     found = path.read_text(encoding="utf-8")
   if isinstance(found, list):  # several, by name
-    named = {its.get("name"): its.get("template") for its in found}
-    found = named.get("default")
+    found = {its["name"]: its.get("template") for its in _named(found, "name")}
+    found = found.get("default")
   if not isinstance(found, str) or not found:
     raise ValueError(f"{flag}: the folder has no chat template")
   added = _json(folder / "tokenizer.json", flag).get("added_tokens", [])
-  words = tuple(t["content"] for t in added if t.get("special"))
-  return Foreign(
-    found, words, _word(config, "bos_token"), _word(config, "eos_token")
-  )
+  words = (t["content"] for t in _named(added, "content") if t.get("special"))
+  bos, eos = (_word(config, name, flag) for name in ("bos_token", "eos_token"))
+  return Foreign(found, tuple(filter(None, words)), bos, eos)
+
+
+def _named(found: Any, key: str) -> list[dict[str, Any]]:
+  """Objects of a list that say a text by this key; others say nothing."""
+  these = found if isinstance(found, list) else []
+  said = [its for its in these if isinstance(its, dict)]
+  return [its for its in said if isinstance(its.get(key), str)]
 
 
 def spans(
@@ -98,14 +104,23 @@ def spans(
   return out
 
 
-def _word(config: dict[str, Any], name: str) -> str:
+def _word(config: dict[str, Any], name: str, flag: str) -> str:
   found = config.get(name) or ""
-  return found["content"] if isinstance(found, dict) else found
+  if isinstance(found, dict):
+    found = found.get("content")
+  if not isinstance(found, str):
+    raise ValueError(
+      f"{flag}: {name} of tokenizer_config.json is {found!r:.80}, and no text"
+    )
+  return found
 
 
 def _json(path: pathlib.Path, flag: str) -> dict[str, Any]:
   try:
-    return json.loads(path.read_text(encoding="utf-8"))
-  except (OSError, ValueError) as e:
+    found = json.loads(path.read_text(encoding="utf-8"))
+  except (OSError, ValueError, RecursionError) as e:
     said = storage.reason(e)
     raise ValueError(f"{flag}: {path.name} cannot be read ({said})") from e
+  if not isinstance(found, dict):
+    raise ValueError(f"{flag}: {path.name} is no object of JSON")
+  return found

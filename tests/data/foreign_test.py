@@ -99,3 +99,27 @@ def test_a_folder_without_a_template_is_told(tmp_path):
   path = folder(tmp_path / "hf", None)
   with pytest.raises(ValueError, match="has no chat template"):
     chat.Template(f"hf:{path}")
+
+
+HOSTILE = {
+  "a list": ([], "tokenizer_config.json is no object of JSON"),
+  "texts": ({"chat_template": ["a", "b"]}, "the folder has no chat template"),
+  "nameless": ({"chat_template": [{"template": "x"}]}, "no chat template"),
+  "an end": ({"chat_template": "x", "eos_token": 7}, "eos_token of .* is 7"),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_a_tokenizers_settings_of_another_kind(kind, tmp_path):
+  config, said = HOSTILE[kind]
+  path = folder(tmp_path / "hf")
+  (path / "tokenizer_config.json").write_text(json.dumps(config))
+  with pytest.raises(ValueError, match=said):
+    foreign.read(f"hf:{path}", "--data.template")
+
+
+def test_added_tokens_of_another_kind_are_none(tmp_path):
+  path = folder(tmp_path / "hf")
+  for added in (7, ["<s>"], [{"special": True}], [{"content": 3}]):
+    (path / "tokenizer.json").write_text(json.dumps({"added_tokens": added}))
+    assert foreign.read(f"hf:{path}", "--data.template").words == ()
