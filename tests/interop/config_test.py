@@ -135,12 +135,12 @@ def test_older_words_mean_the_same(architecture):
   folder = _Folder(architecture, config)
   found = families.settings(folder)
   assert {name: found[name] for name in want} == want
-  shape = importing._as_settings(found)
+  shape = importing._as_settings(found, "hf:x")
   family, said = exporting.described(
     exporting.settings_of(shape), (families.of(folder),)
   )
   again = family.settings(Keys(said, "again"))
-  assert importing._as_settings(again) == shape
+  assert importing._as_settings(again, "hf:x") == shape
 
 
 _YARN = {"type": "yarn", "factor": 4.0}
