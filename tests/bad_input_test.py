@@ -56,7 +56,7 @@ WRONG = {
   "--steps=3 --steps=4": "--steps: given twice",
   "--prompt=x": "--prompt: read by generate only, not by train",
   "--checkpoint_step=3": (
-    "read by evaluate, generate, label, merge only, not by train"
+    "read by evaluate, export, generate, label, merge only, not by train"
   ),
   "steps=3": "did you mean --steps=3?",
   "plan": "unexpected 'plan' after train",

@@ -7,6 +7,7 @@ has it on, as have all with JAX_DISABLE_MOST_OPTIMIZATIONS=0.
 
 import os
 import pathlib
+import signal
 import sys
 
 import pytest
@@ -25,6 +26,10 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".jax_cache"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# A shell that starts tests beside it has them ignore the key; and scripts that
+# tests start could not hear it then.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+  signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

@@ -9,6 +9,7 @@ Dimension key: B completions; P prompt places; T positions; V vocabulary.
 
 import dataclasses
 import functools
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -119,10 +120,21 @@ def logits(drawn, rows):
   """Of every next token, [B, T, V], by plain products."""
   config, params = drawn.model.shape, drawn.variables["params"]
   x_BTD = np.asarray(applied(config)(drawn.variables, rows["tokens_BT"]))
+  if getattr(config, "head_dense", False):
+    x_BTD = _dense(x_BTD, params)
   head = params["embedding"].T if config.tied else params["head"]
-  logits_BTV = x_BTD @ np.asarray(head)
+  logits_BTV = x_BTD @ np.asarray(head) + np.asarray(params.get("head_bias", 0))
   cap = config.logit_softcap
   return cap * np.tanh(logits_BTV / cap) if cap else logits_BTV
+
+
+def _dense(x_BTD, params):
+  """A dense map, GELU and an RMSNorm, as a masked head begins."""
+  dense = params["head_dense"]
+  y_BTD = x_BTD @ np.asarray(dense["kernel"]) + np.asarray(dense["bias"])
+  y_BTD *= (1 + np.vectorize(math.erf)(y_BTD / 2**0.5)) / 2
+  y_BTD /= np.sqrt((y_BTD**2).mean(-1, keepdims=True) + 1e-5)
+  return y_BTD * np.asarray(params["head_norm"]["scale"])
 
 
 def logp(logits_BTV, rows, sampler):

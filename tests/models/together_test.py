@@ -48,7 +48,7 @@ def placed(batch, cuts=fitting.Cuts()):
 
 def furniture(shape, method=None):
   """(score, variables) of a decoder with an output head."""
-  layers = 1 + max(shape.full_layers, default=0)
+  layers = 1 + max(getattr(shape, "full_layers", ()), default=0)
   shape = dataclasses.replace(shape, outputs=1, num_layers=layers)
   model, variables = small.build(shape)
   if method is not None:

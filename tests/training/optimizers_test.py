@@ -219,10 +219,11 @@ def test_kernels_and_tables_decay_and_nothing_else(shape):
   last = {path: path.split("/")[-1] for path in suffixes}
   assert set(last.values()) <= {
     *("kernel", "embedding", "positions", "head"),
-    *("bias", "scale", "router"),
+    *("bias", "scale", "router", "distances", "head_bias"),
   }
   for path, suffix in suffixes.items():
-    assert muon.is_matrix(suffix) == (last[path] not in ("bias", "scale")), path
+    small_ones = ("bias", "scale", "head_bias", "distances")
+    assert muon.is_matrix(suffix) == (last[path] not in small_ones), path
     assert muon.is_hidden(suffix) == (last[path] in ("kernel", "router")), path
 
 
