@@ -43,9 +43,6 @@ class Attention(nn.Module):
     q_BTNH = heads(c, "query", "N", c.num_heads, x_BTD)
     k_BSKH = heads(c, "key", "K", c.K, x_BTD)
     v_BSKH = heads(c, "value", "K", c.K, x_BTD)
-    if c.qk_norm:
-      q_BTNH = self._normed("query_norm", q_BTNH, "N")
-      k_BSKH = self._normed("key_norm", k_BSKH, "K")
     whole = _sees_whole(c, layer)
     if context.whole.cos is not None:
       cos, sin = (
@@ -89,14 +86,6 @@ class Attention(nn.Module):
       o_BTNH = jax.lax.cond(whole, far, near)
     return spoken(c, o_BTNH), cache
 
-  def _normed(self, name: str, x_BTNH: jax.Array, letter: str) -> jax.Array:
-    """Queries or keys, normalised: each head, or all of a position's."""
-    c = self.config
-    suffix = "H" if c.qk_norm_over == "head" else f"{letter}H"
-    return Norm("rms", c.norm_eps, suffix, False, c.norm_from_one, name=name)(
-      x_BTNH
-    )
-
   def _adapter(self, name: str, dtype: jnp.dtype) -> jax.Array | None:
     found: jax.Array | None = self.get_variable("adapters", name)
     return None if found is None else found.astype(dtype)
@@ -105,16 +94,28 @@ class Attention(nn.Module):
 def heads(
   config: TransformerConfig, name: str, letter: str, count: int, x_BTD: Any
 ) -> jax.Array:
-  """Queries, keys or values of so many heads, [B, T, N, H]."""
+  """Queries, keys or values of so many heads, [B, T, N, H].
+
+  With `qk_norm` queries and keys are normalised, each head or all of a
+  position's. Called in a module's `__call__`, whose parameters these are.
+  """
+  c = config
   y_BTNH = Linear(
     f"D{letter}H",
-    (count, config.H),
-    std=config.init_std,
-    bias=config.qkv_bias,
-    dtype=jnp.dtype(config.dtype),
+    (count, c.H),
+    std=c.init_std,
+    bias=c.qkv_bias,
+    dtype=jnp.dtype(c.dtype),
     name=name,
   )(x_BTD)
-  return axes.constrain(y_BTNH, f"BT{letter}H")
+  y_BTNH = axes.constrain(y_BTNH, f"BT{letter}H")
+  if not c.qk_norm or name == "value":
+    return y_BTNH
+  suffix = "H" if c.qk_norm_over == "head" else f"{letter}H"
+  norm = Norm(
+    "rms", c.norm_eps, suffix, False, c.norm_from_one, name=f"{name}_norm"
+  )
+  return norm(y_BTNH)
 
 
 def spoken(config: TransformerConfig, o_BTNH: jax.Array) -> jax.Array:

@@ -12,7 +12,6 @@ from llm_jax.models import cache as cache_lib
 from llm_jax.models import kernels
 from llm_jax.models.attention import heads, spoken
 from llm_jax.models.config import TransformerConfig
-from llm_jax.models.norms import Norm
 from llm_jax.models.seeing import Source
 
 
@@ -35,8 +34,6 @@ class Cross(nn.Module):
   ) -> tuple[jax.Array, cache_lib.Cache | None]:
     c, dtype = self.config, jnp.dtype(self.config.dtype)
     q_BTNH = heads(c, "query", "N", c.num_heads, x_BTD)
-    if c.qk_norm:
-      q_BTNH = self._normed("query_norm", q_BTNH, "N")
     if c.attention_scale is not None:
       q_BTNH = q_BTNH * jnp.asarray(c.attention_scale * c.H**0.5, dtype)
     if source.x_BSD is None:
@@ -45,8 +42,6 @@ class Cross(nn.Module):
     else:
       k_BSKH = heads(c, "key", "K", c.K, source.x_BSD)
       v_BSKH = heads(c, "value", "K", c.K, source.x_BSD)
-      if c.qk_norm:
-        k_BSKH = self._normed("key_norm", k_BSKH, "K")
       if cache is not None:
         cache = cache_lib.store_source(cache, layer, k_BSKH, v_BSKH)
     o_BTNH = kernels.attend(
@@ -54,10 +49,3 @@ class Cross(nn.Module):
       kind="other" if cache is None else "cache",
     )
     return spoken(c, o_BTNH), cache
-
-  def _normed(self, name: str, x_BTNH: jax.Array, letter: str) -> jax.Array:
-    c = self.config
-    suffix = "H" if c.qk_norm_over == "head" else f"{letter}H"
-    return Norm("rms", c.norm_eps, suffix, False, c.norm_from_one, name=name)(
-      x_BTNH
-    )

@@ -16,7 +16,7 @@ from llm_jax.ops import positions
 
 
 class Sight(NamedTuple):
-  """How a query sees: rotary tables, a mask unless plain causal, and a bias."""
+  """How a query sees: rotary tables, and a mask unless plain causal."""
 
   cos: jax.Array | None
   sin: jax.Array | None
@@ -78,14 +78,19 @@ def context(
       where all rows have the same.
     distances_PN: what each bucket of distances adds, if positions are relative.
   """
-  c, near, bias_BNTS = config, None, None
-  mixed = bool(c.window and c.full_layers)
-  local = c.rope_theta if c.window_theta is None else c.window_theta
-  if mixed:
-    scaled = c.window_theta is None
-    near = Sight(*_tables(c, at_BT, local, scaled), see(c.window))
-  theta = local if c.window and not mixed else c.rope_theta
-  whole = see(None if mixed else c.window)
+  c = config
+
+  def sight(theta: float | None, window: int | None) -> Sight:
+    tables = _tables(
+      c, at_BT, c.rope_theta if theta is None else theta, scaled=theta is None
+    )
+    return Sight(*tables, see(window))
+
+  far, near, bias_BNTS = None, None, None
+  if c.window is None or c.full_layers:
+    far = sight(None, None)
+  if c.window is not None:
+    near = sight(c.window_theta, c.window)
   if distances_PN is not None:
     query_BT, key_BS = places
     bucket_BTS = positions.relative_bucket(
@@ -95,9 +100,10 @@ def context(
       c.sees == "all",
     )
     bias_BNTS = distances_PN[bucket_BTS].transpose(0, 3, 1, 2)
-  own = c.window is not None and not mixed and c.window_theta is not None
-  tables = _tables(c, at_BT, theta, not own)
-  return Context(Sight(*tables, whole), near, bias_BNTS=bias_BNTS)
+  if far is None:
+    assert near is not None
+    return Context(near, bias_BNTS=bias_BNTS)
+  return Context(far, near, bias_BNTS=bias_BNTS)
 
 
 def _tables(
