@@ -1,5 +1,6 @@
 """How many of the spans that were taken out of a text are told exactly."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -30,8 +31,9 @@ def measure(
     progress: what wraps the answers, for a bar.
 
   Returns:
-    exact_match  share of spans
-    questions    spans that were to be told
+    exact_match   share of spans
+    questions     spans that were to be told
+    most_frequent share that who always tells the most frequent one has
   """
   longest = max(len(pair.target) for pair in gaps)
   sources = [pair.source.tolist() for pair in gaps]
@@ -45,4 +47,7 @@ def measure(
       if len(span):  # not behind the last one
         meant.append(text(span))
         said.append(text(written.get(mark, span[:0])))
-  return exact_match.evaluate(said, meant)
+  often = Counter(text.strip() for text in meant).most_common(1)
+  return exact_match.evaluate(said, meant) | {
+    "most_frequent": often[0][1] / len(meant)
+  }

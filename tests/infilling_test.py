@@ -49,7 +49,19 @@ def test_share_of_spans(said, share):
     return iter(map(ids, said))
 
   found = infilling.measure(GAPS, answer, "v", TOKENIZER, lambda x: x)
-  assert found == {"exact_match": share, "questions": 4.0}
+  often = 0.25  # all four differ
+  assert found == {
+    "exact_match": share,
+    "questions": 4.0,
+    "most_frequent": often,
+  }
+
+
+def test_most_frequent_span():
+  gaps = [gap("a0d1", "0b1e"), gap("0d1", "0b1c2")]
+  answer = lambda variables, sources, limit: iter([ids("0b"), ids("0b1b")])
+  found = infilling.measure(gaps, answer, "v", TOKENIZER, lambda x: x)
+  assert found["most_frequent"] == found["exact_match"] == 0.5
 
 
 def test_examples_are_fair_and_can_be_written():

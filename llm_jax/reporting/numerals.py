@@ -23,6 +23,7 @@ _SHARES = (
   "accuracy",
   "token_accuracy",
   "exact_match",
+  "most_frequent",
   "ece",
   "macro_f1",
   "precision",

@@ -16,6 +16,7 @@ _MEASURES = (
   "token_accuracy",
   "accuracy",
   "exact_match",
+  "most_frequent",
   "score",
   "kl",
 )
