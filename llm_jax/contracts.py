@@ -161,6 +161,16 @@ class Marks(NamedTuple):
   modes: Mapping[str, int] = MappingProxyType({})  # UL2's "R", "S", "X"
 
 
+class Located(NamedTuple):
+  """Ids of a text, and from which to which character each stands for it.
+
+  Ids that stand for less than a character each have all of it.
+  """
+
+  ids: list[int]
+  place_N2: np.ndarray  # [ids, 2] i32
+
+
 class Tokenizer(Protocol):
   """Text <-> ids. pad, bos and eos are distinct.
 
@@ -180,6 +190,10 @@ class Tokenizer(Protocol):
   def encode(self, text: str) -> list[int]: ...
 
   def encode_batch(self, texts: Sequence[str]) -> list[list[int]]: ...
+
+  def locate(self, texts: Sequence[str]) -> list[Located]:
+    """Ids as `encode_batch` has them, and where in its text each stands."""
+    ...
 
   def decode(self, ids: Sequence[int]) -> str: ...
 

@@ -6,7 +6,8 @@ import dataclasses
 import numpy as np
 
 from llm_jax.config import field
-from llm_jax.tokenizers import special
+from llm_jax.contracts import Located
+from llm_jax.tokenizers import places, special
 
 EXTRA_IDS = (
   "ids behind all others that stand for no text: the sentinels of span"
@@ -35,6 +36,9 @@ class ByteTokenizer:
 
   def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
     return [self.encode(text) for text in texts]
+
+  def locate(self, texts: Sequence[str]) -> list[Located]:
+    return places.lossless(texts, self.encode_batch(texts), self.token_bytes())
 
   def decode(self, ids: Sequence[int]) -> str:
     """The text of ids; ids that stand for no text, or none of ours, are out."""

@@ -9,7 +9,8 @@ import hashlib
 
 import numpy as np
 
-from llm_jax.tokenizers import special
+from llm_jax.contracts import Located
+from llm_jax.tokenizers import places, special
 from llm_jax.tokenizers.bytes import utf8
 
 
@@ -57,6 +58,9 @@ class CharacterTokenizer:
 
   def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
     return [self.encode(text) for text in texts]
+
+  def locate(self, texts: Sequence[str]) -> list[Located]:
+    return places.lossless(texts, self.encode_batch(texts), self.token_bytes())
 
   def decode(self, ids: Sequence[int]) -> str:
     return join(self._bytes, ids).decode("utf-8", errors="replace")

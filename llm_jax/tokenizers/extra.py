@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from llm_jax.contracts import Marks, Tokenizer
+from llm_jax.contracts import Located, Marks, Tokenizer
 
 
 class Extended:
@@ -26,6 +26,9 @@ class Extended:
 
   def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
     return self._tokenizer.encode_batch(texts)
+
+  def locate(self, texts: Sequence[str]) -> list[Located]:
+    return self._tokenizer.locate(texts)
 
   def decode(self, ids: Sequence[int]) -> str:
     first = self._tokenizer.vocab_size

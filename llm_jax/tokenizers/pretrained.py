@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import tokenizers
 
-from llm_jax.contracts import Marks
+from llm_jax.contracts import Located, Marks
+from llm_jax.tokenizers import places
 from llm_jax.tokenizers.bytes import utf8
 
 FILE = "tokenizer.json"  # theirs
@@ -126,6 +127,28 @@ class PretrainedTokenizer:
       list(texts), add_special_tokens=False
     )
     return [its.ids for its in found]
+
+  def locate(self, texts: Sequence[str]) -> list[Located]:
+    for text in texts:
+      utf8(text)
+    found = self._library.encode_batch(list(texts), add_special_tokens=False)
+    return [self._located(t, its) for t, its in zip(texts, found, strict=True)]
+
+  def _located(self, text: str, its: Any) -> Located:
+    """As the library says, or where text is kept whole, by bytes.
+
+    What the library says of characters of several bytes is not always so.
+    """
+    if self._is_of_bytes:
+      sizes = self._sizes[np.array(its.ids, int)]
+      if sizes.sum() == len(text.encode()) and self.decode(its.ids) == text:
+        return Located(its.ids, places.of_bytes(text, sizes))
+    place_N2 = np.array(its.offsets, np.int32).reshape(-1, 2)
+    return Located(its.ids, place_N2)
+
+  @functools.cached_property
+  def _sizes(self) -> np.ndarray:
+    return self.token_bytes()
 
   def decode(self, ids: Sequence[int]) -> str:
     """The text of ids; special ones, and those of no token, are out."""

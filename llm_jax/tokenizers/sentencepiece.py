@@ -19,7 +19,8 @@ import numpy as np
 import sentencepiece
 
 from llm_jax.config import field
-from llm_jax.tokenizers import special
+from llm_jax.contracts import Located
+from llm_jax.tokenizers import places, special
 from llm_jax.tokenizers.bytes import EXTRA_IDS, utf8
 from llm_jax.tokenizers.characters import join
 
@@ -147,6 +148,9 @@ class SentencePieceTokenizer:
         ids += next(found)
       out.append(ids)
     return out
+
+  def locate(self, texts: Sequence[str]) -> list[Located]:
+    return places.lossless(texts, self.encode_batch(texts), self.token_bytes())
 
   def decode(self, ids: Sequence[int]) -> str:
     return join(self._bytes, ids).decode("utf-8", errors="replace")
