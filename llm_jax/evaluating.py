@@ -318,9 +318,9 @@ def _there(
   """Variables of the run that KL is from; a head that it lacks is not asked."""
   folder = weights.origin(kl_from, "kl_from")
   params = weights.base_of(folder, plan, mesh, "kl_from")
-  head = weights.OUTPUT_HEAD
-  own = roles["policy"]["params"]
-  return {"params": {**({head: own[head]} if head in own else {}), **params}}
+  own = roles["policy"]["params"].items()
+  heads = {name: x for name, x in own if weights.is_output(name)}
+  return {"params": {**heads, **params}}
 
 
 def _part(datasets: list[Dataset], others: dict[str, Measures]) -> None:

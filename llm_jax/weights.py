@@ -35,7 +35,7 @@ from llm_jax.training import state as state_lib
 from llm_jax.training import step as step_lib
 from llm_jax.training.state import TrainState
 
-OUTPUT_HEAD = "output_head"  # of a model; a base may be without it
+OUTPUT_HEAD = "output_head"
 Encode = Callable[[str], Sequence[int]]
 
 
@@ -59,6 +59,11 @@ class Plan:
   def saved(self) -> TrainState:
     """What of the state a checkpoint holds."""
     return saved(self.abstract)
+
+
+def is_output(path: str) -> bool:
+  """Whether a param is of what says numbers; a base may be without it."""
+  return path.startswith("output_")
 
 
 def forward(model: Model, temperature: float = 1.0) -> Forward:
@@ -103,7 +108,7 @@ def plan(
     if role != "policy" or path.startswith("quantised/"):
       return False
     # What the base does not know must be learned, whatever the method.
-    return path == f"params/{OUTPUT_HEAD}" or peft.is_trainable(path)
+    return is_output(path.removeprefix("params/")) or peft.is_trainable(path)
 
   def roles(key: jax.Array, params: Any) -> Any:
     params = params or {}
@@ -347,7 +352,7 @@ def base_of(
 ) -> Any:
   """A run's weights as params of another's base; adapters are merged.
 
-  An output head is taken along where the other has one, too. The flag is the
+  What says numbers is taken along where the other has it, too. The flag is the
   one that names the run, for what errors say.
   """
   trained = claim.settings(folder)
@@ -374,7 +379,7 @@ def _check_shapes(given: str, there: Any, here: Any) -> None:
     {p: list(x.shape) for p, x in trees.paths(t)} for t in (there, here)
   ]
   for path in [*shapes[0], *shapes[1]]:
-    if path == OUTPUT_HEAD and len({path in s for s in shapes}) > 1:
+    if is_output(path) and len({path in s for s in shapes}) > 1:
       continue  # it begins anew here, or is left there
     old, new = (s.get(path, "nothing") for s in shapes)
     if old != new:

@@ -86,6 +86,9 @@ SHAPES = {
     activation="relu",
     head_dense=True,
     head_bias=True,
+    outputs=3,
+    output_bias=True,
+    output_dense="tanh",
   ),
   "moe": dataclasses.replace(
     CONFIG, mlp_dim=8, experts=Experts(num=4, per_token=2)

@@ -160,6 +160,12 @@ class TransformerConfig(Shape):
     False, "a dense map, GELU and a norm before the head (BERT)"
   )
   head_dense_bias: bool = field(True, "a bias in that map")
+  output_dense: Literal["none", "tanh", "head"] = field(
+    "none",
+    "what the numbers of --model.outputs are said of: the last activations,"
+    " tanh of a dense map of them (BERT, RoBERTa), or what the head reads"
+    " (ModernBERT)",
+  )
   dropout: float = field(
     0.0, "on the embedding and on each block's two outputs", low=0, high=0.99
   )
@@ -215,6 +221,11 @@ class TransformerConfig(Shape):
       raise ValueError(
         f"--model.full_layers={','.join(map(str, self.full_layers))}: there are"
         f" layers 0 to {self.num_layers - 1}"
+      )
+    if self.output_dense == "head" and not self.head_dense:
+      raise ValueError(
+        "--model.output_dense=head: the head reads the last activations"
+        " themselves without --model.head_dense; none is the same"
       )
     if self.relative_buckets % 4:
       raise ValueError(

@@ -78,6 +78,7 @@ class EncoderDecoderConfig(TransformerConfig):
       "num_heads": own.num_heads or self.num_heads,
       "mlp_dim": own.mlp_dim or self.mlp_dim,
       "outputs": 0,
+      "output_dense": "none",
       "head_dense": False,
     }
     return TransformerConfig(**shared | its)

@@ -49,10 +49,13 @@ def logits(
   return logits_BTV
 
 
-def outputs(x_BTD: jax.Array, kernel_DO: jax.Array) -> jax.Array:
+def outputs(
+  x_BTD: jax.Array, kernel_DO: jax.Array, bias_O: jax.Array | None = None
+) -> jax.Array:
   """Numbers said of each position, [B, T, O], in float32 or wider."""
   wide = jnp.promote_types(x_BTD.dtype, jnp.float32)
-  return jnp.matmul(x_BTD.astype(wide), kernel_DO.astype(wide))
+  output_BTO = jnp.matmul(x_BTD.astype(wide), kernel_DO.astype(wide))
+  return output_BTO if bias_O is None else output_BTO + bias_O.astype(wide)
 
 
 def token_scores(

@@ -46,6 +46,9 @@ class LanguageModel(nn.Module):
       self.output_head_DO = self.param(
         "output_head", axes.init(small, "DO"), (c.embed_dim, c.outputs)
       )
+      if c.output_bias:
+        zeros = axes.init(nn.initializers.zeros, "O")
+        self.output_bias_O = self.param("output_bias", zeros, (c.outputs,))
 
   def read(
     self, batch: Batch, real_BT: jax.Array | None = None
@@ -55,6 +58,10 @@ class LanguageModel(nn.Module):
 
   def before_head(self, x_BTD: jax.Array) -> jax.Array:
     """Activations as the head reads them."""
+    return x_BTD
+
+  def before_outputs(self, x_BTD: jax.Array) -> jax.Array:
+    """Activations as the output head reads them."""
     return x_BTD
 
   def __call__(self, tokens_BT: jax.Array, **others: jax.Array) -> jax.Array:
@@ -71,6 +78,7 @@ class LanguageModel(nn.Module):
     x_BTD, _ = self.read({"tokens_BT": tokens_BT, **others})
     if self.is_initializing():
       self.before_head(x_BTD)
+      self.before_outputs(x_BTD)
     return x_BTD
 
   def score(
@@ -103,7 +111,11 @@ class LanguageModel(nn.Module):
     )._replace(routing=routing)
     if not self.config.outputs:
       return scores
-    output_BTO = heads.outputs(x_BTD, self.output_head_DO)
+    output_BTO = heads.outputs(
+      self.before_outputs(x_BTD),
+      self.output_head_DO,
+      self.output_bias_O if self.config.output_bias else None,
+    )
     return scores._replace(output_BTO=output_BTO)
 
   def logits(self, x_BD: jax.Array) -> jax.Array:

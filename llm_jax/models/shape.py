@@ -38,6 +38,7 @@ class Shape:
     " value, more = classes, 0 = none",
     low=0,
   )
+  output_bias: bool = field(False, "a bias on those numbers")
   dtype: Literal["float32", "bfloat16", "float64"] = field(
     "float32", "of activations; parameters stay float32"
   )

@@ -67,7 +67,12 @@ def _decoder(config: TransformerConfig) -> Sizes:
     places += c.relative_buckets * N
   tables = V * D + places
   dense = D * D if c.head_dense else 0
-  head = (0 if c.tied else V * D) + dense + D * c.outputs
+  head_biases = _output_bias(c)
+  said = D * c.outputs
+  if c.outputs and c.output_dense == "tanh":
+    said += D * D
+    head_biases += D
+  head = (0 if c.tied else V * D) + dense + said + head_biases
   if c.head_dense:
     head += norm + (D if c.head_dense_bias else 0)
   if c.head_bias:
@@ -75,7 +80,7 @@ def _decoder(config: TransformerConfig) -> Sizes:
   around = norm * ((c.norm_at != "sum") + c.embed_norm)
   total = c.num_layers * block + around + tables + head
   looked_up = places if c.tied else tables
-  matmul = c.num_layers * active + V * D + dense + D * c.outputs
+  matmul = c.num_layers * active + V * D + dense + said
   return Sizes(total, looked_up, matmul)
 
 
@@ -112,6 +117,10 @@ def _(config: EncoderDecoderConfig) -> Sizes:
   )
 
 
+def _output_bias(c: Shape) -> int:
+  return c.outputs if c.output_bias else 0
+
+
 @parameters.register
 def _(config: RecurrentConfig) -> Sizes:
   c = config
@@ -119,6 +128,7 @@ def _(config: RecurrentConfig) -> Sizes:
   biases = J * D * (2 if c.cell == "gru" else 1)
   norms = (L + 1) * D if c.norm != "none" else 0
   head = (0 if c.tied else V * D) + (V if c.head_bias else 0)
+  head += _output_bias(c)
   kernels = L * 2 * D * J * D
   total = kernels + L * biases + norms + V * D + head + D * c.outputs
   return Sizes(total, 0 if c.tied else V * D, kernels + V * D + D * c.outputs)

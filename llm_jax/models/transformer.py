@@ -60,6 +60,14 @@ class Decoder(LanguageModel):
         dtype=jnp.dtype(c.dtype),
       )
       self.head_norm = norms.of(c)
+    if c.outputs and c.output_dense == "tanh":
+      self.output_dense = Linear(
+        "D_",
+        (c.embed_dim,),
+        std=c.init_std,
+        bias=True,
+        dtype=jnp.dtype(c.dtype),
+      )
     self.make_heads()
     self.blocks = blocks.stack(c)(c)
     if c.norm_at != "sum":
@@ -155,6 +163,13 @@ class Decoder(LanguageModel):
       return x_BTD
     y_BTD = jax.nn.gelu(self.head_dense(x_BTD), approximate=False)
     return self.head_norm(y_BTD)
+
+  def before_outputs(self, x_BTD: jax.Array) -> jax.Array:
+    """As `output_dense` says. tanh: arXiv:1810.04805's released code."""
+    c = self.config
+    if c.outputs and c.output_dense == "tanh":
+      return jnp.tanh(self.output_dense(x_BTD))
+    return self.before_head(x_BTD) if c.output_dense == "head" else x_BTD
 
   def open_cache(self, batch_size: int, slots: int) -> cache_lib.Cache:
     """An empty cache with room for `slots` tokens a row.

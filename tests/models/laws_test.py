@@ -196,7 +196,7 @@ def test_sizing_counts_every_shape(shape):
   kernels = sum(
     x.size * meets(p) for p, x in trees.paths(variables) if p.endswith("kernel")
   ) + sum(x.size for p, x in trees.paths(variables) if p.endswith("router"))
-  head = small.DIMS.V * small.DIMS.D
+  head = (small.DIMS.V + config.outputs) * small.DIMS.D
   assert sizing.parameters(config).matmul == kernels + head
 
 

@@ -220,9 +220,10 @@ def test_kernels_and_tables_decay_and_nothing_else(shape):
   assert set(last.values()) <= {
     *("kernel", "embedding", "positions", "head"),
     *("bias", "scale", "router", "distances", "head_bias"),
+    *("output_head", "output_bias"),
   }
   for path, suffix in suffixes.items():
-    small_ones = ("bias", "scale", "head_bias", "distances")
+    small_ones = ("bias", "scale", "head_bias", "distances", "output_bias")
     assert muon.is_matrix(suffix) == (last[path] not in small_ones), path
     hidden = "/blocks/" in path and last[path] in ("kernel", "router")
     assert muon.is_hidden(suffix) == hidden, path
