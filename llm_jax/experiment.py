@@ -18,6 +18,9 @@ from llm_jax.judges.weighted import Part, Sum
 from llm_jax.models.config import TransformerConfig
 from llm_jax.models.encoder_decoder_config import EncoderDecoderConfig
 from llm_jax.models.recurrent_config import RecurrentConfig
+from llm_jax.models.recurrent_encoder_decoder_config import (
+  RecurrentEncoderDecoderConfig,
+)
 from llm_jax.objectives.causal import Causal
 from llm_jax.objectives.shaping import Shaping
 from llm_jax.ops.sampling import Sampler
@@ -135,9 +138,12 @@ class Ptx:
 class Experiment:
   """From this, `build` makes everything else."""
 
-  model: TransformerConfig | EncoderDecoderConfig | RecurrentConfig = (
-    TransformerConfig()
-  )
+  model: (
+    TransformerConfig
+    | EncoderDecoderConfig
+    | RecurrentConfig
+    | RecurrentEncoderDecoderConfig
+  ) = TransformerConfig()
   objective: Objective = Causal()
   tokenizer: SentencePiece | Bytes = SentencePiece()
   data: DataSettings = Text()

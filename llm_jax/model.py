@@ -16,6 +16,7 @@ from llm_jax.models import (
   cache,
   encoder_decoder,
   recurrent,
+  recurrent_encoder_decoder,
   transformer,
 )
 from llm_jax.models.cache import with_row, without_row
@@ -23,6 +24,9 @@ from llm_jax.models.config import TransformerConfig
 from llm_jax.models.encoder_decoder_config import EncoderDecoderConfig
 from llm_jax.models.language import LanguageModel
 from llm_jax.models.recurrent_config import RecurrentConfig
+from llm_jax.models.recurrent_encoder_decoder_config import (
+  RecurrentEncoderDecoderConfig,
+)
 from llm_jax.models.shape import Shape
 from llm_jax.tokenizers.bytes import ByteTokenizer
 from llm_jax.tokenizers.sentencepiece import SentencePiece
@@ -76,6 +80,12 @@ KINDS: dict[type[Shape], _Kind] = {
   RecurrentConfig: _Kind(
     recurrent.Recurrent, 0, recurrent.repeated, lambda state, _: state
   ),
+  RecurrentEncoderDecoderConfig: _Kind(
+    recurrent_encoder_decoder.RecurrentEncoderDecoder,
+    0,
+    recurrent_encoder_decoder.repeated,
+    lambda writing, _: writing,
+  ),
 }
 
 
@@ -89,9 +99,10 @@ def make(experiment: Experiment, tokenizer: Tokenizer) -> Model:
       f"--model.vocab_size={shape.vocab_size}: the tokenizer has"
       f" {tokenizer.vocab_size} ids; 0 takes as many"
     )
-  if isinstance(shape, EncoderDecoderConfig) and shape.start_id < 0:
+  if getattr(shape, "start_id", 0) < 0:
     side = getattr(experiment.data, "source", SourceSide())
-    shape = dataclasses.replace(shape, start_id=side.start_id(tokenizer))
+    its: dict[str, Any] = {"start_id": side.start_id(tokenizer)}
+    shape = dataclasses.replace(shape, **its)
   return of_shape(shape)
 
 

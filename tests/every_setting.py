@@ -48,6 +48,9 @@ from llm_jax.models import transformer
 from llm_jax.models.config import Experts, RopeScaling
 from llm_jax.models.encoder_decoder_config import EncoderDecoderConfig
 from llm_jax.models.recurrent_config import RecurrentConfig
+from llm_jax.models.recurrent_encoder_decoder_config import (
+  RecurrentEncoderDecoderConfig,
+)
 from llm_jax.objectives import dpo, group, separate, unreferenced
 from llm_jax.objectives.classification import Classification
 from llm_jax.objectives.kto import KTO
@@ -137,10 +140,12 @@ def try_every_model():
       cell=cell, norm=norm, embed_dim=8, max_length=16, dropout=0.1
     )
     trace_step(dataclasses.replace(command.EXPERIMENT, model=other))
-  model = EncoderDecoderConfig(embed_dim=8, num_heads=2, max_length=32)
-  trace_step(dataclasses.replace(command.EXPERIMENT, model=model))
-  its = dataclasses.replace(model, vocab_size=16, start_id=1)
-  jax.eval_shape(lambda: read_and_write(model_lib.of_shape(its)))
+  apart = EncoderDecoderConfig(embed_dim=8, num_heads=2, max_length=32)
+  heard = RecurrentEncoderDecoderConfig(embed_dim=8, max_length=32)
+  for other in (apart, heard):
+    trace_step(dataclasses.replace(command.EXPERIMENT, model=other))
+    its = dataclasses.replace(other, vocab_size=16, start_id=1)
+    jax.eval_shape(lambda its=its: read_and_write(model_lib.of_shape(its)))
   deep = dataclasses.replace(command.EXPERIMENT.model, num_layers=2)
   for axis in ("stage", "context"):
     cut = mesh_lib.MeshShape(**{axis: 2})

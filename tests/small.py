@@ -12,6 +12,9 @@ from llm_jax import model as model_lib
 from llm_jax.models.config import Experts, RopeScaling, TransformerConfig
 from llm_jax.models.encoder_decoder_config import Encoder, EncoderDecoderConfig
 from llm_jax.models.recurrent_config import RecurrentConfig
+from llm_jax.models.recurrent_encoder_decoder_config import (
+  RecurrentEncoderDecoderConfig,
+)
 
 DIMS = chex.Dimensions(B=8, T=12, V=16, D=16)
 
@@ -105,6 +108,30 @@ RECURRENT = {
     vocab_size=DIMS.V,
     max_length=32,
     cell="gru",
+    tied=False,
+  ),
+}
+
+
+LISTENING = {
+  "lstm": RecurrentEncoderDecoderConfig(
+    num_layers=2,
+    embed_dim=DIMS.D,
+    vocab_size=DIMS.V,
+    max_length=32,
+    start_id=3,
+  ),
+  "gru": RecurrentEncoderDecoderConfig(
+    num_layers=2,
+    embed_dim=DIMS.D,
+    vocab_size=DIMS.V,
+    max_length=32,
+    start_id=3,
+    cell="gru",
+    directions="forward",
+    score="dot",
+    norm="rms",
+    residual=True,
     tied=False,
   ),
 }

@@ -66,7 +66,7 @@ class EncoderDecoder(Decoder):
     seen_source: list[jax.Array] | None = None,
   ) -> tuple[jax.Array, Routing | None]:
     del real_BT
-    tokens_BT, source_BS = batch["tokens_BT"], self._source(batch)
+    tokens_BT, source_BS = batch["tokens_BT"], self.source(batch)
     (B, T), S = tokens_BT.shape, source_BS.shape[1]
     self.check_length(T, 0)
     self.check_length(S, 0)
@@ -143,16 +143,6 @@ class EncoderDecoder(Decoder):
       self.embed(tokens_BT), at_BT, one_BT, cache, source
     )
     return self.logits(x_BTD[:, -1]), cache
-
-  def _source(self, batch: Batch) -> jax.Array:
-    """Ids of what is read."""
-    if "source_BS" in batch:
-      return batch["source_BS"]
-    if not self.is_initializing():
-      raise ValueError(
-        "--data.source.length=0: an encoder-decoder reads a source of its own"
-      )
-    return batch["tokens_BT"]
 
 
 def _source(

@@ -162,6 +162,16 @@ class LanguageModel(nn.Module):
       return axes.constrain(self.embedding_WE.astype(dtype).T, "_V")
     return self.head_DV.astype(dtype)
 
+  def source(self, batch: Batch) -> jax.Array:
+    """Ids of what an encoder reads; ValueError where there are none."""
+    if "source_BS" in batch:
+      return batch["source_BS"]
+    if not self.is_initializing():
+      raise ValueError(
+        "--data.source.length=0: an encoder-decoder reads a source of its own"
+      )
+    return batch["tokens_BT"]
+
   def check_length(self, length: int, prompt: int) -> None:
     """ValueError where a row is longer than the model's longest."""
     if length + prompt > self.config.max_length:

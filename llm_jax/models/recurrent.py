@@ -32,6 +32,14 @@ class Marks(NamedTuple):
   hold_BT: jax.Array | None = None  # it stays as it is
 
 
+def marks(segment_BT: jax.Array | None) -> Marks:
+  """Documents each begin anew, and padding is passed over."""
+  if segment_BT is None:
+    return Marks()
+  changes_BT = segment_BT[:, 1:] != segment_BT[:, :-1]
+  return Marks(jnp.pad(changes_BT, ((0, 0), (1, 0))), segment_BT == 0)
+
+
 class Whole(Linear):
   """A dense map as one kernel and bias, for a loop that applies it often."""
 
@@ -55,29 +63,71 @@ class Layer(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x_BTD: jax.Array, initial: State, marks: Marks
+    self,
+    x_BTD: jax.Array,
+    initial: State,
+    marks: Marks,
+    anew: State | None = None,
   ) -> tuple[jax.Array, State]:
-    c, dtype = self.config, jnp.dtype(self.config.dtype)
-    D, J = c.embed_dim, c.gates
-    settings: Any = {"std": c.init_std, "dtype": dtype}
-    read_BTD = x_BTD
-    if c.norm != "none":
-      read_BTD = Norm(c.norm, c.norm_eps, name="norm")(x_BTD)
-    x_BTJA = Linear(
-      "DJA", (J, D), bias=True, bias_init=bias_init(c), name="input", **settings
-    )(read_BTD)
-    x_BTJA = axes.constrain(x_BTJA, "BTJA")
-    recurrent = Whole(
-      "DJA", (J, D), bias=c.cell == "gru", name="recurrent", **settings
-    )
-    kernel_DJA, bias_JA = recurrent(D)
-    kernel_DJA = axes.constrain(kernel_DJA, "DJA")  # gathered before the loop
-    h_BTA, last = recurrence.run(
-      CELLS[c.cell], x_BTJA, kernel_DJA, bias_JA, initial, *marks
-    )
+    c = self.config
+    read_BTD = as_read(c, x_BTD)
+    states = swept(c, c.embed_dim, read_BTD, initial, marks, anew)
     drop = nn.Dropout(c.dropout, deterministic=not self.has_rng("dropout"))
-    y_BTD = drop(axes.constrain(h_BTA, "BTD"))
+    y_BTD = drop(axes.constrain(states[0], "BTD"))
+    last = tuple(s_BTA[:, -1] for s_BTA in states)
     return (x_BTD + y_BTD if c.residual else y_BTD), last
+
+
+def as_read(config: RecurrentConfig, x_BTD: jax.Array) -> jax.Array:
+  """Activations as a layer reads them."""
+  if config.norm == "none":
+    return x_BTD
+  return Norm(config.norm, config.norm_eps, name="norm")(x_BTD)
+
+
+def swept(
+  config: RecurrentConfig,
+  width: int,
+  read_BTD: jax.Array,
+  initial: State,
+  marks: Marks,
+  anew: State | None = None,
+  prefix: str = "",
+) -> State:
+  """The states of one cell, A = `width`, after each position; part of a layer.
+
+  See `recurrence.run`; `prefix` is of the names of its maps.
+  """
+  c, J = config, config.gates
+  settings: Any = {"std": c.init_std, "dtype": jnp.dtype(c.dtype)}
+  x_BTJA = Linear(
+    *("DJA", (J, width)),
+    bias=True,
+    bias_init=bias_init(c),
+    name=f"{prefix}input",
+    **settings,
+  )(read_BTD)
+  x_BTJA = axes.constrain(x_BTJA, "BTJA")
+  recurrent = Whole(
+    *("DJA", (J, width)),
+    bias=c.cell == "gru",
+    name=f"{prefix}recurrent",
+    **settings,
+  )
+  kernel_DJA, bias_JA = recurrent(width)
+  kernel_DJA = axes.constrain(kernel_DJA, "DJA")  # gathered before the loop
+  return recurrence.run(
+    CELLS[c.cell], x_BTJA, kernel_DJA, bias_JA, initial, *marks, anew
+  )
+
+
+def zeros(config: RecurrentConfig, *shape: int) -> State:
+  """A state of nothing read yet; an LSTM's memory is float32 or wider."""
+  dtype = jnp.dtype(config.dtype)
+  h = jnp.zeros(shape, dtype)
+  if config.cell != "lstm":
+    return (h,)
+  return h, jnp.zeros(shape, jnp.promote_types(dtype, jnp.float32))
 
 
 def bias_init(config: RecurrentConfig) -> Any:
@@ -122,13 +172,8 @@ class Recurrent(LanguageModel):
     B, T = tokens_BT.shape
     prompt_XD = self.prompt()
     self.check_length(T, 0 if prompt_XD is None else len(prompt_XD))
-    marks = Marks()
-    if segment_BT is not None:
-      changes_BT = segment_BT[:, 1:] != segment_BT[:, :-1]
-      reset_BT = jnp.pad(changes_BT, ((0, 0), (1, 0)))
-      marks = Marks(reset_BT, segment_BT == 0)
     x_BTD = self.dropped(self.embed(tokens_BT))
-    return self._run(x_BTD, self._begin(B), marks)[0], None
+    return self._run(x_BTD, self._begin(B), marks(segment_BT))[0], None
 
   def decode(
     self,
@@ -142,8 +187,8 @@ class Recurrent(LanguageModel):
     Padding (segment 0) leaves the state as it is.
     """
     del position_BT
-    marks = Marks(hold_BT=segment_BT == 0)
-    x_BTD, state = self._run(self.embed(tokens_BT), state, marks)
+    held = Marks(hold_BT=segment_BT == 0)
+    x_BTD, state = self._run(self.embed(tokens_BT), state, held)
     return self.logits(x_BTD[:, -1]), state
 
   def open_cache(self, batch_size: int, slots: int) -> State:
@@ -154,19 +199,13 @@ class Recurrent(LanguageModel):
   def _begin(self, batch_size: int) -> State:
     """Zeros, or the state that a soft prompt leaves."""
     prompt_XD = self.prompt()
+    c = self.config
+    empty = lambda rows: zeros(c, rows, c.num_layers, c.embed_dim)
     if prompt_XD is None:
-      return self._zeros(batch_size)
-    state = self._run(prompt_XD[None], self._zeros(1), Marks())[1]
+      return empty(batch_size)
+    state = self._run(prompt_XD[None], empty(1), Marks())[1]
     rows = lambda s: jnp.broadcast_to(s, (batch_size, *s.shape[1:]))
     return jax.tree.map(rows, state)
-
-  def _zeros(self, batch_size: int) -> State:
-    c, dtype = self.config, jnp.dtype(self.config.dtype)
-    shape = (batch_size, c.num_layers, c.embed_dim)
-    h_BLA = jnp.zeros(shape, dtype)
-    if c.cell != "lstm":
-      return (h_BLA,)
-    return h_BLA, jnp.zeros(shape, jnp.promote_types(dtype, jnp.float32))
 
   def _run(
     self, x_BTD: jax.Array, state: State, marks: Marks

@@ -12,6 +12,9 @@ from llm_jax.models import cache
 from llm_jax.models.config import TransformerConfig
 from llm_jax.models.encoder_decoder_config import EncoderDecoderConfig
 from llm_jax.models.recurrent_config import RecurrentConfig
+from llm_jax.models.recurrent_encoder_decoder_config import (
+  RecurrentEncoderDecoderConfig,
+)
 from llm_jax.models.shape import Shape
 
 _WIDTH = {"bfloat16": 2, "float32": 4, "float64": 8}  # bytes of a number
@@ -122,7 +125,7 @@ def _output_bias(c: Shape) -> int:
 
 
 @parameters.register
-def _(config: RecurrentConfig) -> Sizes:
+def _recurrent(config: RecurrentConfig) -> Sizes:
   c = config
   L, D, J, V = c.num_layers, c.embed_dim, c.gates, c.vocab_size
   biases = J * D * (2 if c.cell == "gru" else 1)
@@ -132,6 +135,27 @@ def _(config: RecurrentConfig) -> Sizes:
   kernels = L * 2 * D * J * D
   total = kernels + L * biases + norms + V * D + head + D * c.outputs
   return Sizes(total, 0 if c.tied else V * D, kernels + V * D + D * c.outputs)
+
+
+@parameters.register
+def _(config: RecurrentEncoderDecoderConfig) -> Sizes:
+  """Of a decoder, its attention, and an encoder that reads with its table."""
+  c, write = config, _recurrent(config)
+  L, D, J = c.num_layers, c.embed_dim, c.gates
+  attention = (3 if c.score == "general" else 2) * D * D
+  kernels = L * _reading(c)
+  biases = L * J * D * (2 if c.cell == "gru" else 1)
+  norms = L * D if c.norm != "none" else 0
+  return Sizes(
+    write.total + attention + kernels + biases + norms,
+    write.embedding,
+    write.matmul + attention + kernels,
+  )
+
+
+def _reading(c: RecurrentEncoderDecoderConfig) -> int:
+  """Numbers in kernels of an encoder's layer: what is read, and states."""
+  return c.gates * sum(A * (c.embed_dim + A) for A in c.widths)
 
 
 class Flops(NamedTuple):
@@ -173,6 +197,14 @@ def flops_per_token(config: Shape, length: int) -> Flops:
 def _(config: RecurrentConfig, length: int) -> Flops:
   del length  # which costs nothing
   work = 6.0 * parameters(config).matmul
+  return Flops(work, work)
+
+
+@flops_per_token.register
+def _(config: RecurrentEncoderDecoderConfig, length: int) -> Flops:
+  """Of a token of the target and one of the source, rows being as long."""
+  attention = 12.0 * config.embed_dim * length
+  work = 6.0 * parameters(config).matmul + attention
   return Flops(work, work)
 
 
@@ -220,13 +252,22 @@ def activation_bytes(config: Shape, tokens: int) -> int:
 
 
 @activation_bytes.register
-def _(config: RecurrentConfig, tokens: int) -> int:
+def _recurrent_bytes(config: RecurrentConfig, tokens: int) -> int:
   """What a layer reads and, unless it is computed anew, gates and states."""
   c = config
   kept = c.embed_dim
   if c.remat != "full":
     kept += (2 * c.gates + 2) * c.embed_dim
   return c.num_layers * tokens * kept * _WIDTH[c.dtype]
+
+
+@activation_bytes.register
+def _(config: RecurrentEncoderDecoderConfig, tokens: int) -> int:
+  """Both stacks, the states that targets begin in, and attention's vectors."""
+  c = config
+  states = 2 if c.cell == "lstm" else 1
+  kept = (states * c.num_layers + 4) * c.embed_dim
+  return 2 * _recurrent_bytes(c, tokens) + tokens * kept * _WIDTH[c.dtype]
 
 
 @activation_bytes.register
@@ -301,9 +342,16 @@ def _decoder_traffic(config: TransformerConfig, tensor: int) -> float:
 
 
 @traffic.register
-def _(config: RecurrentConfig, tensor: int) -> float:
+def _recurrent_traffic(config: RecurrentConfig, tensor: int) -> float:
   c = config
   return c.num_layers * c.embed_dim * (4 + 4 * c.gates / tensor)
+
+
+@traffic.register
+def _(config: RecurrentEncoderDecoderConfig, tensor: int) -> float:
+  """Two stacks, and attention's maps."""
+  attention = config.embed_dim * (4 + 2 / tensor)
+  return 2 * _recurrent_traffic(config, tensor) + attention
 
 
 @functools.singledispatch
@@ -331,7 +379,14 @@ def _(config: EncoderDecoderConfig, rows: int, slots: int) -> int:
 
 
 @cache_bytes.register
-def _(config: RecurrentConfig, rows: int, slots: int) -> int:
+def _(config: RecurrentEncoderDecoderConfig, rows: int, slots: int) -> int:
+  """A state, and sources of as many tokens as there are slots."""
+  width = 2 * config.embed_dim * _WIDTH[config.dtype] + 4
+  return _state_bytes(config, rows, slots) + rows * slots * width
+
+
+@cache_bytes.register
+def _state_bytes(config: RecurrentConfig, rows: int, slots: int) -> int:
   del slots
   width = _WIDTH[config.dtype]
   memory = max(width, 4) if config.cell == "lstm" else 0

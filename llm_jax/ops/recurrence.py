@@ -58,8 +58,9 @@ def run(
   initial: State,
   reset_BT: jax.Array | None = None,
   hold_BT: jax.Array | None = None,
-) -> tuple[jax.Array, State]:
-  """What the cell says at each position, h_BTA, and its last state.
+  anew: State | None = None,
+) -> State:
+  """The state after each position, [B, T, A]; what the cell says comes first.
 
   Args:
     cell: one step.
@@ -69,18 +70,12 @@ def run(
     initial: the state before the first position.
     reset_BT: positions before which the state becomes `initial` again.
     hold_BT: positions that leave the state as it is.
+    anew: [B, T, A], what it becomes there in the place of `initial`.
   """
-  turn = lambda a: None if a is None else a.swapaxes(0, 1)
-  states = _states(
-    cell,
-    turn(x_BTJA),
-    kernel_DJA,
-    bias_JA,
-    initial,
-    turn(reset_BT),
-    turn(hold_BT),
-  )[0]
-  return states[0].swapaxes(0, 1), tuple(s_TBA[-1] for s_TBA in states)
+  turn = lambda a: a.swapaxes(0, 1)
+  x_TBJA, *marks = jax.tree.map(turn, (x_BTJA, reset_BT, hold_BT, anew))
+  states = _states(cell, x_TBJA, kernel_DJA, bias_JA, initial, *marks)[0]
+  return tuple(map(turn, states))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -92,6 +87,7 @@ def _states(
   initial: State,
   reset_TB: jax.Array | None,
   hold_TB: jax.Array | None,
+  anew: State | None,
 ) -> tuple[State, jax.Array]:
   """States [T, B, A] after each position, and what they brought [T, B, J, A].
 
@@ -100,13 +96,14 @@ def _states(
   """
 
   def one(state: State, xs: tuple) -> tuple[State, tuple]:
-    x_BJA, reset_B, hold_B = xs
-    state = _before(state, initial, reset_B)
+    x_BJA, reset_B, hold_B, begin = xs
+    state = _before(state, initial if begin is None else begin, reset_B)
     h_BJA = _product(state[0], kernel_DJA) + bias_JA
     new = _after(cell, x_BJA, h_BJA, state, hold_B)
     return new, (new, h_BJA)
 
-  return jax.lax.scan(one, initial, (x_TBJA, reset_TB, hold_TB))[1]
+  xs = x_TBJA, reset_TB, hold_TB, anew
+  return jax.lax.scan(one, initial, xs)[1]
 
 
 def _before(state: State, initial: State, reset_B: Any) -> State:
@@ -138,7 +135,7 @@ def _forward(cell: Cell, *given: Any) -> tuple[Any, tuple]:
 def _backward(cell: Cell, saved: tuple, grads: tuple) -> tuple:
   """Gradients; what each position brought must have none of its own."""
   given, states, h_TBJA = saved
-  x_TBJA, kernel_DJA, _, initial, reset_TB, hold_TB = given
+  x_TBJA, kernel_DJA, _, initial, reset_TB, hold_TB, anew = given
   earlier = jax.tree.map(
     lambda a, s: jnp.concatenate([a[None], s[:-1]]), initial, states
   )
@@ -146,8 +143,8 @@ def _backward(cell: Cell, saved: tuple, grads: tuple) -> tuple:
 
   def one(carry: tuple, xs: tuple) -> tuple:
     later, first = carry  # gradients: of the state after, of the initial one
-    own, old, x_BJA, h_BJA, reset_B, hold_B = xs
-    before = _before(old, initial, reset_B)
+    own, old, x_BJA, h_BJA, reset_B, hold_B, begin = xs
+    before = _before(old, initial if begin is None else begin, reset_B)
     _, pull = jax.vjp(
       lambda x, h, s: _after(cell, x, h, s, hold_B), x_BJA, h_BJA, before
     )
@@ -155,23 +152,26 @@ def _backward(cell: Cell, saved: tuple, grads: tuple) -> tuple:
     back_BA = jax.lax.dot_general(
       dh_BJA, kernel_DJA, (((1, 2), (1, 2)), ((), ()))
     )
-    state = (dsay_BA + back_BA, *rest)
+    state, dbegin = (dsay_BA + back_BA, *rest), None
     if reset_B is not None:
       keep = lambda a, b: jnp.where(reset_B[:, None], a, b)
-      first = jax.tree.map(lambda f, s: f + keep(s, 0), first, state)
+      dbegin = jax.tree.map(lambda s: keep(s, 0), state)
+      if begin is None:
+        first, dbegin = jax.tree.map(jnp.add, first, dbegin), None
       state = jax.tree.map(lambda s: keep(0, s), state)
-    return (state, first), (dx_BJA, dh_BJA, before[0])
+    return (state, first), (dx_BJA, dh_BJA, before[0], dbegin)
 
   ends: Any = jax.lax.scan(
     one,
     (zeros, zeros),
-    (grads[0], earlier, x_TBJA, h_TBJA, reset_TB, hold_TB),
+    (grads[0], earlier, x_TBJA, h_TBJA, reset_TB, hold_TB, anew),
     reverse=True,
   )
-  (later, first), (dx_TBJA, dh_TBJA, before_TBD) = ends
+  (later, first), (dx_TBJA, dh_TBJA, before_TBD, danew) = ends
   dkernel_DJA = jnp.einsum("tbd,tbja->dja", before_TBD, dh_TBJA)
   dinitial = jax.tree.map(jnp.add, later, first)
-  return dx_TBJA, dkernel_DJA, dh_TBJA.sum((0, 1)), dinitial, None, None
+  dbias_JA = dh_TBJA.sum((0, 1))
+  return dx_TBJA, dkernel_DJA, dbias_JA, dinitial, None, None, danew
 
 
 _states.defvjp(_forward, _backward)

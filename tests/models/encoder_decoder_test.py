@@ -18,7 +18,8 @@ from tests import small
 from tests.models import cache_test
 
 S = 9  # positions of a source
-EVERY = pytest.mark.parametrize("shape", small.APART)
+SHAPES = {**small.APART, **small.LISTENING}
+EVERY = pytest.mark.parametrize("shape", SHAPES)
 
 
 def batch(seed=0):
@@ -36,14 +37,14 @@ def batch(seed=0):
 
 @EVERY
 def test_parameters_are_counted(shape):
-  config = small.APART[shape]
+  config = SHAPES[shape]
   _, variables = small.build(config)
   assert sizing.parameters(config).total == trees.size(variables)
 
 
 @EVERY
 def test_scanned_is_unrolled_and_remat_is_none(shape):
-  config, rows = small.APART[shape], batch()
+  config, rows = SHAPES[shape], batch()
   with jax.enable_x64(True):
     _, variables = small.build(config)
     want = small.logp_and_grads(config, variables, rows)
@@ -107,7 +108,7 @@ def packed(others=False, runs_on=False):
 @EVERY
 def test_packed_is_apart(shape):
   """Examples of one row score as they do alone, all gradients included."""
-  config = small.APART[shape]
+  config = SHAPES[shape]
   row, alone = packed()
   weight_T = np.random.default_rng(1).normal(size=sum(TARGETS))
   with jax.enable_x64(True):
@@ -128,7 +129,7 @@ def test_packed_is_apart(shape):
     want = jax.tree.map(lambda *x: sum(map(np.asarray, x)), *wants)
     chex.assert_trees_all_close(got, want, atol=1e-11, rtol=1e-9)
     mutants = [{"others": True}]
-    if config.positions == "learned":
+    if getattr(config, "positions", "") == "learned":
       mutants.append({"runs_on": True})
     for mutant in mutants:
       wrong = run(variables, packed(**mutant)[0], whole)
@@ -147,7 +148,7 @@ def test_no_token_sees_a_later_one_and_all_see_the_source(shape):
   hidden = padded["source_segment_BS"] == 0
   padded["source_BS"][hidden] = (padded["source_BS"][hidden] + 1) % 16
   with jax.enable_x64(True):
-    model, variables = small.build(small.APART[shape])
+    model, variables = small.build(SHAPES[shape])
     score = jax.jit(lambda v, b: model.apply(v, b, method="score").logp_BT)
     want = score(variables, rows)
     got = score(variables, later)
@@ -167,7 +168,7 @@ MESHES = {
 @pytest.mark.parametrize("name", MESHES)
 @EVERY
 def test_a_mesh_computes_what_one_device_does(shape, name):
-  config, rows = small.APART[shape], batch()
+  config, rows = SHAPES[shape], batch()
   with jax.enable_x64(True):
     model, variables = small.build(config)
     want = small.logp_and_grads(config, variables, rows)
@@ -208,7 +209,7 @@ def written():
 @pytest.mark.parametrize("unroll", [0, 1])
 @EVERY
 def test_cached_is_uncached(shape, unroll, monkeypatch):
-  config = dataclasses.replace(small.APART[shape], unroll=unroll)
+  config = dataclasses.replace(SHAPES[shape], unroll=unroll)
   with jax.enable_x64(True):
     model, variables = small.build(config)
     first = np.full((4, 1), config.start_id, np.int32)
@@ -228,6 +229,8 @@ def test_cached_is_uncached(shape, unroll, monkeypatch):
     np.testing.assert_allclose(stepped(model, variables), want, atol=1e-11)
     wrong = stepped(model, variables, pads=1)
     assert np.abs(wrong - want).max() > 1e-3
+    if shape in small.LISTENING:
+      return
     # Mutant: of a source, all layers read what the first one does.
     read_source = crossing.cache_lib.read_source
     first_layer = lambda cache, layer: read_source(cache, layer * 0)
