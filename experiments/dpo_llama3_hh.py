@@ -9,9 +9,10 @@ place of their RMSprop. 1,300 steps are two epochs of the harmless half.
       --init_from=runs/sft_llama3_8b_messages \
       --data.sources.0.paths=hh_harmless.jsonl.gz
 
-`--init_from` is a run folder that holds the tuned model, which is the
-reference, too. 16 TPU v5p chips or 16 GPUs of 80 GB; not run yet: `plan` says
-what it needs.
+`--init_from` is the tuned model, which is the reference, too: a run folder,
+with the `--data.template` that it was tuned with, or
+`hf:Meta-Llama-3-8B-Instruct` with that of the same name. 16 TPU v5p chips or 16
+GPUs of 80 GB; not run yet: `plan` says what it needs.
 """
 
 import dataclasses

@@ -7,14 +7,15 @@ shown. Eight completions a question and the weight of the KL are the paper's;
 the learning rate is its, too. 600 steps are 600 updates of 32 questions, two
 and a half passes.
 
-  python -m experiments.grpo_qwen3_gsm8k train --init_from=runs/qwen3_0_6b \
+  python -m experiments.grpo_qwen3_gsm8k train --init_from=hf:Qwen3-0.6B-Base \
+      --data.template=hf:Qwen3-0.6B-Base \
       --data.sources.0.paths=gsm8k_train.jsonl
 
-`--init_from` is a run folder that holds the base, which is the reference, too;
-a base that was tuned on a few hundred answers (`lora_qwen3_gsm8k`, merged) ends
-its completions sooner. `--rollouts.drawings=5` gives up questions that are
-always answered right, or never (DAPO). One GPU of 80 GB; not run yet: `plan`
-says what it needs.
+The base, a folder as downloaded, is the reference, too; a base that was tuned
+on a few hundred answers (`lora_qwen3_gsm8k`, merged) ends its completions
+sooner. `--rollouts.drawings=5` gives up questions that are always answered
+right, or never (DAPO). One GPU of 80 GB; not run yet: `plan` says what it
+needs.
 """
 
 import dataclasses

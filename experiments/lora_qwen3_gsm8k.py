@@ -3,11 +3,12 @@
 LoRA (arXiv:2106.09685) on GSM8K (arXiv:2110.14168), whose rows have `question`
 and `answer`.
 
-  python -m experiments.lora_qwen3_gsm8k train --init_from=runs/qwen3_0_6b \
+  python -m experiments.lora_qwen3_gsm8k train --init_from=hf:Qwen3-0.6B-Base \
+      --data.template=hf:Qwen3-0.6B-Base \
       --data.sources.0.paths=gsm8k_train.jsonl
 
-`--init_from` is a run folder that holds the base. One GPU of 16 GB; not run
-yet: `plan` says what it needs.
+The base is a folder as downloaded. One GPU of 16 GB; not run yet: `plan` says
+what it needs.
 """
 
 from llm_jax import cli
@@ -28,7 +29,7 @@ EXPERIMENT = Experiment(
     length=1024,
     too_long="drop",
   ),
-  peft=LoRA(rank=16, alpha=32.0, special_tokens=12),
+  peft=LoRA(rank=16, alpha=32.0),
   frozen="bfloat16",
   optimizer=AdamW(
     peak=2e-4, schedule=Schedule("cosine", warmup=30), weight_decay=0.0

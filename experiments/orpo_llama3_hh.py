@@ -5,10 +5,13 @@ answers and prefers them at once, without a reference. Learning rate and beta
 (lambda there) are a place to begin, not tuned.
 
   python -m experiments.orpo_llama3_hh train \
-      --init_from=runs/llama3_8b --data.sources.0.paths=hh_harmless.jsonl.gz
+      --init_from=hf:Meta-Llama-3-8B \
+      --data.template=hf:Meta-Llama-3-8B-Instruct \
+      --data.sources.0.paths=hh_harmless.jsonl.gz
 
-`--init_from` is a run folder that holds the base. 16 TPU v5p chips or 16 GPUs
-of 80 GB; not run yet: `plan` says what it needs.
+Both are folders as downloaded: the base, and the one whose chat template it is
+taught. 16 TPU v5p chips or 16 GPUs of 80 GB; not run yet: `plan` says what it
+needs.
 """
 
 import dataclasses

@@ -8,9 +8,10 @@ pairs, are those of the former's reward model.
       --init_from=runs/sft_llama3_8b_messages \
       --data.sources.0.paths=hh_harmless.jsonl.gz
 
-`--init_from` is a run folder that holds the tuned model; the head with one
-output is new. 16 TPU v5p chips or 16 GPUs of 80 GB; not run yet: `plan` says
-what it needs.
+`--init_from` is the tuned model, whose head with one output is new: a run
+folder, with the `--data.template` that it was tuned with, or
+`hf:Meta-Llama-3-8B-Instruct` with that of the same name. 16 TPU v5p chips or 16
+GPUs of 80 GB; not run yet: `plan` says what it needs.
 """
 
 import dataclasses

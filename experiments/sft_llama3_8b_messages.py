@@ -5,9 +5,12 @@ are those that Llama 2's instruct models were tuned with (arXiv:2307.09288,
 section 3.1).
 
   python -m experiments.sft_llama3_8b_messages train \
-      --init_from=runs/llama3_8b --data.sources.0.paths=chats.jsonl
+      --init_from=hf:Meta-Llama-3-8B \
+      --data.template=hf:Meta-Llama-3-8B-Instruct \
+      --data.sources.0.paths=chats.jsonl
 
-`--init_from` is a run folder that holds the base. 16 TPU v5p chips or 8 GPUs
+Both are folders as downloaded: the base, and the one whose chat template it is
+taught. A run folder that holds a base is one, too. 16 TPU v5p chips or 8 GPUs
 of 80 GB; not run yet: `plan` says what it needs.
 """
 

@@ -289,7 +289,8 @@ def encode(
     for p in pieces:
       if p.special and p.special not in special:
         raise ValueError(
-          f"--data.template: the tokenizer has no id for {p.special!r}"
+          f"--data.template: the tokenizer has no id for {p.special!r};"
+          " --data.template=hf:FOLDER is the one that came with a model"
         )
       new = [special[p.special]] if p.special else next(found)
       ids += new
