@@ -14,7 +14,7 @@ from llm_jax.interop import families, lines, writing
 from llm_jax.interop.folder import Folder
 from llm_jax.models import presets
 from llm_jax.peft.lora import LoRA
-from llm_jax.tokenizers import exported, store
+from llm_jax.tokenizers import exported, samples, store
 from llm_jax.tokenizers.bytes import Bytes
 from llm_jax.tokenizers.sentencepiece import SentencePiece
 from tests import command
@@ -122,7 +122,7 @@ def test_our_tokenizers_encode_alike_as_tokenizer_json(settings, tmp_path):
   ours = store.obtain(settings, lambda: iter([TEXT]), tmp_path)
   model, said = exported.files(ours, [TEXT])
   theirs = tokenizers.Tokenizer.from_buffer(model)
-  for text in (TEXT, *exported.SAMPLES):
+  for text in (TEXT, *samples.SAMPLES):
     ids = theirs.encode(text).ids
     assert ids == [ours.start_id, *ours.encode(text)]
     assert theirs.decode(ids) == text

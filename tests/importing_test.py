@@ -8,6 +8,7 @@ import pytest
 from llm_jax import claim
 from tests import command
 from tests.interop import tiny
+from tests.tokenizers import older_test
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +46,28 @@ def test_a_folder_is_shown_trained_resumed_measured_and_asked(base, tmp_path):
   first = next(r for r in map(json.loads, rows) if r["split"] == "train")
   loss = measured["results"]["model"]["loss"]
   assert abs(first["loss"] - loss) < 0.5  # of other rows of the same text
+
+
+def test_a_folder_with_tokenizer_model_alone(tmp_path):
+  """Asked, and exported with a tokenizer.json of the same ids."""
+  import tokenizers
+
+  folder = tiny.whole(tmp_path / "old", vocab=400, dtype=np.float32)
+  (folder / "tokenizer.json").unlink()
+  older_test.write(folder, "llama")
+  given = (f"--init_from=hf:{folder}", f"--workdir={tmp_path}/none")
+  said = command.call("generate", *given, "--prompt=the fox")
+  assert said.code == 0 and said.out.startswith("the fox"), said.err
+  said = command.call("export", *given, f"--to={tmp_path}/new")
+  assert said.code == 0, said.err
+  made = tokenizers.Tokenizer.from_file(str(tmp_path / "new/tokenizer.json"))
+  for text, ids in older_test.GOLDENS["llama"]["ids"].items():
+    assert made.encode(text).ids == [1, *ids]
+  (folder / "config.json").write_text(
+    (folder / "config.json").read_text().replace("400", "381")
+  )
+  said = command.call("generate", *given, "--prompt=x")
+  assert said.code == 2 and "381" in said.error and "382" in said.error
 
 
 def test_a_flag_that_the_folder_contradicts_is_refused(base, tmp_path):

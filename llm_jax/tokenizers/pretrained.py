@@ -9,19 +9,20 @@ from collections.abc import Mapping, Sequence
 import functools
 import hashlib
 import json
-import pathlib
 import re
 from typing import Any
 
 import numpy as np
 import tokenizers
+from tokenizers import pre_tokenizers
 
 from llm_jax.contracts import Located, Marks
 from llm_jax.tokenizers import places
 from llm_jax.tokenizers.bytes import utf8
+from llm_jax.tokenizers.folders import FILE
 
-FILE = "tokenizer.json"  # theirs
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+_IN_BYTE = "(?<=<)(?=0x[0-9A-F]{2}>)"  # where a byte's name is cut
 # What ends a turn of a chat, and what may fill rows: the first there is.
 _ENDS = ("<|eot_id|>", "<|im_end|>", "<end_of_turn>", "<|end|>", "</s>")
 _PADS = (
@@ -32,40 +33,6 @@ _PADS = (
 _MASKS = ("[MASK]", "<mask>")
 _SENTINEL = re.compile(r"<extra_id_(\d+)>")
 _MODES = {"R": "[NLU]", "S": "[S2S]", "X": "[NLG]"}
-
-
-def special_ids(folder: pathlib.Path, config: Mapping[str, Any]) -> dict:
-  """{"bos", "eos", "pad": text of a token, or its id} that a folder names.
-
-  The words of tokenizer_config.json go before the ids of generation_config and
-  of config.json.
-  """
-  words = _json(folder / "tokenizer_config.json")
-  more = _json(folder / "generation_config.json")
-  out: dict[str, Any] = {}
-  for name in ("bos", "eos", "pad"):
-    word = words.get(f"{name}_token")
-    if isinstance(word, dict):
-      word = word.get("content")
-    ids = more.get(f"{name}_token_id", config.get(f"{name}_token_id"))
-    first = ids[0] if isinstance(ids, list) and ids else ids
-    out[name] = first if word is None else word
-  return out
-
-
-def about(folder: pathlib.Path, config: Mapping[str, Any]) -> dict[str, Any]:
-  """What a run folder keeps of a tokenizer beside its file.
-
-  Raises:
-    ValueError: no tokenizer.json.
-  """
-  if not (folder / FILE).is_file():
-    other = (folder / "tokenizer.model").exists()
-    raise ValueError(
-      f"{folder}: holds no {FILE}"
-      + (", only tokenizer.model; save it with transformers" if other else "")
-    )
-  return {"named": special_ids(folder, config)}
 
 
 class PretrainedTokenizer:
@@ -89,6 +56,7 @@ class PretrainedTokenizer:
     library.encode_special_tokens = True
     self.model = model  # the file, as it was
     self._library, self._json = library, json.loads(model)
+    self._encoder = _of_plain_text(self._json) or library
     self.vocab_size = 1 + max(library.get_vocab(True).values(), default=-1)
     if not self.vocab_size:
       raise ValueError(f"{FILE}: has no token at all")
@@ -123,7 +91,7 @@ class PretrainedTokenizer:
   def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
     for text in texts:
       utf8(text)
-    found = self._library.encode_batch_fast(
+    found = self._encoder.encode_batch_fast(
       list(texts), add_special_tokens=False
     )
     return [its.ids for its in found]
@@ -193,6 +161,30 @@ class PretrainedTokenizer:
     return named if known else None  # some say -1 where there is none
 
 
+def _of_plain_text(found: dict[str, Any]) -> tokenizers.Tokenizer | None:
+  """The same, to which names of special tokens and of bytes are text.
+
+  A unigram model takes every piece that it finds, these among them.
+  """
+  if (found.get("model") or {}).get("type") != "Unigram":
+    return None
+  added = found.get("added_tokens") or []
+  special = {its["id"] for its in added if its["special"]}
+  pieces = [
+    [f"\0{__name__} {i}\0" if i in special else piece, score]
+    for i, (piece, score) in enumerate(found["model"]["vocab"])
+  ]
+  made = found | {"model": found["model"] | {"vocab": pieces}}
+  made |= {"post_processor": None, "truncation": None, "padding": None}
+  made["added_tokens"] = [its for its in added if not its["special"]]
+  library = tokenizers.Tokenizer.from_str(json.dumps(made))
+  if found["model"].get("byte_fallback"):
+    cut: Any = pre_tokenizers.Split(tokenizers.Regex(_IN_BYTE), "isolated")
+    before = [] if library.pre_tokenizer is None else [library.pre_tokenizer]
+    library.pre_tokenizer = pre_tokenizers.Sequence([*before, cut])
+  return library
+
+
 def _marks(special: Mapping[str, int]) -> Marks:
   """Masks as BERT's, sentinels as T5's, modes as UL2's, where there are any."""
   found = ((_SENTINEL.fullmatch(word), i) for word, i in special.items())
@@ -202,14 +194,3 @@ def _marks(special: Mapping[str, int]) -> Marks:
     tuple(i for _, i in numbered),
     {mode: special[word] for mode, word in _MODES.items() if word in special},
   )
-
-
-def _json(path: pathlib.Path) -> dict[str, Any]:
-  """What a file says; nothing where there is none."""
-  try:
-    found = json.loads(path.read_text(encoding="utf-8"))
-  except FileNotFoundError:
-    return {}
-  except (OSError, ValueError, RecursionError) as e:
-    raise ValueError(f"{path}: cannot be read ({e})") from e
-  return found if isinstance(found, dict) else {}

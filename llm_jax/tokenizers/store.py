@@ -10,7 +10,7 @@ from typing import Any
 
 from llm_jax import storage
 from llm_jax.contracts import Tokenizer
-from llm_jax.tokenizers import characters, pretrained
+from llm_jax.tokenizers import characters, folders, older
 from llm_jax.tokenizers import sentencepiece as pieces
 from llm_jax.tokenizers.bytes import Bytes, ByteTokenizer
 from llm_jax.tokenizers.extra import Extended
@@ -92,7 +92,7 @@ def adopt(
   """Takes the tokenizer of a folder of the ecosystem over, with a digest.
 
   Args:
-    folder: that holds tokenizer.json.
+    folder: that holds one.
     config: its config.json.
     target: of a run that has no tokenizer yet, else nothing is done.
 
@@ -101,10 +101,10 @@ def adopt(
   """
   if (target / _NAME).exists():
     return
-  found = pretrained.about(folder, config)
-  model = (folder / pretrained.FILE).read_bytes()
-  PretrainedTokenizer(model, found["named"])
-  about = {"kind": "pretrained", "digest": _digest(model), **found}
+  model, named = _theirs(folder, config)
+  PretrainedTokenizer(model, named)
+  about: dict[str, Any] = {"kind": "pretrained", "digest": _digest(model)}
+  about["named"] = named
   about["beside"] = {}  # what else the folder says of text, and its digest
   for name in _BESIDE:
     if (folder / name).is_file():
@@ -117,10 +117,18 @@ def adopt(
 
 def theirs(folder: pathlib.Path, config: Mapping[str, Any]) -> Tokenizer:
   """The tokenizer of a folder of the ecosystem, as it stands there."""
-  found = pretrained.about(folder, config)
-  return PretrainedTokenizer(
-    (folder / pretrained.FILE).read_bytes(), found["named"]
-  )
+  return PretrainedTokenizer(*_theirs(folder, config))
+
+
+def _theirs(
+  folder: pathlib.Path, config: Mapping[str, Any]
+) -> tuple[bytes, dict[str, Any]]:
+  """A tokenizer.json, made where there is none, and what ends a text."""
+  said = folders.Said(folder, config)
+  if (folder / folders.FILE).is_file():
+    return (folder / folders.FILE).read_bytes(), said.special_ids({})
+  model, words = older.made(said)
+  return model, said.special_ids(words)
 
 
 def copy(source: str | os.PathLike[str], target: pathlib.Path) -> None:
