@@ -7,6 +7,7 @@ import jax
 
 from llm_jax.checkpoints.store import Store
 from llm_jax.data.arrays import Arrays
+from llm_jax.data.denoisers import Masked, Plain
 from llm_jax.data.instructions import Instructions
 from llm_jax.data.preferences import Preferences
 from llm_jax.data.text import Text
@@ -15,6 +16,8 @@ from llm_jax.judges.endpoint import Endpoint
 from llm_jax.judges.rubric import Rubric
 from llm_jax.models.shape import Shape
 from llm_jax.objectives.classification import Classification
+from llm_jax.objectives.kto import KTO
+from llm_jax.objectives.pairwise import Pairwise
 from llm_jax.objectives.ppo import PPO
 from llm_jax.peft.prompts import Prefix
 
@@ -106,15 +109,23 @@ def _sources(experiment: Experiment) -> None:
 
 def _reads_sources(experiment: Experiment) -> None:
   """ValueError where an encoder has no source, or cannot read it."""
+  if experiment.draws:
+    name = type(experiment.objective).__name__
+    raise ValueError(
+      f"--objective ({name}): learns from what a decoder alone draws, not an"
+      " encoder-decoder"
+    )
   every = {"data": experiment.data}
   others = enumerate(experiment.evaluations)
   every |= {f"evaluations.{i}.data": e.data for i, e in others}
   for flag, where in every.items():
-    source, kind = getattr(where, "source", None), type(where).__name__
-    if source is None:
+    source = getattr(where, "source", None)
+    what = getattr(where, "corruption", where)
+    if source is None or isinstance(what, Plain | Masked):
       raise ValueError(
-        f"--{flag} ({kind}): its rows have no source for an encoder-decoder to"
-        " read; Text with a corruption, or Instructions"
+        f"--{flag} ({type(what).__name__}): its rows have no source for an"
+        " encoder-decoder to read; Text whose corruption is Spans, PrefixLM or"
+        " Mixture, or Instructions"
       )
     if not source.length:
       raise ValueError(
@@ -127,12 +138,6 @@ def _reads_sources(experiment: Experiment) -> None:
         f"--{flag}.source.length={source.length}: longer than"
         f" --model.max_length={longest}"
       )
-  if experiment.draws:
-    name = type(experiment.objective).__name__
-    raise ValueError(
-      f"--objective ({name}): learns from what a decoder alone draws, not an"
-      " encoder-decoder"
-    )
   if experiment.peft.places or isinstance(experiment.peft, Prefix):
     raise ValueError(
       f"--peft ({type(experiment.peft).__name__}): virtual tokens are not for"
@@ -149,6 +154,12 @@ def _sees(experiment: Experiment) -> None:
   every |= {f"evaluations.{i}.data": e.data for i, e in others}
   for flag, where in every.items():
     kind = type(getattr(where, "corruption", where)).__name__
+    if kind == "Masked" and not hasattr(experiment.model, "sees"):
+      raise ValueError(
+        f"--{flag} (Masked): what is hidden where it stands is told from both"
+        f" sides, and {experiment.model.kind} models see what came before;"
+        " Spans, PrefixLM or Mixture"
+      )
     if sees != "all" and kind == "Masked":
       raise ValueError(
         f"--model.sees={sees}: what is hidden where it stands (--{flag}) is"
@@ -160,6 +171,11 @@ def _sees(experiment: Experiment) -> None:
         f"--model.sees=all: a position sees the next token, which --{flag}"
         f" ({kind}) has it tell; before or prefix, or a corruption of Masked"
       )
+  if sees == "all" and isinstance(objective, Pairwise | KTO):
+    raise ValueError(
+      "--model.sees=all: a position sees the next token, which"
+      f" {type(objective).__name__} asks how likely it is; before or prefix"
+    )
   if sees == "all" and samples.every:
     raise ValueError(
       f"--samples.every={samples.every}: an encoder (--model.sees=all) goes on"
@@ -180,6 +196,12 @@ def _draws(experiment: Experiment) -> None:
     raise ValueError(
       f"--data ({type(data).__name__}): {name} needs prompts, of instructions"
       " or preferences"
+    )
+  sees = getattr(experiment.model, "sees", "before")
+  if sees != "before":
+    raise ValueError(
+      f"--model.sees={sees}: {name} learns from what it draws, where a token"
+      " sees what came before; before"
     )
   if isinstance(experiment.objective, PPO) and experiment.model.outputs != 1:
     raise ValueError(

@@ -110,22 +110,28 @@ def train_flags(folder: pathlib.Path, path=None):
   ]
 
 
-def trained(tmp_path_factory):
-  """A folder in which a run of two steps has ended; to be copied, not used.
-
-  Made by one of the workers.
-  """
+def made_once(tmp_path_factory, name: str, make):
+  """A folder that `make` fills, by one of the workers; not to be changed."""
   base = tmp_path_factory.getbasetemp()
   shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
-  folder = shared / "trained"
-  with (shared / "trained.lock").open("w") as lock:
+  folder = shared / name
+  with (shared / f"{name}.lock").open("w") as lock:
     fcntl.flock(lock, fcntl.LOCK_EX)
     if not (folder / "done").exists():
-      folder.mkdir()
-      said = call("train", *train_flags(folder))
-      assert said.code == 0, said.err
+      folder.mkdir(exist_ok=True)
+      make(folder)
       (folder / "done").touch()
   return folder
+
+
+def trained(tmp_path_factory):
+  """A folder in which a run of two steps has ended; to be copied, not used."""
+
+  def make(folder):
+    said = call("train", *train_flags(folder))
+    assert said.code == 0, said.err
+
+  return made_once(tmp_path_factory, "trained", make)
 
 
 def snapshot(folder: pathlib.Path):

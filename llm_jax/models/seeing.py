@@ -10,6 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from llm_jax.contracts import Batch
 from llm_jax.models import kernels
 from llm_jax.models.config import TransformerConfig
 from llm_jax.ops import positions
@@ -127,6 +128,17 @@ def _tables(
   return positions.rope_tables(
     at_BT, frequencies, jnp.dtype(config.dtype), sharpness
   )
+
+
+def completions(batch: Batch) -> jax.Array | None:
+  """Segments of rows of one completion each, what follows it being padding.
+
+  None of other rows. A decoder does not see what follows.
+  """
+  if "prompt_BT" not in batch or "mask_BT" not in batch:
+    return None
+  told_BT = (batch["prompt_BT"] | batch["mask_BT"]).astype(jnp.int32)
+  return jax.lax.cummax(told_BT, axis=1, reverse=True)
 
 
 def prompts(

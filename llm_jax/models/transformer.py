@@ -92,6 +92,8 @@ class Decoder(LanguageModel):
     c, tokens_BT = self.config, batch["tokens_BT"]
     B, T = tokens_BT.shape
     segment_BT, at_BT = batch.get("segment_BT"), batch.get("position_BT")
+    if segment_BT is None and c.sees == "all":
+      segment_BT = seeing.completions(batch)
     x_BTD = self.embed(tokens_BT, batch.get("type_BT"))
     if at_BT is None:
       at_BT = jnp.arange(T, dtype=jnp.int32)[None]

@@ -135,6 +135,32 @@ def test_every_token_sees_every_other(kind):
   np.testing.assert_array_equal(seen_by, want)
 
 
+@pytest.mark.parametrize("is_mutant", [False, True])
+def test_what_follows_a_completion_is_not_seen(is_mutant, monkeypatch):
+  """Rows of a prompt and a completion, of 4 and 6 tokens, in any width."""
+  if is_mutant:
+    monkeypatch.setattr(seeing, "completions", lambda batch: None)
+  at, end = np.arange(9), np.array([[4], [6]])
+  prompt, completion = at < end - 2, (at >= end - 2) & (at < end)
+  tokens = R.integers(0, 16, (2, 9)).astype(np.int32)
+  with jax.enable_x64(True):
+    model, variables = small.build(ENCODERS["bert"])
+    apply = jax.jit(lambda v, b: model.apply(v, b, method="hidden")[-1])
+
+    def of(width):
+      columns = {"prompt_BT": prompt, "mask_BT": completion}
+      its = {"tokens_BT": tokens, **columns}
+      return apply(variables, {k: x[:, :width] for k, x in its.items()})
+
+    found, narrow = of(9), of(6)
+    alone = apply(variables, {"tokens_BT": tokens[:1, :4]})
+  worst = max(
+    np.abs(found[:1, :4] - alone).max(),
+    np.abs(found[1, :6] - narrow[1]).max(),
+  )
+  assert (worst > 1e-3) if is_mutant else (worst < 1e-12)
+
+
 def test_kinds_of_token_tell():
   """And without them, all are of the first kind."""
   with jax.enable_x64(True):

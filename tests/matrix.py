@@ -1,0 +1,193 @@
+"""Every kind of family and every objective, of the smallest size."""
+
+import dataclasses
+import json
+import pathlib
+
+from llm_jax.data.conversations import Conversations
+from llm_jax.data.denoisers import Masked, Mixture, PrefixLM, Spans
+from llm_jax.data.files import Files
+from llm_jax.data.instructions import Instructions
+from llm_jax.data.preference_sources import PreferenceFiles
+from llm_jax.data.preferences import Preferences
+from llm_jax.data.sides import SourceSide
+from llm_jax.data.text import Text
+from llm_jax.experiment import Experiment, Samples, SelfPlay, Validation
+from llm_jax.generation.rollouts import Rollouts
+from llm_jax.judges.function import Function
+from llm_jax.models.config import Experts, TransformerConfig
+from llm_jax.models.encoder_decoder_config import Encoder, EncoderDecoderConfig
+from llm_jax.models.recurrent_config import RecurrentConfig
+from llm_jax.objectives import (
+  dpo,
+  group,
+  kto,
+  separate,
+  transport,
+  unreferenced,
+)
+from llm_jax.objectives.classification import Classification
+from llm_jax.objectives.ppo import PPO
+from llm_jax.objectives.ranking import Ranking
+from llm_jax.sharding.mesh import MeshShape
+from llm_jax.tokenizers.bytes import Bytes
+from llm_jax.training.optimizers import AdamW
+from llm_jax.training.refresh import Refresh
+from llm_jax.training.schedules import Schedule
+from tests import command, drawing
+
+_SMALL = {"num_layers": 1, "embed_dim": 8, "max_length": 32}
+_WIDE = _SMALL | {"mlp_dim": 8, "num_heads": 2}
+KINDS = {
+  "decoder": TransformerConfig(**_WIDE),
+  "experts": TransformerConfig(**_WIDE, experts=Experts(num=4, z_loss=1e-3)),
+  "encoder": TransformerConfig(
+    **_WIDE,
+    sees="all",
+    norm="layer",
+    norm_at="sum",
+    positions="learned",
+    activation="gelu_exact",
+    head_dense=True,
+  ),
+  "encoder-decoder": EncoderDecoderConfig(
+    **_WIDE,
+    positions="relative",
+    relative_buckets=8,
+    relative_distance=6,
+    tied=False,
+    encoder=Encoder(mlp_dim=16),
+  ),
+  "recurrent": RecurrentConfig(**_SMALL),
+}
+MESHES = dict.fromkeys(KINDS, MeshShape(2, 2, 2)) | {
+  "experts": MeshShape(data=2, expert=2, tensor=2)
+}
+LETTERS = "abcdefgh"
+
+
+def write(home: pathlib.Path) -> None:
+  """The data, once."""
+  command.text_file(home)
+  pairs = [(x, y) for x in LETTERS for y in LETTERS]
+  asked = [{"prompt": x + y, "completion": y + x} for x, y in pairs]
+  judged = [
+    {"prompt": x + y, "chosen": y, "rejected": x} for x, y in pairs if x != y
+  ]
+  for name, rows in (("answers", asked), ("judged", judged)):
+    command.text_file(home, f"{name}.jsonl", map(json.dumps, rows))
+  drawing.lively(home)
+
+
+def text(home, what=None, sides=False):
+  more = {} if what is None else {"corruption": what}
+  if sides:
+    more |= {"source": SourceSide(length=24)}
+  return Text(
+    sources=(Files((str(home / "text.txt"),), split_by="line"),),
+    length=16,
+    cache=str(home / "cache"),
+    **more,
+  )
+
+
+def answers(home, sides=False):
+  more = {"source": SourceSide(length=16)} if sides else {}
+  return Instructions(
+    sources=(Conversations(paths=(str(home / "answers.jsonl"),)),),
+    length=16,
+    cache=str(home / "cache"),
+    **more,
+  )
+
+
+def judged(home, rows="pairs"):
+  return Preferences(
+    sources=(PreferenceFiles(paths=(str(home / "judged.jsonl"),)),),
+    rows=rows,
+    length=16,
+    widths=1,
+    completions=2,
+    cache=str(home / "cache"),
+  )
+
+
+def draws(home, objective, **changes):
+  """Every step learns from what it draws itself."""
+  its = {"batch": 8, "epochs": 1, "max_new_tokens": 4, "max_prompt": 12}
+  return {
+    "objective": objective,
+    "data": answers(home),
+    "judge": Function(f"{home}/lively.py:score"),
+    "rollouts": Rollouts(**its | changes, widths=1, packing=0),
+  }
+
+
+_MIXED = Mixture((Spans(), PrefixLM()), (), ("R", "S"))
+_PAIRS = {
+  "dpo": dpo.DPO(),
+  "nca": separate.NCA(),
+  "simpo": unreferenced.SimPO(),
+  "aot": transport.AOT(),
+}
+# Name -> settings, of the folder that holds the data and of whether a model
+# reads sources of their own. Those of the model are named "model". Some draw
+# dropout and keep averages, which are part of what is resumed.
+_DRAWN = {"model": {"dropout": 0.1}, "average": 0.9}
+OBJECTIVES = {
+  "causal": lambda home, apart: {"data": text(home)} | _DRAWN,
+  "masked": lambda home, apart: {"data": text(home, Masked(rate=0.3))},
+  "spans": lambda home, apart: {"data": text(home, Spans(), apart)},
+  "prefix": lambda home, apart: {
+    "data": text(home, PrefixLM(), apart),
+    "model": {"sees": "prefix"},
+  },
+  "mixture": lambda home, apart: {"data": text(home, _MIXED, apart)} | _DRAWN,
+  "sft": lambda home, apart: {"data": answers(home, apart)},
+  **{
+    name: lambda home, apart, its=its: {"objective": its, "data": judged(home)}
+    for name, its in _PAIRS.items()
+  },
+  "spin": lambda home, apart: {
+    "objective": dpo.DPO(),
+    "data": judged(home),
+    "self_play": SelfPlay(max_new_tokens=4),
+    "refresh": Refresh(every=1, mix=0.5),
+  },
+  "kto": lambda home, apart: {
+    "objective": kto.KTO(),
+    "data": judged(home, "labels"),
+  },
+  "ranking": lambda home, apart: {
+    "objective": Ranking(),
+    "data": judged(home, "rankings"),
+    "model": {"outputs": 1},
+  },
+  "classes": lambda home, apart: {
+    "objective": Classification(),
+    "data": judged(home, "classes"),
+    "model": {"outputs": 2},
+  },
+  "ppo": lambda home, apart: draws(home, PPO()) | {"model": {"outputs": 1}},
+  "grpo": lambda home, apart: draws(home, group.grpo(4)),
+  "online dpo": lambda home, apart: draws(home, dpo.DPO(), batch=16, pair_of=4),
+}
+
+
+def experiment(home: pathlib.Path, kind: str, objective: str) -> Experiment:
+  """A cell of the matrix; two steps of eight rows on one device."""
+  model = KINDS[kind]
+  its = OBJECTIVES[objective](home, model.reads_sources)
+  own = dict(its.pop("model", {}))
+  if getattr(model, "sees", "") != "before" or model.reads_sources:
+    own.pop("sees", None)  # it has a sight of its own
+  return dataclasses.replace(
+    command.EXPERIMENT,
+    model=dataclasses.replace(model, **own),
+    tokenizer=Bytes(extra_ids=8),
+    optimizer=AdamW(peak=1e-2, schedule=Schedule("constant", warmup=0)),
+    mesh=MeshShape(1, 1, 1),
+    validation=Validation(every=0),
+    samples=Samples(every=0),
+    **its,
+  )
