@@ -28,6 +28,7 @@ from llm_jax.interop import families, peft, writing
 from llm_jax.interop.family import Family
 from llm_jax.interop.lines import Line
 from llm_jax.models.config import TransformerConfig
+from llm_jax.models.encoder_decoder_config import EncoderDecoderConfig
 from llm_jax.models.shape import Shape
 from llm_jax.peft.lora import LoRA
 from llm_jax.reporting import cards, files
@@ -132,7 +133,7 @@ def export(
         max(1, int(wanted.shard_gigabytes * _GIGABYTE)),
         progress,
       )
-      generation = _generation(experiment, tokenizer)
+      generation = _generation(experiment, tokenizer, settings)
       _write(partial, "config.json", said)
       _write(partial, "generation_config.json", generation)
       for file, content in made.items():
@@ -202,7 +203,7 @@ def _suffix(path: str, suffixes: Any) -> str:
 
 def settings_of(shape: Shape) -> dict[str, Any]:
   """What weights mean, by name; ValueError for another kind of model."""
-  if type(shape) is not TransformerConfig:
+  if not isinstance(shape, TransformerConfig):
     raise ValueError(f"--model: a {shape.kind} has no form in that format")
   out = {
     name: value
@@ -210,6 +211,15 @@ def settings_of(shape: Shape) -> dict[str, Any]:
     if name not in importing.OWN or name == "outputs"
   }
   out["num_kv_heads"], out["head_dim"] = shape.K, shape.H
+  if isinstance(shape, EncoderDecoderConfig):
+    its = shape.reader
+    out["encoder"] = {
+      "num_layers": its.num_layers,
+      "num_heads": its.num_heads,
+      "num_kv_heads": its.K,
+      "head_dim": its.H,
+      "mlp_dim": its.mlp_dim,
+    }
   for name in importing.OWN:
     part, _, leaf = name.partition(".")
     if leaf:
@@ -227,7 +237,7 @@ def described(
     told = {
       name: value
       for name, value in settings.items()
-      if name in family.known or value != plain[name]
+      if name in family.known or name not in plain or value != plain[name]
     }
     try:
       said = family.config(told)
@@ -268,12 +278,21 @@ def _ids(tokenizer: Tokenizer, pad: int | None = None) -> dict[str, int]:
   }
 
 
-def _generation(experiment: Experiment, tokenizer: Tokenizer) -> dict[str, Any]:
+def start(settings: Mapping[str, Any]) -> dict[str, int]:
+  """What a target begins with, where there are targets."""
+  found = settings.get("start_id")
+  return {} if found is None else {"decoder_start_token_id": found}
+
+
+def _generation(
+  experiment: Experiment, tokenizer: Tokenizer, settings: Mapping[str, Any]
+) -> dict[str, Any]:
   """generation_config.json: as `generate` draws."""
   sampler = experiment.samples.sampler
   stop = list(asking.stop_ids(experiment.data, tokenizer))
   out: dict[str, Any] = {
     **_ids(tokenizer),
+    **start(settings),
     "eos_token_id": stop,
     "do_sample": sampler.temperature > 0,
     "max_new_tokens": experiment.samples.max_new_tokens,

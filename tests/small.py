@@ -155,6 +155,7 @@ APART = {
       "attention_scale": 1.0,
       "activation": "geglu",
       "tied": False,
+      "head_scale": True,
       "encoder": Encoder(num_layers=3, mlp_dim=20),
     }
   ),

@@ -1,6 +1,7 @@
 """All families, and which of them a folder holds."""
 
 from llm_jax.interop import (
+  bart,
   bert,
   gemma,
   gpt2,
@@ -15,7 +16,7 @@ from llm_jax.interop.folder import Folder
 
 FAMILIES = (
   *(llama.FAMILY, gpt2.FAMILY, gemma.FAMILY, olmo2.FAMILY, phi3.FAMILY),
-  *(bert.BERT, bert.ROBERTA, modernbert.FAMILY, t5.FAMILY),
+  *(bert.BERT, bert.ROBERTA, modernbert.FAMILY, t5.FAMILY, bart.FAMILY),
 )
 
 # Ends of names of models with a head for tokens.

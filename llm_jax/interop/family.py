@@ -21,6 +21,16 @@ HARMLESS = frozenset((
   *("chunk_size_feed_forward", "torchscript", "finetuning_task"),
 ))  # fmt: skip
 
+# Of how text was drawn from it, which an experiment says here (--samples).
+DRAWING = (
+  *("max_length", "min_length", "do_sample", "temperature", "top_k", "top_p"),
+  *("num_beams", "num_beam_groups", "num_return_sequences", "early_stopping"),
+  *("length_penalty", "repetition_penalty", "diversity_penalty"),
+  *("no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "prefix"),
+  *("force_bos_token_to_be_generated", "forced_bos_token_id"),
+  *("forced_eos_token_id",),
+)
+
 
 class Family(NamedTuple):
   """One table: their names and settings, and ours.
@@ -156,6 +166,13 @@ def only(settings: Settings, known: Sequence[str]) -> None:
   for name in settings:
     if name not in known:
       raise ValueError(f"--model.{name}={settings[name]}: it has no such thing")
+
+
+def encoder(settings: Settings) -> Settings:
+  """Of an encoder-decoder, its encoder; ValueError for another kind."""
+  if "encoder" not in settings:
+    raise ValueError("--model: it reads no source of its own")
+  return dict(settings["encoder"])
 
 
 class Told:

@@ -3,19 +3,22 @@
 `dims` spells their tensor in our letters, a word a dim, letters that are one
 dim to them side by side: our kernel "LDNH", stored as q_proj.weight of shape
 [N H, D], is "NH D". A tensor of several of ours says all of them, "NH+KH+KH D",
-and `part` says which. {layer} and {expert} in a name count our letters L and M.
+and `part` says which. A dim of theirs that we have not is "1". {layer} and
+{expert} in a name count our letters L and M.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 import itertools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 # What a name counts, and our letter for it; these come first in our suffixes.
 COUNTED = {"L": "layer", "M": "expert"}
 Slices = tuple[slice, ...]
+Sizes = Mapping[str, int]
+"""Letter -> size."""
 
 
 class Line(NamedTuple):
@@ -31,13 +34,18 @@ class Line(NamedTuple):
   first: int = 0
 
   @property
+  def stack(self) -> str:
+    """Of whose sizes it is; see `stack`."""
+    return stack(self.path)
+
+  @property
   def counted(self) -> str:
     """Our letters that their name counts."""
     return "".join(
       letter for letter, word in COUNTED.items() if f"{{{word}}}" in self.name
     )
 
-  def names(self, sizes: Mapping[str, int]) -> Iterator[tuple[Slices, str]]:
+  def names(self, sizes: Sizes) -> Iterator[tuple[Slices, str]]:
     """Yields (where in our parameter, their name) of every tensor."""
     counted = self.counted
     for at in itertools.product(*(range(sizes[c]) for c in counted)):
@@ -46,22 +54,25 @@ class Line(NamedTuple):
       words = {COUNTED[c]: i for c, i in zip(counted, at, strict=True)}
       yield tuple(slice(i, i + 1) for i in at), self.name.format(**words)
 
-  def shape(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
+  def shape(self, sizes: Sizes) -> tuple[int, ...]:
     """Of their tensor."""
     return tuple(
       sum(_size(letters, sizes) for letters in dim.split("+"))
-      for dim in self.dims.split()
+      for dim in self._dims()
     )
 
   def mine(self) -> list[str]:
     """Our letters in each of their dims, of this line's part."""
     return [
       (dim.split("+") * (self.part + 1))[self.part if "+" in dim else 0]
-      for dim in self.dims.split()
+      for dim in self._dims()
     ]
 
+  def _dims(self) -> list[str]:
+    return [dim.replace("1", "") for dim in self.dims.split()]
+
   def where(
-    self, sizes: Mapping[str, int], cut: Mapping[str, slice]
+    self, sizes: Sizes, cut: Mapping[str, slice]
   ) -> tuple[Slices, list[Slices]]:
     """Slices of their tensor that hold a part of ours, and slices of those.
 
@@ -74,7 +85,7 @@ class Line(NamedTuple):
       into our letters, what to keep.
     """
     read, kept = [], []
-    for dim, letters in zip(self.dims.split(), self.mine(), strict=True):
+    for dim, letters in zip(self._dims(), self.mine(), strict=True):
       parts = dim.split("+")
       before = parts[: self.part] if "+" in dim else []
       start = sum(_size(part, sizes) for part in before)
@@ -95,7 +106,7 @@ class Line(NamedTuple):
 def ours(
   line: Line,
   suffix: str,
-  sizes: Mapping[str, int],
+  sizes: Sizes,
   cut: Mapping[str, slice],
   tensor: np.ndarray,
 ) -> np.ndarray:
@@ -134,5 +145,28 @@ def _own(line: Line, suffix: str) -> str:
   return "".join(c for c in suffix if c not in line.counted)
 
 
-def _size(letters: Sequence[str], sizes: Mapping[str, int]) -> int:
+def _size(letters: Sequence[str], sizes: Sizes) -> int:
   return math.prod(sizes[c] for c in letters)
+
+
+def stack(path: str) -> str:
+  """The stack of layers that a parameter is of; "" is the one with the head."""
+  first, inner, _ = path.partition("/")
+  return first if inner and first == "encoder" else ""
+
+
+def sizes(
+  shapes: Mapping[str, Any], letters: Mapping[str, str]
+) -> dict[str, dict[str, int]]:
+  """Stack -> letter -> size, which all parameters of the stack agree on.
+
+  Args:
+    shapes: path -> what has a shape.
+    letters: path -> suffix.
+  """
+  out: dict[str, dict[str, int]] = {}
+  for path, leaf in shapes.items():
+    its = out.setdefault(stack(path), {})
+    for letter, size in zip(letters[path], leaf.shape, strict=True):
+      assert its.setdefault(letter, size) == size, (path, letter)
+  return out

@@ -13,7 +13,7 @@ from llm_jax.contracts import Progress
 from llm_jax.interop import lines as lines_lib
 from llm_jax.interop.family import Family
 from llm_jax.interop.folder import Folder, Tensor
-from llm_jax.interop.lines import Line
+from llm_jax.interop.lines import Line, Sizes
 
 _THREADS = 4  # that read tensors of one parameter, a part of each at once
 
@@ -43,7 +43,7 @@ def params(
   """
   shapes = {path: x for path, x in trees.paths(abstract)}
   letters = {path: suffix for path, suffix in trees.paths(suffixes)}
-  sizes = _sizes(shapes, letters)
+  sizes = lines_lib.sizes(shapes, letters)
   found = _named(folder, family, lines)
   have = [line for line in lines if _first(line, sizes) in found]
   lines = [line for line in lines if line in have or line.path not in new]
@@ -51,7 +51,8 @@ def params(
   out: dict[str, Any] = {}
   for line in progress(lines, total=len(lines), label="reading weights"):
     leaf = shapes[line.path]
-    read = _reader(folder, found, line, letters[line.path], sizes, leaf.dtype)
+    suffix, its = letters[line.path], sizes[line.stack]
+    read = _reader(folder, found, line, suffix, its, leaf.dtype)
     placed = _placed(leaf, read)
     if not _finite(placed):
       raise ValueError(
@@ -72,7 +73,7 @@ def check(
   family: Family,
   lines: Sequence[Line],
   found: Mapping[str, Tensor],
-  sizes: Mapping[str, int],
+  sizes: Mapping[str, Sizes],
   shapes: Mapping[str, Any],
 ) -> None:
   """ValueError unless every tensor has one use and every parameter one tensor.
@@ -82,7 +83,7 @@ def check(
     family: says which tensors are no weights.
     lines: of its table.
     found: all tensors of the folder.
-    sizes: letter -> size.
+    sizes: of each stack, letter -> size.
     shapes: our parameters, by path.
   """
   left, given = dict(found), folder.given
@@ -92,8 +93,8 @@ def check(
       raise ValueError(
         f"{given}: has {_first(line, sizes)}, for which the model has no place"
       )
-    wanted = line.shape(sizes)
-    for _, name in line.names(sizes):
+    wanted = line.shape(sizes[line.stack])
+    for _, name in line.names(sizes[line.stack]):
       if name not in found:
         raise ValueError(f"{given}: {name} is missing")
       if found[name].shape != wanted:
@@ -149,19 +150,8 @@ def _named(
   return {n if n in heads else prefix + n: t for n, t in found.items()}
 
 
-def _first(line: Line, sizes: Mapping[str, int]) -> str:
-  return next(line.names(sizes))[1]
-
-
-def _sizes(
-  shapes: Mapping[str, Any], letters: Mapping[str, str]
-) -> dict[str, int]:
-  """Letter -> size, which all parameters agree on."""
-  out: dict[str, int] = {}
-  for path, leaf in shapes.items():
-    for letter, size in zip(letters[path], leaf.shape, strict=True):
-      assert out.setdefault(letter, size) == size, (path, letter)
-  return out
+def _first(line: Line, sizes: Mapping[str, Sizes]) -> str:
+  return next(line.names(sizes[line.stack]))[1]
 
 
 def _reader(
@@ -169,7 +159,7 @@ def _reader(
   found: Mapping[str, Tensor],
   line: Line,
   suffix: str,
-  sizes: Mapping[str, int],
+  sizes: Sizes,
   dtype: Any,
 ) -> Callable[[tuple[slice, ...]], np.ndarray]:
   """Slices of a parameter -> its values there."""

@@ -16,7 +16,7 @@ from llm_jax import storage, trees
 from llm_jax.contracts import Progress
 from llm_jax.interop import folder as folders
 from llm_jax.interop import lines as lines_lib
-from llm_jax.interop.lines import Line, Slices
+from llm_jax.interop.lines import Line, Sizes, Slices
 
 DTYPES = {
   "float32": np.dtype(np.float32),
@@ -66,9 +66,7 @@ def write(
   unsaid = sorted(set(leaves) - {line.path for line in lines})
   if unsaid:
     raise ValueError(f"{unsaid[0]}: has no name in the folder's format")
-  sizes: dict[str, int] = {}
-  for path, x in leaves.items():
-    sizes |= zip(letters[path], x.shape, strict=True)
+  sizes = lines_lib.sizes(leaves, letters)
   tensors = _tensors(lines, sizes)
   width = DTYPES[dtype].itemsize
   shards = _shards(tensors, width, shard_bytes)
@@ -99,12 +97,13 @@ def write(
 
 
 def _tensors(
-  lines: Sequence[Line], sizes: Mapping[str, int]
+  lines: Sequence[Line], sizes: Mapping[str, Sizes]
 ) -> dict[str, _Tensor]:
   out: dict[str, _Tensor] = {}
   for line in lines:
-    for at, name in line.names(sizes):
-      its = out.setdefault(name, _Tensor(line.shape(sizes), []))
+    for at, name in line.names(sizes[line.stack]):
+      shape = line.shape(sizes[line.stack])
+      its = out.setdefault(name, _Tensor(shape, []))
       its.parts.append((line, at))
   return out
 
@@ -129,13 +128,13 @@ def _assembled(
   tensor: _Tensor,
   leaves: Mapping[str, jax.Array],
   letters: Mapping[str, str],
-  sizes: Mapping[str, int],
+  sizes: Mapping[str, Sizes],
   dtype: np.dtype,
 ) -> np.ndarray:
   """One of their tensors, from all parts of it that we have."""
   out = np.empty(tensor.shape, dtype)
   for line, at in tensor.parts:
     mine = np.asarray(leaves[line.path][tuple(s.start for s in at)])
-    where, _ = line.where(sizes, {})
+    where, _ = line.where(sizes[line.stack], {})
     out[where] = lines_lib.theirs(line, letters[line.path], mine)
   return out

@@ -70,6 +70,7 @@ class TransformerConfig(Shape):
   )
   meaning = (
     *("norm", "norm_at", "norm_from_one", "first_norm", "embed_scale"),
+    "head_scale",
     *("positions", "position_offset", "relative_distance"),
     *("activation", "qk_norm_over", "attention_scale", "attention_softcap"),
     *("experts.per_token", "experts.normalise"),
@@ -155,6 +156,9 @@ class TransformerConfig(Shape):
   )
   full_layers: tuple[int, ...] = field(
     (), "layers, from 0, that see everything whatever the window"
+  )
+  head_scale: bool = field(
+    False, "what the head reads is divided by sqrt(D) (T5 v1.0)"
   )
   head_dense: bool = field(
     False, "a dense map, GELU and a norm before the head (BERT)"

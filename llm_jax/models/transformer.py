@@ -161,10 +161,13 @@ class Decoder(LanguageModel):
 
   def before_head(self, x_BTD: jax.Array) -> jax.Array:
     """Activations as the head reads them. arXiv:1810.04805's masked head."""
-    if not self.config.head_dense:
-      return x_BTD
-    y_BTD = jax.nn.gelu(self.head_dense(x_BTD), approximate=False)
-    return self.head_norm(y_BTD)
+    c = self.config
+    if c.head_dense:
+      y_BTD = jax.nn.gelu(self.head_dense(x_BTD), approximate=False)
+      x_BTD = self.head_norm(y_BTD)
+    if c.head_scale:  # as the table that it is tied to is of unit variance
+      x_BTD = x_BTD * jnp.asarray(c.embed_dim**-0.5, x_BTD.dtype)
+    return x_BTD
 
   def before_outputs(self, x_BTD: jax.Array) -> jax.Array:
     """As `output_dense` says. tanh: arXiv:1810.04805's released code."""

@@ -18,11 +18,12 @@ from llm_jax import axes, importing
 from llm_jax import model as model_lib
 from llm_jax.models.blocks import Block
 from llm_jax.models.config import TransformerConfig
+from llm_jax.models.encoder_decoder_config import EncoderDecoderConfig
 from llm_jax.models.transformer import Decoder
 from tests.interop import tiny
 
-APART = {"t5"}  # of two stacks: `t5_test`
-NAMES = sorted({p.stem for p in tiny.GOLDENS.glob("*.npz")} - APART)
+APART = tiny.ENCODER_DECODERS
+NAMES = sorted({p.stem for p in tiny.GOLDENS.glob("*.npz")} - {*APART})
 FAMILIES = pytest.mark.parametrize("name", NAMES)
 SAME = lambda items, **_: items
 
@@ -37,10 +38,15 @@ def float64():
     jax.config.update("jax_enable_x64", False)
 
 
-def read(folder, dtype="float64", **own):
-  """A folder's decoder and params, in a dtype, on one device."""
+def kind(name):
+  """Which settings a golden's model has."""
+  return EncoderDecoderConfig if name in APART else TransformerConfig
+
+
+def read(folder, dtype="float64", kind=TransformerConfig, **own):
+  """A folder's shape and params, in a dtype, on one device."""
   given = f"hf:{folder}"
-  shape = importing.model(given, TransformerConfig(dtype=dtype, **own))
+  shape = importing.model(given, kind(dtype=dtype, **own))
   boxed = jax.eval_shape(model_lib.of_shape(shape).init, jax.random.key(0))
   place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
   abstract = jax.tree.map(

@@ -1,0 +1,199 @@
+"""T5 v1.0 and v1.1, and BART: read from a folder, they are transformers'.
+
+The stored numbers are of `tests/goldens/encoder_decoders.py`.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from llm_jax import importing
+from llm_jax import model as model_lib
+from llm_jax.models import blocks
+from llm_jax.models.attention import Attention
+from llm_jax.models.config import TransformerConfig
+from llm_jax.models.encoder_decoder import EncoderDecoder
+from llm_jax.models.encoder_decoder_config import EncoderDecoderConfig
+from tests.interop import families_test, tiny
+
+EVERY = pytest.mark.parametrize("name", tiny.ENCODER_DECODERS)
+
+
+def read(folder, dtype="float64"):
+  return families_test.read(folder, dtype, EncoderDecoderConfig)
+
+
+@functools.cache
+def runner(shape):
+  """(params, rows) -> logits, and hidden states of both stacks."""
+  model = EncoderDecoder(shape)
+
+  @jax.jit
+  def run(params, rows):
+    variables, written, source = {"params": params}, [], []
+    seen = (rows, None, written, source)
+    last_BTD, _ = model.apply(variables, *seen, method="read")
+    logits_BTV = model.apply(variables, last_BTD, method="logits")
+    return logits_BTV, jnp.stack([*written[:-1], last_BTD]), jnp.stack(source)
+
+  return run
+
+
+def apart(name, shape, params, runner=runner):
+  """The largest difference of logits and of hidden states."""
+  golden = tiny.golden(name)
+  real = golden["mask_BS"].astype(bool)
+  rows = {
+    "tokens_BT": golden["ids_BT"],
+    "source_BS": golden["source_BS"],
+    "source_segment_BS": golden["mask_BS"].astype(np.int32),
+  }
+  logits, written, source = map(np.asarray, runner(shape)(params, rows))
+  return max(
+    np.abs(logits - golden["logits_BTV"]).max(),
+    np.abs(written - golden["hidden_LBTD"]).max(),
+    np.abs(source - golden["source_LBSD"])[:, real].max(),
+  )
+
+
+def write(name, folder, change=None, **config):
+  golden = tiny.golden(name)
+  said = golden["config"] | config
+  return tiny.write(folder, said, golden["tensors"], change=change)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+  """Name -> shape and params of a golden in float32."""
+  home = tmp_path_factory.mktemp("base")
+  return functools.cache(lambda name: read(write(name, home / name), "float32"))
+
+
+@EVERY
+def test_hidden_states_and_logits_are_those_of_transformers(
+  name, base, tmp_path
+):
+  """Sources with padding on either side among them."""
+  with families_test.float64():
+    assert apart(name, *read(write(name, tmp_path / name))) < 1e-9
+  assert apart(name, *base(name)) < 2e-5
+
+
+@EVERY
+def test_it_goes_on_as_transformers_does(name, base):
+  """From a cache; the source has padding before it, which changes nothing."""
+  golden = tiny.golden(name)
+  shape, params = base(name)
+  model, variables = model_lib.of_shape(shape), {"params": params}
+  decode = jax.jit(model.decode)
+  ids = np.pad(golden["source_BS"][:1], ((0, 0), (3, 0))).astype(np.int32)
+  place = np.arange(-3, 12, dtype=np.int32)[None]
+  cache = model.open_cache(variables, 1, 24)
+  variables, said = model.ready(variables), []
+  real = (place >= 0).astype(np.int32)
+  logits, cache = decode(variables, ids, np.maximum(place, 0), real, cache)
+  for i in range(20):
+    said.append(int(logits[0].argmax()))
+    token = np.array([[said[-1]]], np.int32)
+    at = np.array([[i]], np.int32)
+    logits, cache = decode(variables, token, at, np.ones_like(token), cache)
+  assert said == golden["greedy_T"].tolist()
+
+
+def _named(*swapped):
+  """Tensors that are drawn as those of another name, where shapes allow it."""
+
+  def change(name, x):
+    for old, new in swapped:
+      if old in name:
+        return tiny.weight(name.replace(old, new), x.shape)
+    return x
+
+  return change
+
+
+def _without(*parts):
+  return lambda name, x: 0 * x if all(part in name for part in parts) else x
+
+
+# Name -> (which model, what is done to its tensors).
+TENSORS = {
+  "gates exchanged": ("t5", _named((".wi_0.", ".wi_1."), (".wi_1.", ".wi_0."))),
+  "attention for cross": ("t5", _named(("1.EncDec", "0.Self"))),
+  "stacks exchanged": (
+    "bart",
+    _named(
+      ("encoder.layers.0.self", "decoder.layers.0.self"),
+      ("decoder.layers.0.self", "encoder.layers.0.self"),
+    ),
+  ),
+  "no biases of cross": ("bart", _without("encoder_attn.", "bias")),
+  "no bias of logits": ("bart", _without("final_logits_bias")),
+}
+
+
+@pytest.mark.parametrize("mutant", TENSORS)
+def test_tensors_that_are_others_are_caught(mutant, tmp_path):
+  name, change = TENSORS[mutant]
+  folder = write(name, tmp_path / name, change)
+  assert apart(name, *read(folder, "float32")) > 1e-3
+
+
+SETTINGS = {
+  "no offset": ("bart", {"position_offset": 0, "max_length": 34}),
+  "norm before": ("bart", {"norm_at": "input"}),
+  "no scale of embeddings": ("bart", {"embed_scale": False}),
+  "no scale of logits": ("t5_first", {"head_scale": False}),
+  "a scale of logits": ("t5", {"head_scale": True}),
+  "scaled attention": ("t5_first", {"attention_scale": None}),
+}
+
+
+@pytest.mark.parametrize("mutant", SETTINGS)
+def test_settings_that_are_others_are_caught(mutant, base):
+  name, settings = SETTINGS[mutant]
+  shape, params = base(name)
+  shape = dataclasses.replace(shape, **settings)
+  if shape.norm_at == "input":  # which has norms more, that change nothing
+    last = {"scale": jnp.ones(16), "bias": jnp.zeros(16)}
+    encoder = params["encoder"] | {"final_norm": last}
+    params = params | {"final_norm": last, "encoder": encoder}
+  assert apart(name, shape, params) > 1e-4
+
+
+def test_distances_that_one_layer_knows_are_caught(base, monkeypatch):
+  """T5's layers share what is added to their distances."""
+
+  class First(Attention):
+    def __call__(self, x_BTD, context, layer, cache):
+      bias = jnp.where(layer == 0, context.bias_BNTS, 0)
+      context = context._replace(bias_BNTS=bias)
+      return super().__call__(x_BTD, context, layer, cache)
+
+  monkeypatch.setattr(blocks, "Attention", First)
+  assert apart("t5", *base("t5"), runner.__wrapped__) > 1e-3
+
+
+REFUSED = [
+  ("t5", {"feed_forward_proj": "gelu"}, "feed_forward_proj='gelu'"),
+  ("t5", {"scale_decoder_outputs": True}, "scale_decoder_outputs=True"),
+  ("t5", {"num_decoder_layers": 3}, r"block\.2\.\S+ is missing"),
+  ("bart", {"normalize_before": True}, "normalize_before=True"),
+  ("bart", {"activation_function": "tanh"}, "activation_function='tanh'"),
+  ("bart", {"encoder_ffn_dim": 24}, r"fc1\.\S+ is \[20.*config.json \[24"),
+]
+
+
+@pytest.mark.parametrize("name,config,said", REFUSED)
+def test_what_it_cannot_be(name, config, said, tmp_path):
+  folder = write(name, tmp_path / name, **config)
+  with pytest.raises(ValueError, match=said):
+    read(folder, "float32")
+  with pytest.raises(ValueError, match="encoder-decoder, and --model is a"):
+    importing.model(
+      f"hf:{write(name, tmp_path / 'plain')}", TransformerConfig()
+    )
