@@ -12,6 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from llm_jax import reinforcing
 from llm_jax.contracts import Batch
 from llm_jax.data.denoisers import Masked, Plain
+from llm_jax.data.examples import Examples
 from llm_jax.data.instructions import Instructions
 from llm_jax.data.preferences import Preferences
 from llm_jax.data.sides import SourceSide
@@ -33,6 +34,13 @@ _COLUMNS = {
   "answers": {},
   "classes": {"class_B": jnp.int32},
   "rankings": {"rank_B": jnp.int32},
+}
+_TYPES = {"type_BT": jnp.int32}
+# What is told of each text.
+_TOLD = {
+  "classes": {"class_B": jnp.int32},
+  "class_sets": {},  # `classes_BO`
+  "numbers": {"number_B": jnp.float32},
 }
 _PACKED = 4  # S, of rows of several pairs; the data decide it
 # What the host adds to what is drawn, a number each.
@@ -60,6 +68,8 @@ def batch(
     found = {n: _resized(x, size) for n, x in found.items()}
   else:
     found = _rows(e.data, size)
+    if isinstance(e.data, Examples) and e.data.rows == "class_sets":
+      found["classes_BO"] = _shape((size, e.model.outputs), bool)
     if e.reference == "once" and e.objective.needs_reference:
       packed = "segment_BT" in found
       shape = (size, _PACKED) if packed else (size,)
@@ -112,6 +122,8 @@ def _rows(where: DataSettings, size: int) -> dict[str, Any]:
     columns = {"row_B": jnp.int32, **_COLUMNS[where.rows]}
     if packing != "one":
       names |= _APART
+  elif isinstance(where, Examples):
+    names, columns = names | _APART | _TYPES, _TOLD[where.rows]
   elif isinstance(where, Instructions):
     names |= _APART if where.source.length else _APART | _ASKED
   elif isinstance(where, Text):

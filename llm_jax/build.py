@@ -18,6 +18,7 @@ from llm_jax import (
   host,
   importing,
   measuring,
+  naming,
   normalising,
   precomputing,
   reinforcing,
@@ -35,6 +36,7 @@ from llm_jax.contracts import (
   Tokenizer,
 )
 from llm_jax.data.arrays import Arrays, Loaded
+from llm_jax.data.exampled import Exampled
 from llm_jax.data.instructions import Instructed
 from llm_jax.data.preferences import Preferences
 from llm_jax.data.preferred import Preferred
@@ -53,13 +55,15 @@ from llm_jax.training import hooks as training
 from llm_jax.training.state import TrainState
 from llm_jax.training.watchdog import Watch
 
+Tokens = Tokenised | Instructed | Preferred | Exampled | Loaded
+
 
 @dataclasses.dataclass(frozen=True)
 class Data:
   """Text as ids, and what turned it into ids."""
 
   tokenizer: Tokenizer
-  tokens: Tokenised | Instructed | Preferred | Loaded
+  tokens: Tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,22 +101,17 @@ def data(experiment: Experiment, folder: pathlib.Path) -> Data:
   return Data(tokenizer, _tokens(corpus, tokenizer))
 
 
-def tokens(
-  where: DataSettings, tokenizer: Tokenizer
-) -> Tokenised | Instructed | Preferred | Loaded:
+def tokens(where: DataSettings, tokenizer: Tokenizer) -> Tokens:
   """Data as ids of a tokenizer that there is already."""
   if isinstance(where, Arrays):
     return where.load()
   return _tokens(where.prepare(progress.progress), tokenizer)
 
 
-def _tokens(
-  corpus: Any, tokenizer: Tokenizer
-) -> Tokenised | Instructed | Preferred:
-  found = corpus.tokenise(tokenizer, progress.progress)
-  if isinstance(found, Instructed | Preferred):
-    for note in found.notes:
-      progress.say(note)
+def _tokens(corpus: Any, tokenizer: Tokenizer) -> Tokens:
+  found: Tokens = corpus.tokenise(tokenizer, progress.progress)
+  for note in getattr(found, "notes", ()):
+    progress.say(note)
   return found
 
 
@@ -137,6 +136,8 @@ def run(experiment: Experiment, folder: pathlib.Path, mesh: Mesh) -> Run:
   host.check_same(
     f"{made.tokenizer.fingerprint} {made.tokens.identity}", "--data: the text"
   )
+  if isinstance(made.tokens, Exampled):
+    naming.keep(experiment, made.tokens, folder)
   the_model = model_lib.make(experiment, made.tokenizer)
   if experiment.samples.every:  # too long is told now, not at the first one
     checks.prompts(
@@ -261,7 +262,7 @@ def _validator(
   if isinstance(source, OnPolicy):
     assert isinstance(made.tokens, Instructed | Preferred)
     return reinforcing.validator(experiment, made.tokens, source)
-  if isinstance(made.tokens, Preferred):
+  if isinstance(made.tokens, Preferred | Exampled):
     tell = measuring.teller(experiment.objective, the_model, mesh)
     evaluate = lambda roles, batches: tell(roles, batches)[0]
   else:

@@ -5,9 +5,11 @@ import pathlib
 
 import jax
 
+from llm_jax import naming
 from llm_jax.checkpoints.store import Store
 from llm_jax.data.arrays import Arrays
 from llm_jax.data.denoisers import Masked, Plain
+from llm_jax.data.examples import Examples
 from llm_jax.data.instructions import Instructions
 from llm_jax.data.preferences import Preferences
 from llm_jax.data.text import Text
@@ -15,7 +17,6 @@ from llm_jax.experiment import Asked, Experiment, Judges
 from llm_jax.judges.endpoint import Endpoint
 from llm_jax.judges.rubric import Rubric
 from llm_jax.models.shape import Shape
-from llm_jax.objectives.classification import Classification
 from llm_jax.objectives.kto import KTO
 from llm_jax.objectives.pairwise import Pairwise
 from llm_jax.objectives.ppo import PPO
@@ -76,9 +77,12 @@ def _reads(experiment: Experiment) -> None:
     rows, together = data.rows, data.rows_together
     if rows == "answers" and experiment.self_play.max_new_tokens:
       rows = "pairs"
+  if isinstance(data, Examples):
+    rows = data.rows
   if rows not in objective.reads:
     kind = type(data).__name__
-    given = f"--data.rows={rows}" if together > 1 else f"--data ({kind})"
+    by_rows = together > 1 or isinstance(data, Examples)
+    given = f"--data.rows={rows}" if by_rows else f"--data ({kind})"
     wanted = " or ".join(objective.reads)
     raise ValueError(f"{given}: {name} reads {wanted}, not {rows}")
   if together != objective.rows_together:
@@ -89,9 +93,10 @@ def _reads(experiment: Experiment) -> None:
   outputs = experiment.model.outputs
   if outputs != 1 and "rankings" in objective.reads:
     raise ValueError(f"--model.outputs={outputs}: a reward model needs 1")
-  if isinstance(objective, Classification):
-    assert isinstance(data, Preferences)  # whose rows it reads
-    _classes(objective, data.classes, outputs)
+  if isinstance(data, Preferences) and rows == "classes":
+    naming.classes(experiment, data.classes)
+  if isinstance(data, Examples):
+    naming.examples(experiment, data)
 
 
 def _sources(experiment: Experiment) -> None:
@@ -260,27 +265,6 @@ def _only_orders(judge: Judges) -> bool:
   """Whether it knows no more than which completions are better."""
   pairs = isinstance(judge, Endpoint) and judge.ask == "pairs"
   return pairs or isinstance(judge, Rubric)
-
-
-def _classes(
-  objective: Classification, names: tuple[str, ...], outputs: int
-) -> None:
-  """ValueError where settings are not of as many classes as there are."""
-  count, named = len(names), ", ".join(names)
-  if outputs != count:
-    raise ValueError(
-      f"--model.outputs={outputs}: there are {count} classes ({named})"
-    )
-  if objective.positive >= count:
-    raise ValueError(
-      f"--objective.positive={objective.positive}: there are {count} classes"
-      f" ({named}), numbered from 0"
-    )
-  if objective.weights and len(objective.weights) != count:
-    raise ValueError(
-      f"--objective.weights={','.join(map(str, objective.weights))}: there are"
-      f" {count} classes ({named})"
-    )
 
 
 def _refreshes(experiment: Experiment) -> None:

@@ -15,7 +15,7 @@ from llm_jax.experiment import Experiment, MAY_CHANGE
 from llm_jax.reporting import environment, files
 
 # What a run makes in its folder before its first step.
-_MADE_FIRST = ("tokenizer", "tensorboard", "heartbeats")
+_MADE_FIRST = ("tokenizer", "classes.json", "tensorboard", "heartbeats")
 
 
 def settings(folder: pathlib.Path) -> Experiment:

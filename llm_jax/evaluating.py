@@ -28,6 +28,7 @@ from llm_jax import (
 from llm_jax import model as model_lib
 from llm_jax.contracts import Roles, Tokenizer
 from llm_jax.data.denoisers import Plain
+from llm_jax.data.exampled import Exampled
 from llm_jax.data.instructions import Instructed
 from llm_jax.data.preferences import Preferences
 from llm_jax.data.preferred import Preferred
@@ -152,7 +153,8 @@ def evaluate(
         "comparison": comparison.compare(measured, others),
       }
   first = jax.process_index() == 0
-  counts_all = made and not isinstance(own, Instructed | Preferred)
+  apart = Instructed | Preferred | Exampled
+  counts_all = made and not isinstance(own, apart)
   if isinstance(experiment.data, Text):
     counts_all = made and isinstance(experiment.data.corruption, Plain)
   if experiment.validation.baselines and counts_all and first:
@@ -334,6 +336,7 @@ def _part(datasets: list[Dataset], others: dict[str, Measures]) -> None:
 def _baselines(made: build.Data, split: str) -> dict[str, Measures]:
   """N-gram models, which learn from the training split."""
   token_bytes = np.asarray(made.tokenizer.token_bytes(), np.int64)
+  assert not isinstance(made.tokens, Exampled)  # of which no token is told
   train_ids = np.asarray(made.tokens.tokens("train").ids[:BASELINE_TOKENS])
   ids = np.asarray(made.tokens.tokens(split).ids)
   vocab_size = len(token_bytes)

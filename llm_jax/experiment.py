@@ -7,6 +7,7 @@ from llm_jax.checkpoints.store import Checkpoints
 from llm_jax.config import field
 from llm_jax.contracts import Objective
 from llm_jax.data.arrays import Arrays
+from llm_jax.data.examples import Examples
 from llm_jax.data.instructions import Instructions
 from llm_jax.data.labelled import Labels
 from llm_jax.data.preferences import Preferences
@@ -34,7 +35,7 @@ from llm_jax.training.refresh import Refresh
 from llm_jax.training.watchdog import Watchdog
 
 Asked = Instructions | Preferences  # data in which a prompt is a question
-DataSettings = Text | Asked | Arrays
+DataSettings = Text | Asked | Examples | Arrays
 Judges = Part | Sum
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from llm_jax import host, measuring
 from llm_jax.checkpoints.store import Store
 from llm_jax.contracts import Share
+from llm_jax.data.exampled import Exampled
 from llm_jax.data.preferred import Preferred
 from llm_jax.evaluation import objective as by_objective
 from llm_jax.evaluation import standard
@@ -98,7 +99,8 @@ def measure(
   """
   if not _has_any(experiment):
     return
-  assert isinstance(tokens, Preferred)  # no other data have such rewards
+  # No other data have such rewards.
+  assert isinstance(tokens, Preferred | Exampled)
   step, first = int(state.step), jax.process_index() == 0
   # Others may not see yet what the first process has written.
   if host.agreed(first and read(experiment, folder, step) is not None):
@@ -141,7 +143,7 @@ def _about(
 
 def _rewards(
   experiment: Experiment,
-  tokens: Preferred,
+  tokens: Preferred | Exampled,
   model: Model,
   mesh: Mesh,
   share: Share,

@@ -6,7 +6,7 @@ changes with that, and by its `kind`.
 
 from collections.abc import Iterator, Mapping
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 from llm_jax.config import field
 from llm_jax.contracts import Progress
@@ -17,20 +17,22 @@ Row = Mapping[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class FileRows:
-  """Rows of .jsonl, .jsonl.gz and .parquet files."""
+  """Rows of .jsonl, .jsonl.gz and .parquet files, or of others as well."""
+
+  endings: ClassVar[tuple[str, ...]] = tables.TABLES
 
   paths: tuple[str, ...] = field((), "files, folders or globs")
 
   def identity(self: Any, progress: Progress) -> str:
     """Changes with any byte of any file, and with how rows are read."""
     about = self.about()
-    files = tables.found(self.paths, tables.TABLES, progress)
-    digest = tables.digest(files, tables.TABLES, progress)
+    files = tables.found(self.paths, self.endings, progress)
+    digest = tables.digest(files, self.endings, progress)
     return f"{self.kind} {about} {digest}"
 
   def rows(self) -> Iterator[tuple[str, Row]]:
     """Yields (file and line, row)."""
-    for path in tables.found(self.paths, tables.TABLES):
+    for path in tables.found(self.paths, self.endings):
       if not path.stat().st_size:
         raise ValueError(f"{path}: the file is empty")
       yield from tables.rows(path)

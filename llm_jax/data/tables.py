@@ -11,7 +11,7 @@ import zlib
 
 from llm_jax import storage
 from llm_jax.contracts import Progress
-from llm_jax.data import downloads
+from llm_jax.data import delimited, downloads
 
 TABLES = (".jsonl", ".jsonl.gz", ".parquet")
 _CHUNK = 2**24  # bytes read at once
@@ -87,7 +87,7 @@ def rows(
   """Yields (where it stands, row) of a table.
 
   Args:
-    path: of a .jsonl, .jsonl.gz or .parquet.
+    path: of a .jsonl, .jsonl.gz, .parquet, .csv or .tsv.
     only: fields that are wanted; a table without one of them is read whole.
 
   Raises:
@@ -96,6 +96,8 @@ def rows(
   """
   if path.name.endswith(".parquet"):
     yield from _parquet(path, only)
+  elif ending(path, delimited.ENDINGS):
+    yield from delimited.rows(path)
   else:
     yield from _jsonl(path)
 

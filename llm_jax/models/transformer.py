@@ -227,6 +227,8 @@ class Decoder(LanguageModel):
       x_BTE = x_BTE * jnp.asarray(c.embed_dim**0.5, x_BTE.dtype)
     if c.token_types:
       kind_BT = jnp.zeros_like(tokens_BT) if type_BT is None else type_BT
+      # RoBERTa has one kind for all, as its pairs are parted by tokens alone.
+      kind_BT = jnp.minimum(kind_BT, c.token_types - 1)
       x_BTE = x_BTE + self.types_YE.astype(c.dtype)[kind_BT]
     return x_BTE
 

@@ -1,8 +1,8 @@
-"""Classifiers of completions, whose belief in one class is a reward.
+"""Classifiers of texts, or of completions whose class is a reward.
 
-The role "policy" is the classifier: one output a class. A row is a prompt with
-its completion, and `class_B` the number of its class; a row without any token
-in `mask_BT` is no completion.
+The role "policy" is the classifier: one output a class. A row is a text, or a
+prompt with its completion, and `class_B` the number of its class; a row without
+any token in `mask_BT` is none.
 
 Dimension key: B rows; T positions; O classes.
 """
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from llm_jax.config import field
 from llm_jax.contracts import Batch, Forward, Metrics, Objective, Roles
-from llm_jax.objectives.ranking import output
+from llm_jax.objectives.ranking import num_read, output
 from llm_jax.ops.metrics import Mean
 
 
@@ -86,7 +86,7 @@ class Classification(Objective):
     return (batch["weight_B"] * loss_B).sum(), {
       "accuracy": Mean.of(right_B, there_B),
       "reward": Mean.of(reward_B, there_B),
-      "tokens": Mean.sum(batch["mask_BT"].sum().astype(loss_B.dtype)),
+      "tokens": Mean.sum(num_read(batch).astype(loss_B.dtype)),
     }
 
   def _reward(self, logits_BO: jax.Array) -> jax.Array:

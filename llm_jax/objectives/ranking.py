@@ -125,3 +125,11 @@ def output(scores: Scores, batch: Batch) -> jax.Array:
   # Summed, not gathered: rows stay on their device.
   here_BT = jnp.arange(mask_BT.shape[1]) == last_B[:, None]
   return jnp.where(here_BT[..., None], scores.output_BTO, 0).sum(1)
+
+
+def num_read(batch: Batch) -> jax.Array:
+  """Tokens of rows that tell their padding; else those of completions."""
+  if "segment_BT" not in batch:
+    return batch["mask_BT"].sum()
+  there_B1 = batch["mask_BT"].any(-1, keepdims=True)
+  return ((batch["segment_BT"] > 0) & there_B1).sum()
