@@ -255,6 +255,26 @@ def test_several_completions_of_a_source_and_a_cache_that_grows():
   np.testing.assert_array_equal(wide.source.keys[0][::2], cache.source.keys[0])
 
 
+def test_several_completions_of_a_source_that_was_heard_once():
+  """Rows of a prompt stand beside each other, and each goes on as one does."""
+  config = small.LISTENING["lstm"]
+  _, variables = small.build(config)
+  its = model_lib.of_shape(config)
+  tokens, place, segment = cache_test.padded()
+  _, one = its.decode(
+    variables, tokens, place, segment, its.open_cache(variables, 4, 3)
+  )
+  wide = its.grow(its.repeat(one, 2), 5)
+  ones = np.ones((4, 1), np.int32)
+  go_on = jax.jit(its.decode)
+  want, _ = go_on(variables, ones, ones, ones, one)
+  twice = np.repeat(ones, 2, 0)
+  got, _ = go_on(variables, twice, twice, twice, wide)
+  np.testing.assert_allclose(got[::2], want, atol=1e-6)
+  np.testing.assert_array_equal(got[::2], got[1::2])
+  assert np.abs(got[2:] - got[:-2]).max() > 1e-3
+
+
 REFUSED = [
   ({"sees": "all"}, "--model.sees=all"),
   ({"window": 4}, "--model.window=4"),
