@@ -90,6 +90,16 @@ class Objective(Protocol):
     return 1
 
   @property
+  def outputs_of(self) -> str:
+    """What the output head speaks of: a "text", a "token" or a "span"."""
+    return "text"
+
+  @property
+  def problem_type(self) -> str | None:
+    """How transformers calls what texts are told apart by, if it does."""
+    return None
+
+  @property
   def needs_reference(self) -> bool:
     """Whether the role "reference" is asked: the policy as it once was."""
     return False

@@ -24,7 +24,7 @@ from llm_jax import model as model_lib
 from llm_jax.contracts import Tokenizer
 from llm_jax.data import chat, foreign
 from llm_jax.experiment import Asked, Experiment
-from llm_jax.interop import families, peft, writing
+from llm_jax.interop import families, heads, peft, writing
 from llm_jax.interop.family import Family
 from llm_jax.interop.lines import Line
 from llm_jax.models.config import TransformerConfig
@@ -106,10 +106,13 @@ def export(
     made = _tokenizer(experiment, tokenizer)
     model = model_lib.make(experiment, tokenizer)
     settings = settings_of(model.shape)
-    family, said = described(settings)
+    objective = experiment.objective
+    family, said = described(settings, of=objective.outputs_of)
+    if model.shape.outputs and objective.problem_type:
+      said["problem_type"] = objective.problem_type
     plan = weights.plan(experiment, model, mesh)
     step, roles = weights.load(experiment, plan, mesh, folder, step)
-    lines = family.lines(settings)
+    lines = heads.lines(family, settings, said["architectures"][0])
     if wanted.adapter:
       _adapter(experiment, folder, plan, roles["policy"], lines, wanted)
       say(f"exported the adapters of {folder} after step {step} to {to}")
@@ -120,8 +123,7 @@ def export(
       raise ValueError(f"--workdir={folder}: {e}") from e
     said |= _ids(tokenizer, said.get("pad_token_id"))
     if model.shape.outputs:
-      lines = [line for line in lines if line.path != "head"]
-      params = {name: x for name, x in params.items() if name != "head"}
+      params = heads.params_without_tokens(params, settings)
     said["dtype"] = wanted.dtype
     with _made_whole(to) as partial:
       total = writing.write(
@@ -208,7 +210,7 @@ def settings_of(shape: Shape) -> dict[str, Any]:
   out = {
     name: value
     for name, value in dataclasses.asdict(shape).items()
-    if name not in importing.OWN or name == "outputs"
+    if name not in importing.OWN
   }
   out["num_kv_heads"], out["head_dim"] = shape.K, shape.H
   if isinstance(shape, EncoderDecoderConfig):
@@ -224,44 +226,46 @@ def settings_of(shape: Shape) -> dict[str, Any]:
     part, _, leaf = name.partition(".")
     if leaf:
       out[part].pop(leaf, None)
-  return out
+  return heads.without_tokens(out) if shape.outputs else out
 
 
 def described(
-  settings: dict[str, Any], among: Sequence[Family] = families.FAMILIES
+  settings: dict[str, Any],
+  among: Sequence[Family] = families.FAMILIES,
+  of: str = "text",
+  names: Sequence[str] = (),
 ) -> tuple[Family, dict[str, Any]]:
-  """The first family that can say some settings, and its config.json."""
+  """The first family that can say some settings, and its config.json.
+
+  Args:
+    settings: ours.
+    among: families that are tried.
+    of: what its numbers are said of, where it says any.
+    names: of classes, in order.
+
+  Raises:
+    ValueError: none can.
+  """
   plain = settings_of(TransformerConfig())
   refused = []
   for family in among:
     told = {
       name: value
       for name, value in settings.items()
-      if name in family.known or name not in plain or value != plain[name]
+      if name not in heads.SETTINGS
+      and (name in family.known or value != plain.get(name, ...))
     }
     try:
       said = family.config(told)
+      if settings["outputs"]:
+        said = heads.config(family, said, settings, of, names)
     except ValueError as e:
       refused.append(f"{family.name}: {e}")
       continue
-    if settings["outputs"]:
-      said = _of_classes(said, settings["outputs"])
     return family, said
   raise ValueError(
     f"export: no family of the ecosystem is such a model ({'; '.join(refused)})"
   )
-
-
-def _of_classes(said: dict[str, Any], outputs: int) -> dict[str, Any]:
-  """config.json of a model that says numbers of a text."""
-  (name,) = said["architectures"]
-  stem = name.removesuffix("ForCausalLM").removesuffix("LMHeadModel")
-  labels = {str(i): f"LABEL_{i}" for i in range(outputs)}
-  return said | {
-    "architectures": [f"{stem}ForSequenceClassification"],
-    "id2label": labels,
-    "label2id": {label: int(i) for i, label in labels.items()},
-  }
 
 
 def _ids(tokenizer: Tokenizer, pad: int | None = None) -> dict[str, int]:

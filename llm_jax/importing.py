@@ -14,7 +14,7 @@ from llm_jax import config, storage
 from llm_jax.checkpoints.store import Store
 from llm_jax.contracts import Progress, Tokenizer
 from llm_jax.experiment import Experiment
-from llm_jax.interop import families, reading
+from llm_jax.interop import families, heads, reading
 from llm_jax.interop.folder import Folder
 from llm_jax.models.config import TransformerConfig
 from llm_jax.models.encoder_decoder_config import EncoderDecoderConfig
@@ -28,7 +28,7 @@ PREFIX = "hf:"
 OWN = (
   *("dropout", "init_std", "dtype", "attention", "context_attention"),
   *("unroll", "remat", "stage_microbatches", "stage_remat", "head_chunk"),
-  *("outputs", "experts.balance", "experts.z_loss"),
+  *("experts.balance", "experts.z_loss"),
 )
 
 
@@ -121,8 +121,18 @@ def adopted(
   """What weights mean as in one model, and the rest as in another."""
   out: Any = found
   for name in OWN:
-    if name != "outputs" or own.outputs:
-      out = _put(out, name.split("."), operator.attrgetter(name)(own))
+    out = _put(out, name.split("."), operator.attrgetter(name)(own))
+  if own.outputs and not found.outputs:
+    its = {name: getattr(own, name) for name in heads.SETTINGS}
+    try:
+      out = dataclasses.replace(out, **its)
+    except ValueError as e:
+      raise ValueError(f"{given}: {e}") from e
+  elif own.outputs not in (0, found.outputs):
+    raise ValueError(
+      f"--model.outputs={own.outputs}: the model of {given} says"
+      f" {found.outputs} numbers; 0 takes as many"
+    )
   for name in fixed:
     old, new = (operator.attrgetter(name)(its) for its in (out, own))
     if old != new:
@@ -168,9 +178,15 @@ def params(
       f" {differing(shape, there)} there"
     )
   family = families.of(where)
-  lines = family.lines({**said, "outputs": shape.outputs})
+  said |= {name: getattr(shape, name) for name in heads.SETTINGS}
   return reading.params(
-    where, family, lines, abstract, suffixes, bar, new=("output_head",)
+    where,
+    family,
+    heads.lines(family, said, where.architecture),
+    abstract,
+    suffixes,
+    bar,
+    new=() if where.architecture in family.heads else ("output_",),
   )
 
 

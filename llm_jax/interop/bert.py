@@ -4,10 +4,12 @@ BERT: arXiv:1810.04805; RoBERTa: arXiv:1907.11692. Sources of the defaults: the
 configuration classes of transformers 5.23.
 """
 
+import functools
 from typing import Any
 
-from llm_jax.interop import family
+from llm_jax.interop import family, heads
 from llm_jax.interop.family import Family, Keys, Settings, Told
+from llm_jax.interop.heads import Head
 from llm_jax.interop.lines import Line
 
 # What each of them is, in our settings.
@@ -31,9 +33,9 @@ def _settings(keys: Keys) -> Settings:
   keys.must("is_decoder", False)
   keys.must("add_cross_attention", False)
   keys.must("tie_word_embeddings", True)
-  # Of training, and of the pooler, which is not read.
+  # Of training, and of a pooler's size, which is the model's.
   keys.skip("hidden_dropout_prob", "attention_probs_dropout_prob")
-  keys.skip("classifier_dropout", "directionality")
+  keys.skip("classifier_dropout", "directionality", "summary_type")
   keys.skip(*(name for name in keys.config if name.startswith("pooler_")))
   roberta = keys.architecture.startswith("Roberta")
   offset = keys.get("pad_token_id", 1) + 1 if roberta else 0
@@ -63,7 +65,7 @@ _KNOWN = (
 )
 
 
-def _config(settings: Settings) -> dict[str, Any]:
+def _config(name: str, settings: Settings) -> dict[str, Any]:
   family.only(settings, _KNOWN)
   s = Told(settings, "BERT's")
   s.must(**{name: (value,) for name, value in _ALWAYS.items()})
@@ -74,7 +76,10 @@ def _config(settings: Settings) -> dict[str, Any]:
   s.must(head_bias=(True,) if head else (False, None))
   if not s.get("token_types", 0):
     raise ValueError("--model.token_types=0: those of BERT's kind have some")
-  name = "Roberta" if offset else "Bert"
+  if (offset > 0) != (name == "Roberta"):
+    raise ValueError(
+      f"--model.position_offset={offset}: a RoBERTa has 1 or more, a BERT 0"
+    )
   out = {
     "architectures": [f"{name}{'ForMaskedLM' if head else 'Model'}"],
     "model_type": name.lower(),
@@ -103,6 +108,10 @@ def _lines(settings: Settings) -> list[Line]:
     Line("positions", f"{table}position_embeddings.weight", "P E"),
     Line("types", f"{table}token_type_embeddings.weight", "Y E"),
   ]
+  if settings.get("output_dense") == "tanh" and not roberta:
+    pooler = "bert.pooler.dense."
+    out.append(Line("output_dense/kernel", f"{pooler}weight", "_ D"))
+    out.append(Line("output_dense/bias", f"{pooler}bias", "_"))
   norms = {
     "embed_norm": f"{table}LayerNorm",
     "blocks/attention_norm": f"{layer}attention.output.LayerNorm",
@@ -137,12 +146,16 @@ def _lines(settings: Settings) -> list[Line]:
   return out
 
 
-def _family(name: str, prefix: str, head: str) -> Family:
+def _family(name: str, prefix: str, head: str, text: Head) -> Family:
+  others = (
+    Head("token", "ForTokenClassification", "classifier"),
+    Head("span", "ForQuestionAnswering", "qa_outputs"),
+  )
   return Family(
     name=name.lower(),
     architectures=(f"{name}ForMaskedLM", f"{name}Model"),
     settings=_settings,
-    config=_config,
+    config=functools.partial(_config, name),
     lines=_lines,
     prefix=prefix,
     # Of the next sentence, and of older files.
@@ -159,8 +172,23 @@ def _family(name: str, prefix: str, head: str) -> Family:
       ("LayerNorm.gamma", "LayerNorm.weight"),
       ("LayerNorm.beta", "LayerNorm.bias"),
     ),
+    heads=heads.named((name,), text, *others),
   )
 
 
-BERT = _family("Bert", "bert.", "cls.predictions.")
-ROBERTA = _family("Roberta", "roberta.", "lm_head.")
+_TEXT = "ForSequenceClassification"
+BERT = _family(
+  *("Bert", "bert.", "cls.predictions."),
+  Head("text", _TEXT, "classifier", dense="tanh"),
+)
+ROBERTA = _family(
+  *("Roberta", "roberta.", "lm_head."),
+  Head(
+    *("text", _TEXT, "classifier.out_proj"),
+    dense="tanh",
+    lines=(
+      Line("output_dense/kernel", "classifier.dense.weight", "_ D"),
+      Line("output_dense/bias", "classifier.dense.bias", "_"),
+    ),
+  ),
+)

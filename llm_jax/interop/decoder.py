@@ -4,15 +4,19 @@ from collections.abc import Sequence
 from typing import Any
 
 from llm_jax.interop.family import Keys, Settings, Told
+from llm_jax.interop.heads import Head
 from llm_jax.interop.lines import Line
 
-HEADS = ("ForCausalLM", "ForSequenceClassification", "Model")
+ENDS = ("ForCausalLM", "Model")
+TEXT = Head("text", "ForSequenceClassification", "score", bias=False)
+TOKEN = Head("token", "ForTokenClassification", "score")
+SPAN = Head("span", "ForQuestionAnswering", "qa_outputs")
 KNOWN = (
   *("num_layers", "embed_dim", "mlp_dim", "num_heads", "num_kv_heads"),
   *("head_dim", "vocab_size", "max_length", "norm", "norm_eps", "norm_at"),
   *("norm_from_one", "embed_scale", "positions", "rope_theta"),
   *("rope_scaling", "activation", "qkv_bias", "out_bias", "mlp_bias"),
-  *("qk_norm", "qk_norm_over", "window", "full_layers", "tied", "outputs"),
+  *("qk_norm", "qk_norm_over", "window", "full_layers", "tied"),
 )
 # Our norms and theirs, by what a block normalises.
 _NORMS = {
@@ -148,8 +152,6 @@ def lines(settings: Settings, fused: bool = False) -> list[Line]:
     out.append(Line(f"blocks/{ours}/scale", f"{layer}{theirs}.weight", "D"))
   if not told.get("tied", True):
     out.append(Line("head", "lm_head.weight", "V D"))
-  if told.get("outputs", 0):
-    out.append(Line("output_head", "score.weight", "O D"))
   out += _attention(told, f"{layer}self_attn.", fused)
   if (settings.get("experts") or {}).get("num", 0):
     return out

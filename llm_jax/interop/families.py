@@ -5,6 +5,7 @@ from llm_jax.interop import (
   bert,
   gemma,
   gpt2,
+  heads,
   llama,
   modernbert,
   olmo2,
@@ -27,9 +28,11 @@ def of(folder: Folder) -> Family:
   """The table of a folder; ValueError where there is none for it."""
   name = folder.architecture
   for family in FAMILIES:
-    if name in family.architectures:
+    if name in (*family.architectures, *family.heads):
       return family
-  known = ", ".join(a for family in FAMILIES for a in family.architectures)
+  known = ", ".join(
+    a for family in FAMILIES for a in (*family.architectures, *family.heads)
+  )
   raise ValueError(
     f"{folder.given}: config.json has the architecture {name or 'none'!r};"
     f" known are {known}"
@@ -39,24 +42,15 @@ def of(folder: Folder) -> Family:
 def settings(folder: Folder) -> Settings:
   """Our settings of the model in a folder.
 
-  One that tells classes apart has no head for tokens; its tied one stands in.
-
   Raises:
     ValueError: an unknown architecture, or a key that is refused.
   """
   family = of(folder)
   keys = Keys(folder.config, folder.given)
   found = family.settings(keys)
-  if folder.architecture.endswith("ForSequenceClassification"):
-    keys.must("problem_type", None, "regression", "single_label_classification")
-    found |= {"outputs": num_labels(folder), "tied": True}
+  if head := heads.settings(family, folder):
+    found |= head
   elif not folder.architecture.endswith(_HEADED):
     found["tied"] = True  # no head at all
   keys.check()
   return found
-
-
-def num_labels(folder: Folder) -> int:
-  """Classes, or 1: as config.json says, else the shape of what scores."""
-  keys = Keys(folder.config, folder.given)
-  return len(keys.get("id2label", {})) or keys.get("num_labels", 2)

@@ -1,6 +1,7 @@
 """What a table says of a family of models, and how its config.json is read."""
 
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from llm_jax.interop.lines import Line
@@ -37,13 +38,14 @@ class Family(NamedTuple):
 
   Attributes:
     name: of the file, for errors.
-    architectures: names in config.json, each with the head that it has.
+    architectures: names in config.json of models of tokens.
     settings: what their config.json says, as our settings.
     config: our settings as their config.json; ValueError where it cannot say
       one of them.
     lines: our parameters and their tensors, for some settings.
     prefix: of names in a model with a head, that one without leaves out.
     extra: ends of names of tensors that are no weights.
+    heads: architectures that say numbers, beside those, with what says them.
     copies: (name, our path) of tensors that may be there besides, alike.
     renamed: (old, new) ends of names, of older files.
     known: settings that its config.json can say; others must be as they are by
@@ -60,6 +62,7 @@ class Family(NamedTuple):
   known: tuple[str, ...] = ()
   copies: tuple[tuple[str, str], ...] = (("lm_head.weight", "embedding"),)
   renamed: tuple[tuple[str, str], ...] = ()
+  heads: Mapping[str, Any] = MappingProxyType({})  # of `heads.Head`
 
 
 class Keys:

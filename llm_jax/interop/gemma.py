@@ -7,7 +7,7 @@ of transformers 5.23.
 
 from typing import Any, NamedTuple
 
-from llm_jax.interop import decoder, family, rotary
+from llm_jax.interop import decoder, family, heads, rotary
 from llm_jax.interop.family import Family, Keys, Settings, Told
 
 # What every Gemma is, in our settings.
@@ -36,20 +36,23 @@ _KINDS = {
   "Gemma3": _Kind("gemma3_text", 4, 131_072, 6, qk_norm=True, theta=1e6),
 }
 _NAMES = {
-  **{f"{name}{head}": name for name in _KINDS for head in decoder.HEADS},
+  **{f"{name}ForCausalLM": name for name in _KINDS},
+  # Gemma3Model is one that sees pictures, too.
+  **{"GemmaModel": "Gemma", "Gemma2Model": "Gemma2"},
   "Gemma3TextModel": "Gemma3",
-  "Gemma3TextForSequenceClassification": "Gemma3",
 }
-_ARCHITECTURES = tuple(
-  name
-  for name in _NAMES
-  # Those two are of a model that sees pictures, too.
-  if name not in ("Gemma3Model", "Gemma3ForSequenceClassification")
-)
+_HEADS = {
+  **heads.named(("Gemma", "Gemma2"), decoder.TEXT, decoder.TOKEN),
+  **heads.named(
+    ("Gemma3",),
+    decoder.TEXT._replace(end="TextForSequenceClassification"),
+  ),
+}
 
 
 def _settings(keys: Keys) -> Settings:
-  kind = _KINDS[_NAMES[keys.architecture]]
+  name = keys.architecture
+  kind = _KINDS[_NAMES.get(name) or heads.stem(FAMILY, name)]
   out = _ALWAYS | decoder.settings(
     keys,
     kv_heads=kind.kv_heads,
@@ -160,9 +163,10 @@ def _scalar(settings: Settings, head_dim: int) -> int:
 
 FAMILY = Family(
   name="gemma",
-  architectures=_ARCHITECTURES,
+  architectures=tuple(_NAMES),
   settings=_settings,
   config=_config,
   lines=decoder.lines,
   known=_KNOWN,
+  heads=_HEADS,
 )

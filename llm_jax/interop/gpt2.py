@@ -5,7 +5,7 @@ Sources of the defaults: the configuration class of transformers 5.23.
 
 from typing import Any
 
-from llm_jax.interop import family
+from llm_jax.interop import decoder, family, heads
 from llm_jax.interop.family import Family, Keys, Settings
 from llm_jax.interop.lines import Line
 
@@ -48,7 +48,7 @@ def _settings(keys: Keys) -> Settings:
 _KNOWN = (
   *("num_layers", "embed_dim", "mlp_dim", "num_heads", "num_kv_heads"),
   *("head_dim", "vocab_size", "max_length", "norm_eps", "activation", "tied"),
-  *("outputs", *_ALWAYS),
+  *_ALWAYS,
 )
 
 
@@ -87,8 +87,6 @@ def _lines(settings: Settings) -> list[Line]:
   ]
   if not settings.get("tied", True):
     out.append(Line("head", "lm_head.weight", "V D"))
-  if settings.get("outputs", 0):
-    out.append(Line("output_head", "score.weight", "O D"))
   norms = {
     "final_norm": "transformer.ln_f",
     "blocks/attention_norm": f"{layer}ln_1",
@@ -114,15 +112,17 @@ def _lines(settings: Settings) -> list[Line]:
 
 FAMILY = Family(
   name="gpt2",
-  architectures=(
-    "GPT2LMHeadModel",
-    "GPT2ForSequenceClassification",
-    "GPT2Model",
-  ),
+  architectures=("GPT2LMHeadModel", "GPT2Model"),
   settings=_settings,
   config=_config,
   lines=_lines,
   prefix="transformer.",
   extra=(".attn.bias", ".attn.masked_bias"),
   known=_KNOWN,
+  heads=heads.named(
+    ("GPT2",),
+    decoder.TEXT,
+    decoder.TOKEN._replace(map="classifier"),
+    decoder.SPAN,
+  ),
 )

@@ -6,7 +6,7 @@ defaults: the configuration classes of transformers 5.23.
 
 from typing import Any, NamedTuple
 
-from llm_jax.interop import decoder, family, rotary
+from llm_jax.interop import decoder, family, heads, rotary
 from llm_jax.interop.family import Family, Keys, Settings, Told
 from llm_jax.interop.lines import Line
 
@@ -51,15 +51,8 @@ _KINDS = {
 }
 
 
-def _kind(architecture: str) -> _Kind:
-  for head in decoder.HEADS:
-    if architecture.endswith(head):
-      return _KINDS[architecture.removesuffix(head)]
-  raise KeyError(architecture)
-
-
 def _settings(keys: Keys) -> Settings:
-  kind = _kind(keys.architecture)
+  kind = _KINDS[heads.stem(FAMILY, keys.architecture)]
   keys.must("hidden_act", "silu", "swish")
   out = decoder.settings(
     keys,
@@ -209,10 +202,18 @@ def _expert_lines(layer: str, qwen: bool | None) -> list[Line]:
 FAMILY = Family(
   name="llama",
   architectures=tuple(
-    f"{name}{head}" for name in _KINDS for head in decoder.HEADS
+    f"{name}{end}" for name in _KINDS for end in decoder.ENDS
   ),
   settings=_settings,
   config=_config,
   lines=_lines,
   known=_KNOWN,
+  heads={
+    **heads.named(tuple(_KINDS), decoder.TEXT, decoder.TOKEN),
+    **heads.named(("Mistral", "Mixtral"), decoder.SPAN),
+    **heads.named(
+      ("Llama", "Qwen2", "Qwen3", "Qwen3Moe"),
+      decoder.SPAN._replace(root="transformer."),
+    ),
+  },
 )

@@ -5,10 +5,12 @@ Sources of the defaults: the configuration class of transformers 5.23.
 
 from typing import Any
 
-from llm_jax.interop import decoder, family, rotary
+from llm_jax.interop import decoder, family, heads, rotary
 from llm_jax.interop.family import Family, Keys, Settings, Told
+from llm_jax.interop.heads import Head
 from llm_jax.interop.lines import Line
 
+_TEXT = "ForSequenceClassification"
 # What every ModernBERT is, in our settings.
 _ALWAYS: Settings = {
   "sees": "all",
@@ -25,7 +27,10 @@ def _settings(keys: Keys) -> Settings:
   keys.must("classifier_activation", "gelu")
   # Of training, of other heads, of older files and of nothing at all.
   keys.skip("embedding_dropout", "mlp_dropout", "classifier_dropout")
-  keys.skip("classifier_pooling", "deterministic_flash_attn")
+  keys.skip("deterministic_flash_attn")
+  if keys.architecture.endswith(_TEXT):
+    keys.must("classifier_pooling", "cls")
+  keys.skip("classifier_pooling")
   keys.skip("initializer_cutoff_factor", "sparse_prediction")
   keys.skip("sparse_pred_ignore_index", "cls_token_id", "sep_token_id")
   keys.skip("reference_compile", "repad_logits_with_grad", "layer_norm_eps")
@@ -36,7 +41,8 @@ def _settings(keys: Keys) -> Settings:
     "sliding_attention" if i % every else "full_attention"
     for i in range(layers)
   ]
-  head = keys.architecture.endswith("ForMaskedLM")
+  masked = keys.architecture.endswith("ForMaskedLM")
+  head = masked or keys.architecture in FAMILY.heads
   bias = keys.get("attention_bias", False)
   length = keys.get("max_position_embeddings", 8192)
   dense, logits = (
@@ -59,7 +65,7 @@ def _settings(keys: Keys) -> Settings:
     "mlp_bias": keys.get("mlp_bias", False),
     "head_dense": head,
     "head_dense_bias": dense if head else True,
-    "head_bias": logits and head,
+    "head_bias": logits and masked,
     "tied": keys.get("tie_word_embeddings", True),
     **decoder.windows(keys, window, keys.get("layer_types", types)),
     **rotary.by_layers(
@@ -105,6 +111,7 @@ def _config(settings: Settings) -> dict[str, Any]:
     "hidden_activation": "gelu",
     "classifier_activation": "gelu",
     "classifier_bias": s.get("head_dense_bias", True),
+    "classifier_pooling": "cls",
     "decoder_bias": s.get("head_bias", False),
     "tie_word_embeddings": s.get("tied", True),
     "layer_types": decoder.layer_types(settings),
@@ -165,4 +172,10 @@ FAMILY = Family(
   lines=_lines,
   known=_KNOWN,
   copies=(("decoder.weight", "embedding"),),
+  heads=heads.named(
+    ("ModernBert",),
+    Head("text", _TEXT, "classifier", dense="head"),
+    Head("token", "ForTokenClassification", "classifier", dense="head"),
+    Head("span", "ForQuestionAnswering", "classifier", dense="head"),
+  ),
 )

@@ -5,7 +5,7 @@ Sources of the defaults: the configuration class of transformers 5.23.
 
 from typing import Any
 
-from llm_jax.interop import decoder, family, rotary
+from llm_jax.interop import decoder, family, heads, rotary
 from llm_jax.interop.family import Family, Keys, Settings, Told
 
 # What every OLMo 2 is, in our settings.
@@ -41,9 +41,10 @@ def _config(settings: Settings) -> dict[str, Any]:
 
 FAMILY = Family(
   name="olmo2",
-  architectures=tuple(f"Olmo2{head}" for head in decoder.HEADS),
+  architectures=tuple(f"Olmo2{end}" for end in decoder.ENDS),
   settings=_settings,
   config=_config,
   lines=decoder.lines,
   known=decoder.KNOWN,
+  heads=heads.named(("Olmo2",), decoder.TEXT),
 )

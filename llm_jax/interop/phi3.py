@@ -6,7 +6,7 @@ Sources of the defaults: the configuration class of transformers 5.23.
 import functools
 from typing import Any
 
-from llm_jax.interop import decoder, family, rotary
+from llm_jax.interop import decoder, family, heads, rotary
 from llm_jax.interop.family import Family, Keys, Settings, Told
 
 
@@ -48,9 +48,10 @@ def _config(settings: Settings) -> dict[str, Any]:
 
 FAMILY = Family(
   name="phi3",
-  architectures=tuple(f"Phi3{head}" for head in decoder.HEADS),
+  architectures=tuple(f"Phi3{end}" for end in decoder.ENDS),
   settings=_settings,
   config=_config,
   lines=functools.partial(decoder.lines, fused=True),
   known=decoder.KNOWN,
+  heads=heads.named(("Phi3",), decoder.TEXT, decoder.TOKEN),
 )

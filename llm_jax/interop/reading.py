@@ -10,6 +10,7 @@ import numpy as np
 
 from llm_jax import trees
 from llm_jax.contracts import Progress
+from llm_jax.interop import heads
 from llm_jax.interop import lines as lines_lib
 from llm_jax.interop.family import Family
 from llm_jax.interop.folder import Folder, Tensor
@@ -25,7 +26,7 @@ def params(
   abstract: Any,
   suffixes: Any,
   progress: Progress,
-  new: Sequence[str] = (),
+  new: tuple[str, ...] = (),
 ) -> Any:
   """A folder's weights as params; ValueError unless they are just those.
 
@@ -39,15 +40,18 @@ def params(
     abstract: params as shapes with shardings and dtypes.
     suffixes: their dims.
     progress: shows that it goes on.
-    new: paths of params that the folder may be without; so is the result.
+    new: beginnings of paths of params that the folder may be without; so is
+      the result.
   """
   shapes = {path: x for path, x in trees.paths(abstract)}
   letters = {path: suffix for path, suffix in trees.paths(suffixes)}
   sizes = lines_lib.sizes(shapes, letters)
   found = _named(folder, family, lines)
   have = [line for line in lines if _first(line, sizes) in found]
-  lines = [line for line in lines if line in have or line.path not in new]
-  check(folder, family, lines, found, sizes, shapes)
+  lines = [
+    line for line in lines if line in have or not line.path.startswith(new)
+  ]
+  check(folder, family, lines, found, sizes, shapes, new)
   out: dict[str, Any] = {}
   for line in progress(lines, total=len(lines), label="reading weights"):
     leaf = shapes[line.path]
@@ -75,6 +79,7 @@ def check(
   found: Mapping[str, Tensor],
   sizes: Mapping[str, Sizes],
   shapes: Mapping[str, Any],
+  new: tuple[str, ...] = (),
 ) -> None:
   """ValueError unless every tensor has one use and every parameter one tensor.
 
@@ -85,6 +90,7 @@ def check(
     found: all tensors of the folder.
     sizes: of each stack, letter -> size.
     shapes: our parameters, by path.
+    new: as for `params`.
   """
   left, given = dict(found), folder.given
   unread = set(shapes) - {line.path for line in lines}
@@ -109,9 +115,9 @@ def check(
       if original and _is_copy(folder, found, name, original, lines):
         continue
       raise ValueError(f"{given}: {name} is a tensor that nothing reads")
-  optional = {path for path in unread if path == "output_head"}
-  if unread - optional:
-    raise ValueError(f"{given}: nothing says {sorted(unread - optional)[0]}")
+  untold = sorted(path for path in unread if not path.startswith(new))
+  if untold:
+    raise ValueError(f"{given}: nothing says {untold[0]}")
 
 
 def _is_copy(
@@ -138,16 +144,16 @@ def _named(
   folder: Folder, family: Family, lines: Sequence[Line]
 ) -> dict[str, Tensor]:
   """The tensors, by the names that they have in a model with a head."""
-  found, prefix = {}, family.prefix
+  found, prefix = {}, heads.root(family, folder.architecture)
   for name, tensor in folder.tensors().items():
     for old, new in family.renamed:
       name = new.join(name.rsplit(old, 1)) if name.endswith(old) else name
     found[name] = tensor
   bare = not any(name.startswith(prefix) for name in found)
-  heads = {line.name for line in lines if not line.name.startswith(prefix)}
+  others = {line.name for line in lines if not line.name.startswith(prefix)}
   if not bare:
     return found
-  return {n if n in heads else prefix + n: t for n, t in found.items()}
+  return {n if n in others else prefix + n: t for n, t in found.items()}
 
 
 def _first(line: Line, sizes: Mapping[str, Sizes]) -> str:

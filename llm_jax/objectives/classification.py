@@ -31,6 +31,7 @@ class Classification(Objective):
   """
 
   reads: ClassVar[tuple[str, ...]] = ("classes",)
+  problem_type: ClassVar[str] = "single_label_classification"
 
   positive: int = field(1, "class that is rewarded, counted from 0", low=0)
   reward: Literal["logit", "log_probability", "log_odds"] = field(

@@ -34,6 +34,7 @@ class Ranking(Objective):
   """
 
   reads: ClassVar[tuple[str, ...]] = ("pairs", "rankings")
+  problem_type: ClassVar[str] = "regression"
 
   completions: int = field(2, "rows of a prompt, K", low=2)
   margin: bool = field(True, "ask for the margin that the data gives")

@@ -30,6 +30,7 @@ class Spans(Objective):
   """
 
   reads: ClassVar[tuple[str, ...]] = ("spans",)
+  outputs_of: ClassVar[str] = "span"
 
   def asked(self, batch: Batch) -> jax.Array:
     """No token is predicted."""

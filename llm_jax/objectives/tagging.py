@@ -28,6 +28,7 @@ class Tagging(Objective):
   """
 
   reads: ClassVar[tuple[str, ...]] = ("tags",)
+  outputs_of: ClassVar[str] = "token"
 
   def asked(self, batch: Batch) -> jax.Array:
     """No token is predicted."""

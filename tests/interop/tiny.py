@@ -13,6 +13,7 @@ from safetensors.numpy import save_file
 
 GOLDENS = pathlib.Path(__file__).parent.parent / "goldens" / "families"
 ENCODER_DECODERS = ("bart", "t5", "t5_first")
+HEADS = GOLDENS.parent / "heads"
 
 
 def weight(name, shape, seed=0):
@@ -28,9 +29,9 @@ def weight(name, shape, seed=0):
   return 0.3 * draw + (1.0 if is_scale else 0.0)
 
 
-def golden(name):
+def golden(name, folder=GOLDENS):
   """What transformers says of a model, with its config.json and its tensors."""
-  with np.load(GOLDENS / f"{name}.npz") as found:
+  with np.load(folder / f"{name}.npz") as found:
     out = dict(found)
   out["config"] = json.loads(str(out["config"]))
   out["tensors"] = json.loads(str(out["tensors"]))

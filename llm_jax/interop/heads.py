@@ -1,0 +1,189 @@
+"""Heads that say numbers of a text, of each token or of a span's two ends.
+
+Which of them a folder has, the name of its architecture says. A model with one
+has no head for tokens.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from llm_jax.interop.family import Family, Keys, Settings
+from llm_jax.interop.folder import Folder
+from llm_jax.interop.lines import Line
+
+# Ends of names of models with a head for tokens, and of those without any.
+_OTHERS = (
+  *("ForCausalLM", "LMHeadModel", "ForMaskedLM", "ForConditionalGeneration"),
+  "Model",
+)
+# Our settings that a head decides, with what they are of a model without one.
+SETTINGS: Settings = {
+  "outputs": 0,
+  "output_bias": False,
+  "output_dense": "none",
+}
+# What of a head for tokens is written beside none of these.
+_TOKEN_HEAD = ("head", "head_bias", "head_dense", "head_norm")
+PROBLEMS = (
+  "regression",
+  "single_label_classification",
+  "multi_label_classification",
+)
+
+
+class Head(NamedTuple):
+  """One of them, as some families have it.
+
+  Attributes:
+    of: what numbers are said of: "text", "token" or "span".
+    end: of the name of an architecture that has it.
+    map: name of the map from activations to numbers.
+    bias: whether that has one.
+    dense: `output_dense` of our settings.
+    lines: of what comes before it, where only models with this head have that.
+    root: what the model's own names begin with there; "" = as elsewhere.
+  """
+
+  of: str
+  end: str
+  map: str
+  bias: bool = True
+  dense: str = "none"
+  lines: tuple[Line, ...] = ()
+  root: str = ""
+
+
+def named(stems: Sequence[str], *heads: Head) -> dict[str, Head]:
+  """{architecture: head} of families whose names begin with some stems."""
+  return {f"{stem}{head.end}": head for stem in stems for head in heads}
+
+
+def stem(family: Family, architecture: str) -> str:
+  """The name of an architecture without its head."""
+  head = family.heads.get(architecture)
+  for end in (head.end,) if head else _OTHERS:
+    if architecture.endswith(end):
+      return architecture.removesuffix(end)
+  raise KeyError(architecture)
+
+
+def settings(family: Family, folder: Folder) -> Settings:
+  """Our settings that the head of a folder decides, {} where it has none."""
+  head = family.heads.get(folder.architecture)
+  if head is None:
+    return {}
+  keys = Keys(folder.config, folder.given)
+  keys.must("problem_type", None, *PROBLEMS)
+  return {
+    "outputs": len(labels(folder)),
+    "output_bias": head.bias,
+    "output_dense": head.dense,
+    "tied": True,  # which stands in for the head for tokens
+  }
+
+
+def labels(folder: Folder) -> tuple[str, ...]:
+  """Names of classes, in order, as config.json says them.
+
+  Raises:
+    ValueError: they are not numbered from 0.
+  """
+  keys = Keys(folder.config, folder.given)
+  told = keys.get("id2label", {})
+  if not told:
+    return _plain(keys.get("num_labels", 2))
+  if sorted(told) != sorted(map(str, range(len(told)))):
+    raise ValueError(
+      f"{folder.given}: config.json has id2label={told!r:.80}; its keys must be"
+      f' "0" to "{len(told) - 1}"'
+    )
+  return tuple(str(told[str(i)]) for i in range(len(told)))
+
+
+def lines(family: Family, settings: Settings, architecture: str) -> list[Line]:
+  """All of a model: the family's lines and those of its head."""
+  out, head = family.lines(settings), family.heads.get(architecture)
+  if head is None:
+    return out
+  out += [*head.lines, Line("output_head", f"{head.map}.weight", "O D")]
+  if head.bias:
+    out.append(Line("output_bias", f"{head.map}.bias", "O"))
+  old, new = family.prefix, root(family, architecture)
+  own = lambda line: new + line.name.removeprefix(old)
+  return [
+    line._replace(name=own(line)) if line.name.startswith(old) else line
+    for line in out
+  ]
+
+
+def root(family: Family, architecture: str) -> str:
+  """What names in a model with a head begin with, and without one do not."""
+  head = family.heads.get(architecture)
+  return head.root or family.prefix if head else family.prefix
+
+
+def without_tokens(settings: Settings) -> Settings:
+  """Settings of a model that says numbers only."""
+  dense = settings["head_dense"] and settings["output_dense"] == "head"
+  return {**settings, "tied": True, "head_bias": False, "head_dense": dense}
+
+
+def params_without_tokens(
+  params: Mapping[str, Any], settings: Settings
+) -> dict[str, Any]:
+  """Params likewise."""
+  gone = set(_TOKEN_HEAD)
+  if settings["output_dense"] == "head":
+    gone -= {"head_dense", "head_norm"}
+  return {name: x for name, x in params.items() if name not in gone}
+
+
+def config(
+  family: Family,
+  said: dict[str, Any],
+  settings: Settings,
+  of: str,
+  names: Sequence[str] = (),
+) -> dict[str, Any]:
+  """config.json of a model with a head, from that of one without.
+
+  Args:
+    family: of the model.
+    said: config.json of the family, of any head or none.
+    settings: ours.
+    of: what numbers are said of.
+    names: of classes, in order; () = they have none.
+
+  Raises:
+    ValueError: the family has no such head, or one of other settings.
+  """
+  its = stem(family, said["architectures"][0])
+  found = [
+    head
+    for name, head in family.heads.items()
+    if head.of == of and name == its + head.end
+  ]
+  if not found:
+    raise ValueError(f"there is no {its} that says numbers of a {of}")
+  (head,) = found
+  wanted = {"output_bias": head.bias, "output_dense": head.dense}
+  if of == "span":
+    wanted["outputs"] = 2
+  for name, value in wanted.items():
+    if settings[name] != value:
+      raise ValueError(
+        f"--model.{name}={settings[name]}: that of {its}{head.end} is {value}"
+      )
+  out = said | {"architectures": [its + head.end]}
+  if of == "span":
+    return out
+  names = names or _plain(settings["outputs"])
+  return out | {
+    "id2label": {str(i): name for i, name in enumerate(names)},
+    "label2id": {name: i for i, name in enumerate(names)},
+  }
+
+
+def _plain(count: int) -> tuple[str, ...]:
+  """Names of classes that have none."""
+  return tuple(f"LABEL_{i}" for i in range(count))
