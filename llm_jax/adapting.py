@@ -10,7 +10,16 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from llm_jax import checks, claim, config, importing, storage, trees, weights
+from llm_jax import (
+  checks,
+  claim,
+  config,
+  importing,
+  importing_adapters,
+  storage,
+  trees,
+  weights,
+)
 from llm_jax import model as model_lib
 from llm_jax.checkpoints.store import Store
 from llm_jax.contracts import Tokenizer
@@ -104,6 +113,9 @@ def load(
       f"--adapter: bases held differently cannot share a batch ({said})"
     )
   for run, its in settings.items():
+    if importing_adapters.is_folder(run):
+      loaded[run] = _theirs(run, experiment, plan, base)
+      continue
     policy = _load(run, its, model, mesh, tokenizer, base)
     loaded[run] = policy.pop("adapters")
     if run == runs[0]:
@@ -180,7 +192,13 @@ def _parts(name: str) -> list[str]:
 
 
 def _settings(run: str, base: Experiment) -> Experiment:
-  """Settings of an adapter's run; ValueError where it is none, or another's."""
+  """Settings of an adapter's run; ValueError where it is none, or another's.
+
+  Those of a folder of peft's are the base's.
+  """
+  if importing_adapters.is_folder(run):
+    peft = importing_adapters.method(run, "adapter")
+    return dataclasses.replace(base, peft=peft)
   folder = storage.path(run, "adapter").expanduser()
   try:
     found = claim.settings(folder)
@@ -195,6 +213,27 @@ def _settings(run: str, base: Experiment) -> Experiment:
         f"--adapter={run}: of another model: {path} is {its} there and {ours}"
         " here"
       )
+  return found
+
+
+def _theirs(
+  given: str, base: Experiment, plan: weights.Plan, params: Any
+) -> dict[str, Any]:
+  """The adapters of a folder of peft's for the base `params`."""
+  like = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
+    params,
+  )
+  adapters, replaced = importing_adapters.load(
+    given, "adapter", base.model, like, plan.suffixes
+  )
+  if replaced:
+    path, _ = next(iter(trees.paths(replaced)))
+    raise ValueError(
+      f"--adapter={given}: has a {path} of its own in place of the base's; use"
+      f" --init_from=BASE+{given}"
+    )
+  found: dict[str, Any] = adapters
   return found
 
 

@@ -257,6 +257,7 @@ def _run_verb(
     evaluating,
     exporting,
     importing,
+    importing_adapters,
     labelling,
     verbs,
   )
@@ -266,6 +267,7 @@ def _run_verb(
   folder = storage.path(experiment.workdir or f"runs/{name}", "workdir")
   step = given.checkpoint_step
   asked = experiment.data  # where `label` finds its prompts
+  experiment = importing_adapters.resolved(experiment)
   begins = importing.is_folder(experiment.init_from)
   there = (folder / "experiment.json").exists()
   if begins and verb in _OF_FOLDERS and not there:

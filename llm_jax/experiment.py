@@ -195,7 +195,9 @@ class Experiment:
     0, "steps with a non-finite loss to skip before stopping", low=0
   )
   init_from: str | None = field(
-    None, "run folder to take weights and tokenizer from"
+    None,
+    "run folder to take weights and tokenizer from, or hf:FOLDER; with"
+    " +peft:FOLDER the adapters there are folded in",
   )
   value_from: str | None = field(
     None,

@@ -12,9 +12,9 @@ import jax
 
 from llm_jax import (
   asking,
-  axes,
   checks,
   config,
+  exporting_adapters,
   importing,
   storage,
   trees,
@@ -30,7 +30,6 @@ from llm_jax.interop.lines import Line
 from llm_jax.models.config import TransformerConfig
 from llm_jax.models.encoder_decoder_config import EncoderDecoderConfig
 from llm_jax.models.shape import Shape
-from llm_jax.peft.lora import LoRA
 from llm_jax.reporting import cards, files
 from llm_jax.reporting.progress import progress, say
 from llm_jax.sharding import mesh as mesh_lib
@@ -114,7 +113,10 @@ def export(
     step, roles = weights.load(experiment, plan, mesh, folder, step)
     lines = heads.lines(family, settings, said["architectures"][0])
     if wanted.adapter:
-      _adapter(experiment, folder, plan, roles["policy"], lines, wanted)
+      try:
+        _adapter(experiment, plan, roles["policy"], (family, lines), wanted)
+      except ValueError as e:
+        raise ValueError(f"--adapter=peft: {folder}: {e}") from e
       say(f"exported the adapters of {folder} after step {step} to {to}")
       return 0
     try:
@@ -155,52 +157,18 @@ def export(
 
 def _adapter(
   experiment: Experiment,
-  folder: pathlib.Path,
   plan: weights.Plan,
   policy: Any,
-  base: Sequence[Line],
+  table: tuple[Family, Sequence[Line]],
   wanted: Wanted,
 ) -> None:
   """Writes a run's adapters alone; ValueError where peft knows none such."""
-  its = experiment.peft
-  if not isinstance(its, LoRA):
-    raise ValueError(f"--adapter=peft: {folder} was not trained with LoRA")
-  arrays = {
-    path: x
-    for path, x in trees.paths(policy["adapters"])
-    if not path.endswith(("/scale", "/dropout"))
-  }
-  named = peft.lines(base, list(arrays))
-  kept: dict[str, Any] = {}
-  suffixes: dict[str, Any] = {}
-  for path, x in arrays.items():
-    trees.put(kept, path, x)
-    trees.put(suffixes, path, _suffix(path, plan.suffixes))
-  said = peft.config(
-    (experiment.init_from or "").removeprefix(importing.PREFIX),
-    named,
-    its.rank,
-    its.alpha,
-    its.dropout,
-    its.stabilised,
-    its.dora,
+  said, arrays = exporting_adapters.described(
+    experiment, plan, policy, table, writing.DTYPES[wanted.dtype]
   )
   with _made_whole(wanted.to) as partial:
     _write(partial, peft.CONFIG, said)
-    writing.write(
-      partial, named, kept, suffixes, wanted.dtype, 2**62, progress, peft.ONE
-    )
-
-
-def _suffix(path: str, suffixes: Any) -> str:
-  """Dims of an array of LoRA, by those of the kernel that it is for."""
-  site, _, array = path.rpartition("/")
-  kernel = trees.get(suffixes, f"{site}/kernel")
-  split = axes.num_stacked(kernel) + axes.num_inputs(kernel)
-  outputs = kernel[split:]
-  return {"a": kernel[:split] + "R", "b": f"LR{outputs}"}.get(
-    array, f"L{outputs}"
-  )
+    writing.save(partial / peft.ONE, arrays)
 
 
 def settings_of(shape: Shape) -> dict[str, Any]:

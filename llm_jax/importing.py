@@ -22,7 +22,7 @@ from llm_jax.models.shape import Shape
 from llm_jax.reporting import progress
 from llm_jax.tokenizers import store
 
-PREFIX = "hf:"
+PREFIX, ADAPTERS = "hf:", "peft:"
 # Settings of a model that change how it is computed or trained, not what its
 # weights mean: these are the experiment's own.
 OWN = (
@@ -37,9 +37,16 @@ def is_folder(given: str | None) -> bool:
   return given is not None and given.startswith(PREFIX)
 
 
+def parted(given: str) -> tuple[str, str | None]:
+  """The base, and the adapters "peft:FOLDER" that it is to have, if any."""
+  base, plus, adapters = given.partition(f"+{ADAPTERS}")
+  return base, f"{ADAPTERS}{adapters}" if plus else None
+
+
 def folder(given: str, flag: str = "init_from") -> Folder:
   """The folder that a flag names; ValueError where it holds no model."""
-  path = storage.local(given.removeprefix(PREFIX), flag).expanduser()
+  base, _ = parted(given)
+  path = storage.local(base.removeprefix(PREFIX), flag).expanduser()
   return Folder(path, f"--{flag}={given}")
 
 

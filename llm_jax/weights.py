@@ -7,7 +7,6 @@ or else from the seed. Checksums of the frozen half tell another base apart.
 from collections.abc import Callable, Sequence
 import dataclasses
 import functools
-import operator
 import pathlib
 from typing import Any
 import warnings
@@ -16,7 +15,16 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from llm_jax import axes, claim, importing, keys, storage, trees
+from llm_jax import (
+  axes,
+  checks,
+  claim,
+  importing,
+  importing_adapters,
+  keys,
+  storage,
+  trees,
+)
 from llm_jax import model as model_lib
 from llm_jax.checkpoints.store import Store
 from llm_jax.contracts import Batch, Forward, Objective
@@ -307,23 +315,22 @@ def _named(experiment: Experiment, flag: str, plan: Plan, mesh: Mesh) -> Any:
   """Params of the run that a flag names; ValueError where they do not fit."""
   given = getattr(experiment, flag)
   if importing.is_folder(given):
-    return importing.params(
+    params = importing.params(
       given, flag, experiment.model, plan.base, plan.suffixes
     )
+  else:
+    params = _of_run(experiment, flag, given, plan, mesh)
+  return importing_adapters.folded(
+    params, given, flag, experiment.model, plan.base, plan.suffixes
+  )
+
+
+def _of_run(
+  experiment: Experiment, flag: str, given: str, plan: Plan, mesh: Mesh
+) -> Any:
+  """Params of another run; ValueError where they do not fit."""
   folder = origin(given, flag)
-  there, here = claim.settings(folder).model, experiment.model
-  if there.kind != here.kind:
-    raise ValueError(
-      f"--{flag}={folder}: the weights of a {there.kind} model, and --model is"
-      f" a {here.kind} one"
-    )
-  for name in here.meaning:
-    read = operator.attrgetter(name)
-    if (old := read(there)) != (new := read(here)):
-      raise ValueError(
-        f"--model.{name}={new}: the weights of --{flag}={folder} were"
-        f" trained with {old}"
-      )
+  checks.meaning(flag, folder, claim.settings(folder).model, experiment.model)
   return base_of(folder, plan, mesh, flag)
 
 
@@ -362,7 +369,7 @@ def base_of(
     shape = dataclasses.replace(shape, vocab_size=table.shape[0])
   model = model_lib.of_shape(shape)
   its = plan(trained, model, mesh)
-  _check_shapes(f"--{flag}={folder}", its.base, like.base)
+  checks.shapes(f"--{flag}={folder}", its.base, like.base, is_output)
   _, roles = load(trained, its, mesh, folder)
   policy = roles["policy"]
   is_plain = set(policy) == {"params"} and trained.frozen == "same"
@@ -371,22 +378,6 @@ def base_of(
   except ValueError as e:
     raise ValueError(f"--{flag}={folder}: {e}") from e
   return {name: x for name, x in params.items() if name in like.base}
-
-
-def _check_shapes(given: str, there: Any, here: Any) -> None:
-  """ValueError where two bases are not of one shape; names the first."""
-  shapes = [
-    {p: list(x.shape) for p, x in trees.paths(t)} for t in (there, here)
-  ]
-  for path in [*shapes[0], *shapes[1]]:
-    if is_output(path) and len({path in s for s in shapes}) > 1:
-      continue  # it begins anew here, or is left there
-    old, new = (s.get(path, "nothing") for s in shapes)
-    if old != new:
-      raise ValueError(
-        f"{given}: {path} is {old} there and {new} here; --model"
-        " must have the shape of that run"
-      )
 
 
 def seen(plan: Plan, policy: Any) -> Any:
@@ -446,7 +437,7 @@ def frozen_on(
 
 def origin(run: str, flag: str = "init_from") -> pathlib.Path:
   """The run that a flag names; ValueError where there is none."""
-  folder = storage.path(run, flag).expanduser()
+  folder = storage.path(importing.parted(run)[0], flag).expanduser()
   if not Store(folder / "checkpoints").steps():
     raise ValueError(f"--{flag}={run}: holds no trained run")
   return folder

@@ -148,7 +148,7 @@ def lines(settings: Settings, fused: bool = False) -> list[Line]:
     Line("embedding", "model.embed_tokens.weight", "W E"),
     Line("final_norm/scale", "model.norm.weight", "D"),
   ]
-  for ours, theirs in _NORMS[told.get("norm_at", "input")].items():
+  for ours, theirs in _NORMS.get(told.get("norm_at", "input"), {}).items():
     out.append(Line(f"blocks/{ours}/scale", f"{layer}{theirs}.weight", "D"))
   if not told.get("tied", True):
     out.append(Line("head", "lm_head.weight", "V D"))

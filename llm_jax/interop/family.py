@@ -71,10 +71,14 @@ class Keys:
   Args:
     config: as in the file.
     given: what named the folder, for errors.
+    file: its name, for errors.
   """
 
-  def __init__(self, config: Mapping[str, Any], given: str):
+  def __init__(
+    self, config: Mapping[str, Any], given: str, file: str = "config.json"
+  ):
     self.config, self.given = config, given
+    self._file = file
     self._read: set[str] = set()
 
   @property
@@ -92,14 +96,14 @@ class Keys:
     found = self.config.get(name)
     if found is None:
       return default
-    return alike(found, default, f"{self.given}: config.json has {name}")
+    return alike(found, default, f"{self.given}: {self._file} has {name}")
 
   def need(self, name: str) -> int:
     """A key's value, a size; ValueError where it is absent or none."""
     found = self.get(name, None)
     if found is None:
-      raise ValueError(f"{self.given}: config.json has no {name}")
-    return alike(found, 1, f"{self.given}: config.json has {name}", low=1)
+      raise ValueError(f"{self.given}: {self._file} has no {name}")
+    return alike(found, 1, f"{self.given}: {self._file} has {name}", low=1)
 
   def nullable(self, name: str, default: Any) -> Any:
     """A key's value, the default where it is absent; null is None."""
@@ -112,7 +116,7 @@ class Keys:
     if found not in allowed:
       these = " or ".join(repr(a) for a in allowed)
       raise ValueError(
-        f"{self.given}: config.json has {name}={found!r}; known is {these}"
+        f"{self.given}: {self._file} has {name}={found!r}; known is {these}"
       )
     return found
 
@@ -126,8 +130,9 @@ class Keys:
       known = name in self._read or name in HARMLESS or name.startswith("_")
       if not known and value not in (None, False):
         raise ValueError(
-          f"{self.given}: config.json has {name}={value!r:.80}, which is not"
-          f" known of {self.architecture}; take it out if it changes nothing"
+          f"{self.given}: {self._file} has {name}={value!r:.80}, which is not"
+          f" known of {self.architecture or 'adapters'}; take it out if it"
+          " changes nothing"
         )
 
 

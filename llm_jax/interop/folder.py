@@ -36,27 +36,32 @@ class Folder:
   Args:
     path: of the folder.
     given: what named it, for errors: "--init_from=hf:PATH".
+    about: name of the file that says what the tensors are.
+    one: name of the file that holds all tensors, where one does.
 
   Raises:
     ValueError: no folder, no config.json, code of its own, or quantised.
   """
 
-  def __init__(self, path: pathlib.Path, given: str):
+  def __init__(
+    self, path: pathlib.Path, given: str, about: str = CONFIG, one: str = ONE
+  ):
     self.path, self.given = path, given
+    self._one, self._index = one, f"{one}.index.json"
     if not path.is_dir():
       raise ValueError(f"{given}: no such folder")
-    self.config = self.read_json(CONFIG)
+    self.config = self.read_json(about)
     if not self.config:
-      raise ValueError(f"{given}: holds no {CONFIG}")
+      raise ValueError(f"{given}: holds no {about}")
     if "auto_map" in self.config:
       raise ValueError(
-        f"{given}: its {CONFIG} asks for code of its own (auto_map), and no"
+        f"{given}: its {about} asks for code of its own (auto_map), and no"
         " code of a folder is run"
       )
     names = self.config.get("architectures") or []
     if not (isinstance(names, list) and all(isinstance(n, str) for n in names)):
       raise ValueError(
-        f"{given}: its {CONFIG} has architectures={names!r:.80}; it must be a"
+        f"{given}: its {about} has architectures={names!r:.80}; it must be a"
         " list of names"
       )
     if self.config.get("quantization_config"):
@@ -91,26 +96,28 @@ class Folder:
       ValueError: no safetensors, a file that is missing, cut short or none of
         its kind, or one without a tensor that the index says it has.
     """
-    listed = self.read_json(INDEX).get("weight_map")
+    listed = self.read_json(self._index).get("weight_map")
     if listed:
       if not isinstance(listed, dict):
-        raise ValueError(f"{self.given}: weight_map of {INDEX} is no object")
+        raise ValueError(
+          f"{self.given}: weight_map of {self._index} is no object"
+        )
       for name in listed.values():
         if not isinstance(name, str) or "/" in name or "\0" in name:
           raise ValueError(
-            f"{self.given}: {INDEX} names {name!r:.80}, which is no name of a"
-            " file beside it"
+            f"{self.given}: {self._index} names {name!r:.80}, which is no name"
+            " of a file beside it"
           )
       names = sorted(set(listed.values()))
-    elif (self.path / ONE).exists():
-      names = [ONE]
+    elif (self.path / self._one).exists():
+      names = [self._one]
     else:
       raise ValueError(f"{self.given}: {self._without()}")
     found: dict[str, Tensor] = {}
     for name in names:
       file = self.path / name
       if len(name) > 255 or not file.is_file():
-        said = f"{INDEX} names {name!r:.80}, which is absent"
+        said = f"{self._index} names {name!r:.80}, which is absent"
         if not listed:
           said = f"{name} is no file"
         raise ValueError(f"{self.given}: {said}")
@@ -156,6 +163,6 @@ class Folder:
     if pickles:
       return (
         f"holds weights as pickles only ({sorted(pickles)[0]}), which can run"
-        f" code; save it as {ONE}"
+        f" code; save it as {self._one}, as save_pretrained of its library does"
       )
-    return f"holds neither {ONE} nor {INDEX}"
+    return f"holds neither {self._one} nor {self._index}"

@@ -41,7 +41,6 @@ def write(
   dtype: str,
   shard_bytes: int,
   progress: Progress,
-  one: str = folders.ONE,
 ) -> int:
   """Writes params as files of at most so many bytes, and their index.
 
@@ -56,7 +55,6 @@ def write(
     dtype: of the tensors, one of `DTYPES`.
     shard_bytes: of a file, at most.
     progress: shows that it goes on.
-    one: the name where one file holds all.
 
   Returns:
     Bytes of all tensors.
@@ -70,10 +68,10 @@ def write(
   tensors = _tensors(lines, sizes)
   width = DTYPES[dtype].itemsize
   shards = _shards(tensors, width, shard_bytes)
-  stem, count = one.removesuffix(".safetensors"), len(shards)
-  files = [f"{stem}-{i + 1:05}-of-{count:05}.safetensors" for i in range(count)]
+  count = len(shards)
+  files = [f"model-{i + 1:05}-of-{count:05}.safetensors" for i in range(count)]
   if count == 1:
-    files = [one]
+    files = [folders.ONE]
   listed: dict[str, str] = {}
   shown = progress(
     list(zip(files, shards, strict=True)), total=count, label="writing weights"
@@ -83,17 +81,20 @@ def write(
       name: _assembled(tensors[name], leaves, letters, sizes, DTYPES[dtype])
       for name in names
     }
-    partial = folder / storage.partial_name(file)
-    save_file(arrays, partial, metadata={"format": "pt"})
-    os.replace(partial, folder / file)
+    save(folder / file, arrays)
     listed |= dict.fromkeys(names, file)
   total = sum(math.prod(t.shape) * width for t in tensors.values())
   if count > 1:
     index = {"metadata": {"total_size": total}, "weight_map": listed}
-    storage.write(
-      folder / f"{one}.index.json", json.dumps(index, indent=1).encode()
-    )
+    storage.write(folder / folders.INDEX, json.dumps(index, indent=1).encode())
   return total
+
+
+def save(file: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
+  """A file of tensors, under its name once it is whole."""
+  partial = file.with_name(storage.partial_name(file.name))
+  save_file(dict(arrays), partial, metadata={"format": "pt"})
+  os.replace(partial, file)
 
 
 def _tensors(

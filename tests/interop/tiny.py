@@ -14,6 +14,7 @@ from safetensors.numpy import save_file
 GOLDENS = pathlib.Path(__file__).parent.parent / "goldens" / "families"
 ENCODER_DECODERS = ("bart", "t5", "t5_first")
 HEADS = GOLDENS.parent / "heads"
+ADAPTERS = GOLDENS.with_name("peft")
 
 
 def weight(name, shape, seed=0):
@@ -27,6 +28,14 @@ def weight(name, shape, seed=0):
     "norm" in name.lower() or "ln_" in name
   )
   return 0.3 * draw + (1.0 if is_scale else 0.0)
+
+
+def adapter(name, shape):
+  """A tensor of adapters drawn from its name: lengths and scales about 1."""
+  is_scale = name.endswith(("magnitude_vector", "ia3_l"))
+  key = zlib.crc32(name.encode())
+  draw = np.random.default_rng([1, key]).normal(size=shape)
+  return 0.4 * draw + (1.0 if is_scale else 0.0)
 
 
 def golden(name, folder=GOLDENS):
@@ -67,6 +76,28 @@ def write(folder, config, tensors, dtype=np.float64, files=1, change=None):
     listed |= dict.fromkeys(part, name)
   index = {"metadata": {}, "weight_map": listed}
   (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+  return folder
+
+
+def peft(folder, name, change=None, **said):
+  """Writes a golden's folder of adapters; returns the path.
+
+  Args:
+    folder: that is made.
+    name: of the golden.
+    change: (name, tensor) -> tensor.
+    **said: other values in adapter_config.json.
+  """
+  found = golden(name, ADAPTERS)
+  folder.mkdir(parents=True, exist_ok=True)
+  config = json.dumps(found["config"] | said)
+  (folder / "adapter_config.json").write_text(config)
+  change = change or (lambda name, x: x)
+  arrays = {
+    n: np.ascontiguousarray(change(n, adapter(n, shape)))
+    for n, shape in found["tensors"]
+  }
+  save_file(arrays, folder / "adapter_model.safetensors")
   return folder
 
 

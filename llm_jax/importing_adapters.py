@@ -1,0 +1,187 @@
+"""Adapters as the `peft` library writes them, on a base of any origin.
+
+--init_from=BASE+peft:FOLDER begins with the base that has them folded in;
+--adapter=peft:FOLDER of `generate` puts them on. A base is hf:FOLDER or a run.
+"""
+
+from collections.abc import Sequence
+import dataclasses
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+
+from llm_jax import importing, storage, trees
+from llm_jax.experiment import Experiment
+from llm_jax.interop import families, peft, peft_arrays
+from llm_jax.interop.family import Family
+from llm_jax.interop.folder import Folder
+from llm_jax.interop.lines import Line
+from llm_jax.models.shape import Shape
+from llm_jax.peft import merge
+from llm_jax.peft.ia3 import IA3
+from llm_jax.peft.lora import LoRA
+from llm_jax.peft.method import Method
+from llm_jax.peft.prompts import Prompt
+from llm_jax.reporting import progress
+
+PREFIX = importing.ADAPTERS
+
+
+def is_folder(given: str) -> bool:
+  """Whether an adapter's name is a folder of peft's, and no run."""
+  return given.startswith(PREFIX)
+
+
+def resolved(experiment: Experiment) -> Experiment:
+  """An experiment whose `init_from` names the base, if only adapters were.
+
+  Raises:
+    ValueError: the adapters' folder names no base that is here.
+  """
+  given = experiment.init_from
+  if given is None or not is_folder(given):
+    return experiment
+  said = f"--init_from={given}"
+  base = peft.read(_folder(given, said)).base
+  path = pathlib.Path(base).expanduser()
+  if base and (path / "experiment.json").is_file():
+    named = base
+  elif base and (path / "config.json").is_file():
+    named = f"{importing.PREFIX}{base}"
+  else:
+    raise ValueError(
+      f"{said}: its {peft.CONFIG} names {base or 'no base'!r}, which is no"
+      f" folder here; --init_from={importing.PREFIX}BASE+{given} or RUN+{given}"
+      " names one"
+    )
+  progress.say(f"the base of {given} is {named}")
+  return dataclasses.replace(experiment, init_from=f"{named}+{given}")
+
+
+def method(given: str, flag: str) -> Method:
+  """The way of ours that a folder's adapters are of."""
+  told = peft.read(_folder(given, f"--{flag}={given}"))
+  if told.kind == "PROMPT_TUNING":
+    return Prompt(tokens=told.tokens, init="random")
+  if told.kind == "IA3":
+    return IA3()
+  return LoRA(
+    rank=told.rank,
+    alpha=told.alpha,
+    dropout=told.dropout,
+    stabilised=told.stabilised,
+    dora=told.dora,
+  )
+
+
+def load(
+  given: str,
+  flag: str,
+  shape: Shape,
+  abstract: Any,
+  suffixes: Any,
+) -> tuple[Any, Any]:
+  """A folder's adapters, and what they replace of a base's params.
+
+  Args:
+    given: "peft:FOLDER".
+    flag: that named it, for errors.
+    shape: of the base's model.
+    abstract: the base's params, as shapes with shardings.
+    suffixes: their dims.
+
+  Returns:
+    Collection "adapters", and params of the base's structure: both on every
+    device of the base's mesh.
+
+  Raises:
+    ValueError: no such folder, or not of this base.
+  """
+  folder = _folder(given, f"--{flag}={given}")
+  told = peft.read(folder)
+  sizes: dict[str, int] = {}
+  for path, suffix in trees.paths(suffixes):
+    sizes |= zip(suffix, trees.get(abstract, path).shape, strict=True)
+  family, lines = _table(folder, shape, suffixes, sizes["L"])
+  adapters, replaced = peft_arrays.read(
+    folder,
+    told,
+    lines,
+    suffixes,
+    sizes,
+    jax.tree.leaves(abstract)[0].dtype,
+    family.prefix,
+  )
+  mesh = jax.tree.leaves(abstract)[0].sharding.mesh
+  everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+  params: dict[str, Any] = {}
+  for path, x in replaced.items():
+    trees.put(params, path, x)
+
+  def placed(x: np.ndarray) -> jax.Array:
+    return jax.make_array_from_callback(x.shape, everywhere, lambda i: x[i])
+
+  return jax.tree.map(placed, (adapters, params))
+
+
+def folded(
+  params: Any,
+  given: str,
+  flag: str,
+  shape: Shape,
+  abstract: Any,
+  suffixes: Any,
+) -> Any:
+  """A base's params, which are used up, with the adapters named beside it.
+
+  Args:
+    params: the base's.
+    given: "BASE+peft:FOLDER"; without adapters the params are as they were.
+    flag: that named it, for errors.
+    shape: as for `load`.
+    abstract: likewise.
+    suffixes: likewise.
+
+  Raises:
+    ValueError: adapters that are not of this base, or no change of a weight.
+  """
+  _, adapters = importing.parted(given)
+  if adapters is None:
+    return params
+  found, replaced = load(adapters, flag, shape, abstract, suffixes)
+
+  def fold(params: Any, adapters: Any, replaced: Any) -> Any:
+    return merge.merge(trees.overlay(params, replaced), adapters, suffixes)
+
+  try:
+    return jax.jit(fold, donate_argnums=0)(params, found, replaced)
+  except ValueError as e:
+    raise ValueError(f"--{flag}={given}: {e}") from e
+
+
+def _folder(given: str, said: str) -> Folder:
+  path = storage.local(given.removeprefix(PREFIX), said).expanduser()
+  return Folder(path, said, peft.CONFIG, peft.ONE)
+
+
+def _table(
+  folder: Folder, shape: Shape, suffixes: Any, layers: int
+) -> tuple[Family, Sequence[Line]]:
+  """The family in whose words most of the adapters are named, and its table."""
+  settings = dataclasses.asdict(shape)
+
+  def known(table: tuple[Family, Sequence[Line]]) -> int:
+    family, lines = table
+    modules = {
+      one.modules.format(layer=i)
+      for one in peft_arrays.maps(lines, suffixes)
+      for i in range(layers)
+    }
+    there = peft_arrays.names(folder, family.prefix, set())
+    return sum(peft_arrays.module(name) in modules for name in there)
+
+  seq2seq = lambda f: any("Conditional" in name for name in f.architectures)
+  among = [f for f in families.FAMILIES if seq2seq(f) == shape.reads_sources]
+  return max(((f, f.lines(settings)) for f in among), key=known)
