@@ -125,7 +125,11 @@ def adopted(
   fixed: Collection[str],
   given: str,
 ) -> TransformerConfig:
-  """What weights mean as in one model, and the rest as in another."""
+  """What weights mean as in one model, and the rest as in another.
+
+  Where no weights are of positions, those of `fixed` may be fewer; of factors
+  for short and for long contexts (LongRoPE) that chooses.
+  """
   out: Any = found
   for name in OWN:
     out = _put(out, name.split("."), operator.attrgetter(name)(own))
@@ -142,7 +146,9 @@ def adopted(
     )
   for name in fixed:
     old, new = (operator.attrgetter(name)(its) for its in (out, own))
-    if old != new:
+    if name == "max_length" and new < old and found.positions != "learned":
+      out = _put(out, [name], new)
+    elif old != new:
       raise ValueError(f"--model.{name}={new}: the model of {given} has {old}")
   return out
 
@@ -178,7 +184,9 @@ def params(
   where = folder(given, flag)
   said = families.settings(where)
   assert isinstance(shape, TransformerConfig)  # `model` has seen to it
-  there = adopted(_as_settings(said, where.given), shape, (), where.given)
+  fixed = ("max_length",)
+  found = _as_settings(said, where.given)
+  there = adopted(found, shape, fixed, where.given)
   if there != shape:
     raise ValueError(
       f"{where.given}: is another model than the run's:"

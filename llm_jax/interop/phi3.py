@@ -1,4 +1,7 @@
-"""Phi-3: Llama's block, with tensors of several maps. arXiv:2404.14219.
+"""Phi-3 and Phi-4-mini: Llama's block, with tensors of several maps.
+
+arXiv:2404.14219. Positions may be stretched by LongRoPE, and only a part of
+each head rotated.
 
 Sources of the defaults: the configuration class of transformers 5.23.
 """
@@ -9,21 +12,27 @@ from typing import Any
 from llm_jax.interop import decoder, family, heads, rotary
 from llm_jax.interop.family import Family, Keys, Settings, Told
 
+_KNOWN = (*decoder.KNOWN, "rope_dim")
+
 
 def _settings(keys: Keys) -> Settings:
   keys.must("hidden_act", "silu", "swish")
-  # Of training; and of longrope, which is refused.
-  keys.skip("resid_pdrop", "embd_pdrop", "original_max_position_embeddings")
+  keys.skip("resid_pdrop", "embd_pdrop")  # of training
   out = decoder.settings(keys, eps=1e-5, length=4096)
   out |= {
     "activation": "swiglu",
     "window": keys.nullable("sliding_window", None),
   }
-  return out | rotary.read(keys)
+  return out | rotary.read(
+    keys,
+    length=out["max_length"],
+    head_dim=out["head_dim"],
+    original=keys.get("original_max_position_embeddings", 4096),
+  )
 
 
 def _config(settings: Settings) -> dict[str, Any]:
-  family.only(settings, decoder.KNOWN)
+  family.only(settings, _KNOWN)
   s = Told(settings, "Phi-3's")
   s.must(norm_at=("input", None), norm_from_one=(False, None))
   s.must(embed_scale=(False, None), activation=("swiglu", None))
@@ -31,12 +40,12 @@ def _config(settings: Settings) -> dict[str, Any]:
   s.must(full_layers=((), None), mlp_bias=(False, None))
   s.must(qkv_bias=(False, None), out_bias=(False, None))
   scaling = settings.get("rope_scaling") or {"factor": 1.0}
-  if scaling["factor"] != 1.0:
+  its = scaling.get("kind", "llama3")
+  if scaling["factor"] != 1.0 and its != "longrope":
     raise ValueError(
-      f"--model.rope_scaling.factor={scaling['factor']}: a Phi-3 has longrope"
-      " or none"
+      f"--model.rope_scaling.kind={its}: a Phi-3 has longrope or none"
     )
-  return {
+  out = {
     "architectures": ["Phi3ForCausalLM"],
     "model_type": "phi3",
     "hidden_act": "silu",
@@ -44,6 +53,14 @@ def _config(settings: Settings) -> dict[str, Any]:
     **decoder.config(settings, s),
     **rotary.config(settings),
   }
+  share = rotary.part(settings)
+  if share != 1:
+    out["partial_rotary_factor"] = share
+    out["rope_parameters"]["partial_rotary_factor"] = share
+  if its == "longrope":
+    original = scaling["original_length"]
+    out["original_max_position_embeddings"] = original
+  return out
 
 
 FAMILY = Family(
@@ -52,6 +69,6 @@ FAMILY = Family(
   settings=_settings,
   config=_config,
   lines=functools.partial(decoder.lines, fused=True),
-  known=decoder.KNOWN,
+  known=_KNOWN,
   heads=heads.named(("Phi3",), decoder.TEXT, decoder.TOKEN),
 )

@@ -10,7 +10,11 @@ from llm_jax.interop.family import alike, Keys, Settings
 
 
 def read(
-  keys: Keys, default_theta: float = 10_000.0, length: int = 0
+  keys: Keys,
+  default_theta: float = 10_000.0,
+  length: int = 0,
+  head_dim: int | None = None,
+  original: int = 0,
 ) -> Settings:
   """Our settings of a model whose layers all have the same.
 
@@ -18,14 +22,30 @@ def read(
     keys: of its config.json.
     default_theta: where that says none.
     length: the longest sequence, where nothing says what it was before.
+    head_dim: of a family that may rotate a part of each head.
+    original: the length before, where the rotary settings do not say it.
   """
   new, old = keys.get("rope_parameters", {}), keys.get("rope_scaling", {})
   said = dict(new or old)
+  if original:
+    said.setdefault("original_max_position_embeddings", original)
   if said.get("rope_theta") is None:
     said["rope_theta"] = keys.get("rope_theta", default_theta)
   keys.skip("rope_theta")
-  keys.must("partial_rotary_factor", 1.0)
-  return of(said, keys.given, length)
+  out: Settings = {}
+  if head_dim is None:
+    keys.must("partial_rotary_factor", 1.0)
+  else:
+    part = said.pop("partial_rotary_factor", None)
+    part = keys.get("partial_rotary_factor", 1.0) if part is None else part
+    keys.skip("partial_rotary_factor")
+    where = f"{keys.given}: config.json has partial_rotary_factor"
+    part = alike(part, 1.0, where)
+    if not 0 < part <= 1:
+      raise ValueError(f"{where}={part}; it must be above 0, at most 1")
+    dims = int(head_dim * part)
+    out["rope_dim"] = 0 if dims == head_dim else dims
+  return out | of(said, keys.given, length)
 
 
 def of(said: dict[str, Any], given: str, length: int = 0) -> Settings:
@@ -37,6 +57,8 @@ def of(said: dict[str, Any], given: str, length: int = 0) -> Settings:
   said = dict(said)
   old = said.pop("type", None)
   kind = said.pop("rope_type", old) or "default"
+  if kind in ("su", "yarn") and said.get("short_factor") is not None:
+    kind = "longrope"  # as it was called first
 
   def number(name: str, default: float, like: float = 1.0) -> Any:
     where = f"{given}: config.json has {name}"
@@ -71,10 +93,14 @@ def of(said: dict[str, Any], given: str, length: int = 0) -> Settings:
       "original_length": original,
     }
     _sharpness(said, out["rope_scaling"]["factor"], given)
+  elif kind == "longrope":
+    out["rope_scaling"] = _longrope(said, given, original, length)
   elif kind != "default":
+    why = ", which changes with the length of what is read"
     raise ValueError(
-      f"{given}: config.json has rope_type={kind!r}; known are default,"
-      " linear, llama3 and yarn"
+      f"{given}: config.json has rope_type={kind!r}"
+      f"{why if kind == 'dynamic' else ''}; known are default, linear,"
+      " llama3, longrope and yarn"
     )
   if said.get("partial_rotary_factor") in (None, 1):
     said.pop("partial_rotary_factor", None)
@@ -84,6 +110,30 @@ def of(said: dict[str, Any], given: str, length: int = 0) -> Settings:
         f"{given}: config.json has {name}={value!r} among its rotary"
         f" settings, which is not known of {kind!r}"
       )
+  return out
+
+
+def _longrope(
+  said: dict[str, Any], given: str, original: int, length: int
+) -> Settings:
+  """What a dict says of LongRoPE; transformers' rule where it does not."""
+  where = f"{given}: config.json has"
+  if original < 2:
+    raise ValueError(
+      f"{where} rope_type='longrope' without original_max_position_embeddings"
+    )
+  out: Settings = {"kind": "longrope", "original_length": original}
+  for name in ("short_factor", "long_factor"):
+    found = alike(said.pop(name, None) or [], [], f"{where} {name}")
+    if not found:
+      raise ValueError(f"{where} rope_type='longrope' without {name}")
+    numbers = tuple(alike(x, 1.0, f"{where} {name}") for x in found)
+    out[f"{name}s"] = numbers
+  factor = said.pop("factor", None) or max(length / original, 1.0)
+  out["factor"] = alike(factor, 1.0, f"{where} factor")
+  sharp = said.pop("attention_factor", None)
+  if sharp is not None:
+    out["sharpness"] = alike(sharp, 1.0, f"{where} attention_factor")
   return out
 
 
@@ -115,6 +165,16 @@ def said(settings: Settings) -> dict[str, Any]:
   """Our settings as a dict such as rope_parameters; the inverse of `of`."""
   scaling = {"factor": 1.0} | settings.get("rope_scaling", {})
   theta = {"rope_theta": settings.get("rope_theta", 10_000.0)}
+  if scaling.get("kind") == "longrope":
+    sharp = scaling.get("sharpness")
+    return theta | {
+      "rope_type": "longrope",
+      "factor": scaling["factor"],
+      "short_factor": list(scaling["short_factors"]),
+      "long_factor": list(scaling["long_factors"]),
+      "original_max_position_embeddings": scaling["original_length"],
+      **({} if sharp is None else {"attention_factor": sharp}),
+    }
   if scaling["factor"] == 1.0:
     return {"rope_type": "default", **theta}
   kind = {"rope_type": scaling["kind"], "factor": scaling["factor"], **theta}
@@ -139,6 +199,16 @@ def config(settings: Settings) -> dict[str, Any]:
     "rope_scaling": None if older["rope_type"] == "default" else older,
     "rope_parameters": found,
   }
+
+
+def part(settings: Settings) -> float:
+  """partial_rotary_factor, of which int(factor * H) is our `rope_dim`."""
+  width = settings.get("head_dim") or (
+    settings["embed_dim"] // settings["num_heads"]
+  )
+  dims = settings.get("rope_dim") or width
+  share: float = dims / width
+  return share if int(width * share) == dims else math.nextafter(share, 1.0)
 
 
 # Kinds of layers, by their names in config.json.

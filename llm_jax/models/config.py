@@ -11,10 +11,10 @@ from llm_jax.models.shape import Shape
 class RopeScaling:
   """How rotary wavelengths are stretched; factor 1 turns it off."""
 
-  kind: Literal["llama3", "linear", "yarn"] = field(
+  kind: Literal["llama3", "linear", "yarn", "longrope"] = field(
     "llama3",
-    "which wavelengths: the long ones (Llama 3.1), all alike, or the long ones"
-    " with sharper attention (YaRN)",
+    "which wavelengths: the long ones (Llama 3.1), all alike, the long ones"
+    " with sharper attention (YaRN), or each by a factor of its own (Phi-3)",
   )
   factor: float = field(1.0, "how much longer than trained; 1 = off", low=1)
   low_factor: float = field(
@@ -24,8 +24,40 @@ class RopeScaling:
     4.0, "keep wavelengths below original/this; YaRN's beta fast"
   )
   original_length: int = field(8192, "context before stretching, tokens", low=1)
+  short_factors: tuple[float, ...] = field(
+    (), "longrope: of each wavelength where --model.max_length is no longer"
+  )
+  long_factors: tuple[float, ...] = field(
+    (), "longrope: of each wavelength where --model.max_length is longer"
+  )
+  sharpness: float | None = field(
+    None, "longrope: rotated queries and keys are times it; none = by factor"
+  )
 
   def __post_init__(self) -> None:
+    if self.kind == "longrope" and self.original_length < 2:
+      raise ValueError(
+        f"--model.rope_scaling.original_length={self.original_length}: longrope"
+        " needs 2 or more"
+      )
+    long = self.kind == "longrope"
+    told = {
+      "short_factors": self.short_factors,
+      "long_factors": self.long_factors,
+    }
+    for name, factors in told.items():
+      if bool(factors) != long or any(f <= 0 for f in factors):
+        raise ValueError(
+          f"--model.rope_scaling.{name}={','.join(map(str, factors))}: of"
+          " longrope alone, which needs them, all above 0"
+        )
+    if self.sharpness is not None and (not long or self.sharpness <= 0):
+      raise ValueError(
+        f"--model.rope_scaling.sharpness={self.sharpness}: of longrope alone,"
+        " above 0"
+      )
+    if long:
+      return
     if self.factor != 1 and not 0 < self.low_factor < self.high_factor:
       raise ValueError(
         f"--model.rope_scaling.low_factor={self.low_factor}: must be more than"
@@ -122,6 +154,9 @@ class TransformerConfig(Shape):
     128, "distances from here on are one bucket", low=1
   )
   rope_theta: float = field(10_000.0, "base of rotary wavelengths", low=1)
+  rope_dim: int = field(
+    0, "first dims of a head that are rotated, an even number; 0 = all", low=0
+  )
   rope_scaling: RopeScaling = RopeScaling()
   window_theta: float | None = field(
     None,
@@ -210,8 +245,8 @@ class TransformerConfig(Shape):
         f"--model.num_heads={self.num_heads}: must divide"
         f" --model.embed_dim={self.embed_dim}, or give --model.head_dim"
       )
-    if self.positions == "rope" and self.H % 2:
-      raise ValueError(f"--model.head_dim={self.H}: rope needs an even width")
+    if self.positions == "rope":
+      self._rotates()
     if 0 < self.experts.num < self.experts.per_token:
       raise ValueError(
         f"--model.experts.per_token={self.experts.per_token}: there are"
@@ -236,6 +271,24 @@ class TransformerConfig(Shape):
         f"--model.relative_buckets={self.relative_buckets}: must be a multiple"
         " of 4"
       )
+
+  def _rotates(self) -> None:
+    """ValueError where what is rotated is no number of pairs."""
+    if self.H % 2:
+      raise ValueError(f"--model.head_dim={self.H}: rope needs an even width")
+    if self.rope_dim % 2 or self.rope_dim > self.H:
+      raise ValueError(
+        f"--model.rope_dim={self.rope_dim}: must be an even number up to"
+        f" --model.head_dim={self.H}"
+      )
+    scaling, pairs = self.rope_scaling, self.rotated // 2
+    for name in ("short_factors", "long_factors"):
+      count = len(getattr(scaling, name))
+      if scaling.kind == "longrope" and count != pairs:
+        raise ValueError(
+          f"--model.rope_scaling.{name}: there are {count}, and {pairs}"
+          " wavelengths"
+        )
 
   def parts(self, stages: int) -> int:
     """Parts in which rows pass through so many stages."""
@@ -262,6 +315,11 @@ class TransformerConfig(Shape):
   @property
   def tensor_dims(self) -> tuple[int, ...]:
     return self.K, self.mlp_dim
+
+  @property
+  def rotated(self) -> int:
+    """Dims of a head that rotary positions turn."""
+    return self.rope_dim or self.H
 
   @property
   def gated(self) -> bool:

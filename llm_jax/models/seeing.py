@@ -110,21 +110,30 @@ def context(
 def _tables(
   config: TransformerConfig, at_BT: jax.Array, theta: float, scaled: bool
 ) -> tuple[jax.Array | None, jax.Array | None]:
-  """Cosines and sines of rotary positions, where there are any."""
+  """Cosines and sines of rotary positions, where there are any.
+
+  LongRoPE has factors for short and for long contexts. Which of them is asked
+  of the model's own length alone, and so the same in training and at each token
+  that is drawn (transformers asks it of the row that is read).
+  """
   if config.positions != "rope":
     return None, None
   s = config.rope_scaling
-  factor = s.factor if scaled else 1.0
+  kind, factor = (s.kind, s.factor) if scaled else ("linear", 1.0)
+  is_long = config.max_length > s.original_length
   frequencies = positions.rope_frequencies(
-    config.H,
+    config.rotated,
     theta,
-    kind=s.kind,
+    kind=kind,
     factor=factor,
+    stretched=s.long_factors if is_long else s.short_factors,
     low_factor=s.low_factor,
     high_factor=s.high_factor,
     original_length=s.original_length,
   )
-  sharpness = positions.rope_sharpness(s.kind, factor)
+  sharpness = positions.rope_sharpness(kind, factor, s.original_length)
+  if scaled and s.sharpness is not None:
+    sharpness = s.sharpness
   return positions.rope_tables(
     at_BT, frequencies, jnp.dtype(config.dtype), sharpness
   )

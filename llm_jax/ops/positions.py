@@ -3,6 +3,7 @@
 Dimension key: B sequences; T positions; N heads; H head width.
 """
 
+from collections.abc import Sequence
 import math
 
 import jax
@@ -18,6 +19,7 @@ def rope_frequencies(
   low_factor: float = 1.0,
   high_factor: float = 4.0,
   original_length: int = 8192,
+  stretched: Sequence[float] = (),
 ) -> list[float]:
   """Radians a position, one per pair of dims. arXiv:2104.09864, section 3.2.2.
 
@@ -28,8 +30,11 @@ def rope_frequencies(
   original_length / low_factor, while those shorter than original_length /
   high_factor are kept, and those between are interpolated by turns. YaRN
   (arXiv:2309.00071, section 3.2) interpolates between the same two by dims.
+  LongRoPE (arXiv:2402.13753) stretches each by its own of `stretched`.
   """
   frequencies = [theta ** (-2 * i / head_dim) for i in range(head_dim // 2)]
+  if kind == "longrope":
+    return [f / by for f, by in zip(frequencies, stretched, strict=True)]
   if factor == 1.0:
     return frequencies
   if kind == "linear":
@@ -58,11 +63,17 @@ def rope_frequencies(
   ]
 
 
-def rope_sharpness(kind: str, factor: float) -> float:
-  """What rotated queries and keys are times. arXiv:2309.00071, eq. 15."""
-  if kind != "yarn" or factor == 1.0:
-    return 1.0
-  return 0.1 * math.log(factor) + 1.0
+def rope_sharpness(kind: str, factor: float, original_length: int) -> float:
+  """What rotated queries and keys are times.
+
+  YaRN: arXiv:2309.00071, eq. 15. LongRoPE: arXiv:2402.13753, section 4.2:
+  sqrt(1 + ln factor / ln original_length).
+  """
+  if kind == "yarn" and factor != 1.0:
+    return 0.1 * math.log(factor) + 1.0
+  if kind == "longrope" and factor > 1.0:
+    return math.sqrt(1.0 + math.log(factor) / math.log(original_length))
+  return 1.0
 
 
 def relative_bucket(
@@ -115,7 +126,10 @@ def rotate(x_BTNH: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
   """Turns each pair (x_i, x_{i + H/2}) by its angle.
 
   Halves, not neighbours, form the pairs: the ecosystem's convention for
-  Llama-like weights, a fixed permutation of the paper's.
+  Llama-like weights, a fixed permutation of the paper's. Where there are fewer
+  angles than pairs, the last dims of x stay as they are (arXiv:2204.06745).
   """
-  a, b = jnp.split(x_BTNH, 2, axis=-1)
-  return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
+  turned, rest = jnp.split(x_BTNH, [2 * cos.shape[-1]], axis=-1)
+  a, b = jnp.split(turned, 2, axis=-1)
+  parts = [a * cos - b * sin, b * cos + a * sin, rest]
+  return jnp.concatenate(parts, axis=-1)

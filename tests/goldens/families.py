@@ -21,6 +21,7 @@ import tempfile
 import numpy as np
 from safetensors import safe_open
 import torch
+from torch.utils._device import _device_constructors
 import transformers
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent.parent))
@@ -51,6 +52,21 @@ _BERT = dict(
   num_hidden_layers=3,
   num_attention_heads=4,
   max_position_embeddings=32,
+)
+# Of rows longer than the original length the long factors, else the short ones.
+_LONGROPE = dict(
+  rope_type="longrope",
+  rope_theta=100.0,
+  partial_rotary_factor=0.75,
+  short_factor=[1.0, 1.25, 1.5],
+  long_factor=[1.5, 3.0, 6.0],
+)
+_PHI_LONG = _SMALL | dict(
+  hidden_size=32,
+  num_key_value_heads=2,
+  pad_token_id=0,
+  original_max_position_embeddings=64,
+  rope_parameters=_LONGROPE,
 )
 # Name -> (class of the model, its settings).
 CASES = {
@@ -158,6 +174,14 @@ CASES = {
     "Phi3ForCausalLM",
     _SMALL | dict(num_key_value_heads=2, sliding_window=5, pad_token_id=0),
   ),
+  "phi3_long": (
+    "Phi3ForCausalLM",
+    _PHI_LONG | dict(original_max_position_embeddings=8),
+  ),
+  "phi3_short": (
+    "Phi3ForCausalLM",
+    _PHI_LONG | dict(rope_parameters=_LONGROPE | dict(factor=4.0)),
+  ),
   "bert": ("BertForMaskedLM", _BERT),
   "roberta": ("RobertaForMaskedLM", _BERT | dict(type_vocab_size=1)),
   "modernbert": (
@@ -193,6 +217,7 @@ def widen():
   torch.set_default_dtype(torch.float64)
   softmax, to = torch.nn.functional.softmax, torch.Tensor.to
   arange = torch.arange
+  _device_constructors()  # are listed while they are torch's own
   wide = lambda x: torch.float64 if x in (torch.float32,) else x
 
   def wide_softmax(*args, dtype=None, **named):

@@ -3,6 +3,8 @@
 The keys are those that published folders have; the sizes are made small.
 """
 
+import dataclasses
+
 import pytest
 
 from llm_jax import exporting, importing
@@ -144,6 +146,38 @@ def test_older_words_mean_the_same(architecture):
 
 
 _YARN = {"type": "yarn", "factor": 4.0}
+_LONGROPE = {"type": "longrope", "short_factor": [1.0], "long_factor": [4.5]}
+
+
+@pytest.mark.parametrize("kind", ["longrope", "su", "yarn"])
+def test_longrope_of_part_of_a_head_means_the_same(kind):
+  """Keys as in the folders of Phi-4-mini and Phi-3 mini 128k."""
+  config = {
+    "max_position_embeddings": 131072,
+    "original_max_position_embeddings": 4096,
+    "partial_rotary_factor": 0.5,
+    "rope_scaling": _LONGROPE | {"type": kind},
+    "rope_theta": 10000.0,
+  }
+  folder = _Folder("Phi3ForCausalLM", config)
+  shape = importing._as_settings(families.settings(folder), "hf:x")
+  scaling = shape.rope_scaling
+  assert (shape.rope_dim, shape.rotated, scaling.kind) == (2, 2, "longrope")
+  assert (scaling.factor, scaling.original_length) == (32.0, 4096)
+  assert (scaling.short_factors, scaling.long_factors) == ((1.0,), (4.5,))
+  family, said = exporting.described(
+    exporting.settings_of(shape), (families.of(folder),)
+  )
+  again = family.settings(Keys(said, "again"))
+  assert importing._as_settings(again, "hf:x") == shape
+  # A shorter context is the experiment's to choose, and with it the factors.
+  own = dataclasses.replace(shape, max_length=2048)
+  assert importing.adopted(shape, own, ("max_length",), "hf:x") == own
+  with pytest.raises(ValueError, match="max_length=200000"):
+    own = dataclasses.replace(shape, max_length=200_000)
+    importing.adopted(shape, own, ("max_length",), "hf:x")
+
+
 REFUSED = {
   "sharper": (
     "Qwen2ForCausalLM",
@@ -156,14 +190,34 @@ REFUSED = {
     "rope_type='linear' without factor",
   ),
   "part of a head": (
-    "Phi3ForCausalLM",
+    "LlamaForCausalLM",
     {"partial_rotary_factor": 0.75},
     "partial_rotary_factor=0.75",
+  ),
+  "more than a head": (
+    "Phi3ForCausalLM",
+    {"partial_rotary_factor": 1.5},
+    "partial_rotary_factor=1.5",
   ),
   "longrope": (
     "Phi3ForCausalLM",
     {"rope_scaling": {"type": "longrope", "long_factor": [1.0]}},
-    "rope_type='longrope'",
+    "rope_type='longrope' without short_factor",
+  ),
+  "longrope of another length": (
+    "LlamaForCausalLM",
+    {"rope_scaling": _LONGROPE | {"original_max_position_embeddings": 1}},
+    "rope_type='longrope' without original_max_position_embeddings",
+  ),
+  "dynamic": (
+    "LlamaForCausalLM",
+    {"rope_scaling": {"type": "dynamic", "factor": 2.0}},
+    "rope_type='dynamic', which changes with the length of what is read",
+  ),
+  "unheard of": (
+    "LlamaForCausalLM",
+    {"rope_scaling": {"type": "proportional", "factor": 2.0}},
+    "known are default, linear, llama3, longrope and yarn",
   ),
   "a decoder": ("BertForMaskedLM", {"is_decoder": True}, "is_decoder=True"),
   "both ways": (

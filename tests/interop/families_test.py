@@ -210,6 +210,10 @@ def test_classic_mistakes_are_caught(mutant, tmp_path):
     ("gemma3", "full_layers", ()),
     ("olmo2", "norm_at", "input"),
     ("phi3", "window", 6),
+    ("phi3_long", "rope_dim", 0),
+    ("phi3_long", "rope_scaling", "short for long"),
+    ("phi3_long", "rope_scaling", "no sharpness"),
+    ("phi3_short", "rope_scaling", "short for long"),
     ("bert", "sees", "before"),
     ("bert", "activation", "gelu"),
     ("modernbert", "window", 2),
@@ -222,8 +226,22 @@ def test_a_wrong_setting_is_caught(name, setting, value, tmp_path):
   golden = tiny.golden(name)
   folder = tiny.write(tmp_path / name, golden["config"], golden["tensors"])
   shape, params = read(folder, "float32")
+  scaling = shape.rope_scaling
   if value == "normalise":
     value = dataclasses.replace(shape.experts, normalise=True)
+  elif value == "no sharpness":
+    value = dataclasses.replace(scaling, sharpness=1.0)
+  elif value == "short for long":
+    short, long = scaling.short_factors, scaling.long_factors
+    value = dataclasses.replace(scaling, short_factors=long, long_factors=short)
+  elif setting == "rope_dim":  # all dims, as if all were to be
+    pad = lambda factors: (*factors, factors[-1])
+    own = dataclasses.replace(
+      scaling,
+      short_factors=pad(scaling.short_factors),
+      long_factors=pad(scaling.long_factors),
+    )
+    shape = dataclasses.replace(shape, rope_dim=0, rope_scaling=own)
   shape = dataclasses.replace(shape, **{setting: value})
   logits, _ = outputs(shape, params, golden)
   real = golden["mask_BT"].astype(bool)

@@ -90,3 +90,24 @@ def test_far_places_keep_their_angle_in_bfloat16():
   np.testing.assert_allclose(sin[0, 0, 0, 0], math.sin(1001), atol=0.01)
   # Mutant: the place itself in bfloat16 is 1000.
   assert abs(math.cos(float(jnp.bfloat16(1001))) - math.cos(1001)) > 0.1
+
+
+def test_longrope_is_a_factor_of_each_wavelength():
+  f = positions.rope_frequencies(
+    H, 100.0, kind="longrope", factor=8.0, stretched=(1.0, 2.0, 4.0, 8.0)
+  )
+  wavelengths = np.array(positions.rope_frequencies(H, 100.0)) ** -1
+  np.testing.assert_allclose(1 / np.array(f), wavelengths * [1, 2, 4, 8])
+  # The published factor of Phi-3 mini 128k, sqrt(1 + ln 32 / ln 4096).
+  sharp = positions.rope_sharpness("longrope", 32.0, 4096)
+  assert math.isclose(sharp, 1.1902380714238083, rel_tol=1e-12)
+
+
+def test_part_of_a_head_is_rotated():
+  x = np.random.default_rng(0).normal(size=(1, 3, 2, H)).astype(np.float32)
+  f, at = positions.rope_frequencies(H - 2, 100.0), np.arange(3)[None]
+  got = rotated(x, at, f)
+  np.testing.assert_array_equal(got[..., H - 2 :], x[..., H - 2 :])
+  part = rotated(x[..., : H - 2], at, f)
+  np.testing.assert_array_equal(got[..., : H - 2], part)
+  assert np.abs(got - rotated(x, at, [*f, 0.0])).max() > 0.1  # other pairs
