@@ -261,7 +261,7 @@ def _generation(
 ) -> dict[str, Any]:
   """generation_config.json: as `generate` draws."""
   sampler = experiment.samples.sampler
-  stop = list(asking.stop_ids(experiment.data, tokenizer))
+  stop = [*dict.fromkeys(asking.stop_ids(experiment.data, tokenizer))]
   out: dict[str, Any] = {
     **_ids(tokenizer),
     **start(settings),
@@ -283,7 +283,8 @@ def _tokenizer(
 ) -> dict[str, bytes]:
   """The tokenizer's files, with the chat template where questions are data."""
   try:
-    model, said = exported.files(tokenizer)
+    apart = experiment.model.reads_sources
+    model, said = exported.files(tokenizer, ended=apart)
   except ValueError as e:
     raise ValueError(f"export: {e}") from e
   said["model_max_length"] = experiment.model.max_length

@@ -3,7 +3,9 @@
 import dataclasses
 import json
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from llm_jax.data.denoisers import Spans
 from llm_jax.data.sides import SourceSide
@@ -15,6 +17,7 @@ from llm_jax.peft.prompts import Prefix
 from llm_jax.sharding.mesh import MeshShape
 from llm_jax.tokenizers.bytes import Bytes
 from tests import command
+from tests.interop import tiny
 
 EXPERIMENT = dataclasses.replace(
   command.EXPERIMENT,
@@ -91,6 +94,30 @@ def test_it_is_a_base_to_tune_and_to_ask_with_and_without(home, whole):
     experiment=tuned,
   )
   assert said.code == 0, said.err
+
+
+def test_a_folder_of_others_goes_in_and_out(tmp_path):
+  folder = tiny.whole(tmp_path / "bart", "bart", dtype=np.float32)
+  run = f"--init_from=hf:{folder}", f"--workdir={tmp_path / 'none'}"
+  to = tmp_path / "out"
+  said = command.call("export", *run, f"--to={to}", experiment=EXPERIMENT)
+  assert said.code == 0, said.err
+  want, got = (load_file(f / "model.safetensors") for f in (folder, to))
+  assert want.keys() == got.keys()
+  for name, x in want.items():
+    np.testing.assert_array_equal(got[name], x)
+  drawn = json.loads((to / "generation_config.json").read_text())
+  assert (drawn["decoder_start_token_id"], drawn["eos_token_id"]) == (2, [2])
+  config = json.loads((to / "config.json").read_text())
+  assert (config["pad_token_id"], config["is_encoder_decoder"]) == (0, True)
+
+
+def test_what_no_format_says_is_refused(whole, home, tmp_path):
+  said = command.call(
+    *("export", f"--workdir={home / 'whole'}", f"--to={tmp_path / 'out'}"),
+    experiment=EXPERIMENT,
+  )
+  assert said.code == 2 and "--model.attention_scale=None" in said.error
 
 
 REFUSED = [

@@ -1,7 +1,8 @@
 """Conversations as sources and targets, for an encoder and a decoder.
 
-Each answer is a target; its source is all that stands before it, and eos. Of a
-source that is too long its end is kept, of a target its beginning.
+Each answer is a target; its source is all that stands before it, and eos;
+before it, what begins a text, if anything does. Of a source that is too long
+its end is kept, of a target its beginning.
 
 Dimension key: N answers; T positions of a row; S those of a source.
 """
@@ -39,8 +40,18 @@ class Fitted(NamedTuple):
   longest: tuple[int, int]  # source and target
 
 
-def fit(tokens: Tokens, source_length: int, length: int, drop: bool) -> Fitted:
-  """All answers; a long one, or with a long source, is left out or cut."""
+def fit(
+  tokens: Tokens, source_length: int, length: int, drop: bool, around: int = 1
+) -> Fitted:
+  """All answers; a long one, or with a long source, is left out or cut.
+
+  Args:
+    tokens: of all conversations.
+    source_length: S.
+    length: T.
+    drop: leave long ones out.
+    around: ids around each source, eos among them.
+  """
   assert tokens.trained is not None
   offsets = tokens.offsets
   inside = np.concatenate([[False], tokens.trained, [False]])
@@ -51,11 +62,11 @@ def fit(tokens: Tokens, source_length: int, length: int, drop: bool) -> Fitted:
   end = np.flatnonzero(inside[:-1] & (~inside[1:] | parted))
   of = np.searchsorted(offsets, border, side="right") - 1
   found = Answers(offsets[of], border, end)
-  source_N, target_N = border - found.start + 1, end - border
+  source_N, target_N = border - found.start + around, end - border
   long_N = (source_N > source_length) | (target_N > length)
   kept_N = ~long_N if drop else np.ones(len(long_N), bool)
   cut = Answers(
-    np.maximum(found.start, border - (source_length - 1)),
+    np.maximum(found.start, border - (source_length - around)),
     border,
     np.minimum(end, border + length),
   )
@@ -79,6 +90,7 @@ class AnswerRows:
     eos_id: ends each source.
     seed: numbers that the order is drawn from; None = as stored.
     alone: whether each has rows of its own.
+    begins: ids before each source.
   """
 
   def __init__(
@@ -90,12 +102,14 @@ class AnswerRows:
     eos_id: int,
     seed: Sequence[int] | None,
     alone: bool = False,
+    begins: Sequence[int] = (),
   ):
     self._tokens, self._answers, self._lengths = tokens, answers, lengths
     self._start_id, self._alone = start_id, alone
-    self._eos = np.array([eos_id], np.int32)
+    self._around = np.array(begins, np.int32), np.array([eos_id], np.int32)
+    more = len(begins) + 1
     start, border, end = answers
-    size_N2 = np.stack([border - start + 1, end - border], 1)
+    size_N2 = np.stack([border - start + more, end - border], 1)
     self._together = sides.Together(size_N2, lengths, seed, alone)
 
   def __len__(self) -> int:
@@ -114,5 +128,6 @@ class AnswerRows:
   def _pair(self, i: int) -> Pair:
     start, border, end = (int(at[i]) for at in self._answers)
     ids = self._tokens.ids
-    read = np.concatenate([ids[start:border], self._eos])
+    first, last = self._around
+    read = np.concatenate([first, ids[start:border], last])
     return Pair(read.astype(np.int32), ids[border:end].astype(np.int32))

@@ -16,6 +16,7 @@ from llm_jax.data import (
   packing,
   prepared,
   questions,
+  sides,
   splits,
   tokens,
 )
@@ -141,7 +142,8 @@ class Instructed(questions.Asked):
     s = self._settings
     drop = s.too_long != "cut"
     if s.source.length:
-      return answer_rows.fit(found, s.source.length, s.length, drop)
+      around = len(sides.begins(self._tokenizer)) + 1
+      return answer_rows.fit(found, s.source.length, s.length, drop, around)
     return conversation_tokens.fit(found, s.length, drop)
 
   def _made(
@@ -157,8 +159,9 @@ class Instructed(questions.Asked):
     start_id = s.source.start_id(self._tokenizer)
     lengths = s.source.length, s.length
     eos_id = self._tokenizer.eos_id
+    begins = sides.begins(self._tokenizer)
     return answer_rows.AnswerRows(
-      found, pieces, lengths, start_id, eos_id, seed, alone
+      found, pieces, lengths, start_id, eos_id, seed, alone, begins
     )
 
   def _note(self, split: str) -> str:

@@ -42,6 +42,12 @@ class SourceSide:
     return ids[self.start]
 
 
+def begins(tokenizer: Tokenizer) -> tuple[int, ...]:
+  """Ids before a source: what begins a text, unless that ends one (BART)."""
+  start = tokenizer.start_id
+  return () if start == tokenizer.eos_id else (start,)
+
+
 def in_one(
   pairs: Sequence[Pair], length: int, start_id: int, several: bool
 ) -> Row:

@@ -54,13 +54,17 @@ def framed(ids: Sequence[int], tokenizer: Tokenizer, apart: bool) -> list[int]:
 
   Args:
     ids: of the prompt.
-    tokenizer: whose start stands before documents, and eos behind sources.
+    tokenizer: whose start stands before documents, and eos behind sources;
+      before them, too, what it begins texts with, unless that is eos. What
+      ends with eos already is a whole source.
     apart: whether an encoder reads it.
   """
   if not apart:
     return [tokenizer.start_id, *ids]
-  ended = len(ids) > 0 and ids[-1] == tokenizer.eos_id
-  return [*ids] if ended else [*ids, tokenizer.eos_id]
+  first, last = tokenizer.start_id, tokenizer.eos_id
+  if len(ids) and ids[-1] == last:
+    return [*ids]
+  return [*([] if first == last else [first]), *ids, last]
 
 
 def prefill(

@@ -30,13 +30,15 @@ from llm_jax.tokenizers.sentencepiece import SentencePieceTokenizer, SPACE
 
 
 def files(
-  tokenizer: Tokenizer, texts: Sequence[str] = ()
+  tokenizer: Tokenizer, texts: Sequence[str] = (), ended: bool = False
 ) -> tuple[bytes, dict[str, Any]]:
   """tokenizer.json, and tokenizer_config.json as a dict.
 
   Args:
     tokenizer: ours, or one of others.
     texts: that it must encode alike, beside `samples.SAMPLES`.
+    ended: texts end with eos, as sources do, and begin with nothing; those of
+      others are as they were.
 
   Raises:
     ValueError: the same text would have other ids there.
@@ -48,7 +50,7 @@ def files(
         for name in ("bos", "eos", "pad")
       }
     )
-  made = _made(tokenizer)
+  made = _made(tokenizer, ended)
   for text in (*samples.SAMPLES, *texts):
     text = text.replace(SPACE, "")
     if any(name in text for name in special.NAMES):
@@ -85,7 +87,7 @@ def _score(tokenizer: Tokenizer) -> Callable[[int], float] | None:
   return None
 
 
-def _made(tokenizer: Tokenizer) -> tokenizers.Tokenizer:
+def _made(tokenizer: Tokenizer, ended: bool) -> tokenizers.Tokenizer:
   extra: tuple[int, ...] = ()
   if isinstance(tokenizer, Extended):
     extra, tokenizer = tokenizer.marks.sentinels, tokenizer.base
@@ -105,11 +107,12 @@ def _made(tokenizer: Tokenizer) -> tokenizers.Tokenizer:
       for name in (*special.NAMES, *named)
     ]
   )
-  begins = special.NAMES[tokenizer.start_id]
+  mark = special.EOS if ended else tokenizer.start_id
+  name = special.NAMES[mark]
   made.post_processor = processors.TemplateProcessing(
-    single=f"{begins} $A",
-    pair=f"{begins} $A $B",
-    special_tokens=[(begins, tokenizer.start_id)],
+    single=f"$A {name}" if ended else f"{name} $A",
+    pair=f"$A {name} $B {name}" if ended else f"{name} $A $B",
+    special_tokens=[(name, mark)],
   )
   return made
 

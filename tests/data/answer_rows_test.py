@@ -151,3 +151,17 @@ def test_answers_that_touch_the_borders_of_conversations():
     [3, 4, 6],
   ]
   assert found.kept.tolist() == [0, 1] and found.num == 3
+
+
+def test_what_begins_texts_is_before_each_source():
+  """As BART's are read; the room that a source has counts it."""
+  trained = np.array([0, 0, 0, 0, 1, 1], bool)
+  tokens = Tokens(np.arange(10, 16), np.array([0, 6]), 0, trained)
+  fit = lambda S: answer_rows.fit(tokens, S, 4, False, 2)
+  for S, want in ((6, [7, 10, 11, 12, 13, 9]), (5, [7, 11, 12, 13, 9])):
+    pieces = fit(S).pieces
+    rows = answer_rows.AnswerRows(
+      tokens, pieces, (S, 4), 8, 9, None, begins=(7,)
+    )
+    assert rows.row(0, 0)["source_BS"].tolist() == want
+  assert (fit(6).num_long, fit(5).num_long) == (0, 1)

@@ -10,14 +10,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tokenizers
 
 from llm_jax import importing
 from llm_jax import model as model_lib
+from llm_jax.data import sides
+from llm_jax.generation import decode
 from llm_jax.models import blocks
 from llm_jax.models.attention import Attention
 from llm_jax.models.config import TransformerConfig
 from llm_jax.models.encoder_decoder import EncoderDecoder
 from llm_jax.models.encoder_decoder_config import EncoderDecoderConfig
+from llm_jax.tokenizers import store
 from tests.interop import families_test, tiny
 
 EVERY = pytest.mark.parametrize("name", tiny.ENCODER_DECODERS)
@@ -89,18 +93,18 @@ def test_it_goes_on_as_transformers_does(name, base):
   golden = tiny.golden(name)
   shape, params = base(name)
   model, variables = model_lib.of_shape(shape), {"params": params}
-  decode = jax.jit(model.decode)
+  step = jax.jit(model.decode)
   ids = np.pad(golden["source_BS"][:1], ((0, 0), (3, 0))).astype(np.int32)
   place = np.arange(-3, 12, dtype=np.int32)[None]
   cache = model.open_cache(variables, 1, 24)
   variables, said = model.ready(variables), []
   real = (place >= 0).astype(np.int32)
-  logits, cache = decode(variables, ids, np.maximum(place, 0), real, cache)
+  logits, cache = step(variables, ids, np.maximum(place, 0), real, cache)
   for i in range(20):
     said.append(int(logits[0].argmax()))
     token = np.array([[said[-1]]], np.int32)
     at = np.array([[i]], np.int32)
-    logits, cache = decode(variables, token, at, np.ones_like(token), cache)
+    logits, cache = step(variables, token, at, np.ones_like(token), cache)
   assert said == golden["greedy_T"].tolist()
 
 
@@ -197,3 +201,15 @@ def test_what_it_cannot_be(name, config, said, tmp_path):
     importing.model(
       f"hf:{write(name, tmp_path / 'plain')}", TransformerConfig()
     )
+
+
+@pytest.mark.parametrize("around", ["$A </s>", "<s> $A </s>"])  # T5's, BART's
+def test_a_prompt_is_a_source_as_its_tokenizer_makes_one(around, tmp_path):
+  tiny.tokenizer(tmp_path, single=around)
+  ours = store.theirs(tmp_path, {})
+  library = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+  for text in ("", "to be"):
+    framed = decode.framed(ours.encode(text), ours, apart=True)
+    assert framed == library.encode(text).ids
+    assert [*sides.begins(ours), *ours.encode(text), ours.eos_id] == framed
+  assert decode.framed(framed, ours, apart=True) == framed

@@ -101,8 +101,15 @@ def peft(folder, name, change=None, **said):
   return folder
 
 
-def tokenizer(folder, bos="<s>", eos="</s>"):
-  """Writes a byte-level tokenizer.json of 259 ids; it puts bos first."""
+def tokenizer(folder, bos="<s>", eos="</s>", single="<s> $A"):
+  """Writes a byte-level tokenizer.json of 259 ids; it puts bos first.
+
+  Args:
+    folder: that is there.
+    bos: its name.
+    eos: its name.
+    single: what is put around a text, in the names of `bos` and `eos` here.
+  """
   from tokenizers import (
     AddedToken,
     decoders,
@@ -121,7 +128,8 @@ def tokenizer(folder, bos="<s>", eos="</s>"):
     [AddedToken(word, special=True) for word in ("<pad>", bos, eos)]
   )
   made.post_processor = processors.TemplateProcessing(
-    single=f"{bos} $A", special_tokens=[(bos, 1)]
+    single=single.replace("</s>", eos).replace("<s>", bos),
+    special_tokens=[(bos, 1), (eos, 2)],
   )
   made.save(str(folder / "tokenizer.json"))
   said = {"bos_token": bos, "eos_token": eos, "pad_token": "<pad>"}

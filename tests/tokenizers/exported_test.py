@@ -70,3 +70,10 @@ def test_mutants_are_caught():
     its[1] = -1.0  # the fewest pieces, not the likeliest
   found = tokenizers.Tokenizer.from_str(json.dumps(said))
   assert not alike("unigram", found, _in_both("unigram", CORPUS[0]))
+
+
+def test_sources_end_with_eos_and_begin_with_nothing():
+  ours = tokenizer("bytes")
+  model, _ = exported.files(ours, ended=True)
+  theirs = tokenizers.Tokenizer.from_buffer(model)
+  assert theirs.encode("to be").ids == [*ours.encode("to be"), ours.eos_id]
