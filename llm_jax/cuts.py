@@ -51,6 +51,12 @@ def _check_axes(experiment: Experiment, sizes: Mapping[str, int]) -> None:
         f"--mesh.{axis}={devices}: {model.kind} models are cut by"
         f" {', '.join(model.cut_by)}"
       )
+  tensor, dims = sizes["tensor"], model.tensor_dims
+  if tensor > 1 and all(size % tensor for size in dims):
+    raise ValueError(
+      f"--mesh.tensor={tensor}: divides nothing of the layers that it could"
+      f" cut: {', '.join(map(str, dims))}"
+    )
 
 
 def _check_experts(experiment: Experiment, sizes: Mapping[str, int]) -> None:

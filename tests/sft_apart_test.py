@@ -58,10 +58,11 @@ def home(tmp_path_factory):
 
 def of(home, name, **change):
   sources = (command.answers(home),)
-  its = dataclasses.replace(
+  data = dataclasses.replace(
     EXPERIMENT.data, sources=sources, cache=str(home / "cache")
   )
-  return dataclasses.replace(EXPERIMENT, model=MODELS[name], data=its, **change)
+  its = {"model": MODELS[name], "data": data}
+  return dataclasses.replace(EXPERIMENT, **its | change)
 
 
 @functools.cache
@@ -108,7 +109,8 @@ def test_adapters_are_trained_and_asked_beside_the_base(home):
   """Of a recurrent one; a transformer's are in `encoder_decoder_runs_test`."""
   name, tuned = "lstm", home / "tuned"
   trained(home, name, name)
-  its = {"init_from": str(home / name), "peft": LoRA(rank=2), "steps": 2}
+  its = {"peft": LoRA(rank=2), "frozen": "int8", "steps": 2}
+  its["init_from"] = str(home / name)
   trained(home, tuned.name, name, **its)
   said = command.call(
     *("generate", f"--workdir={tuned}", "--prompt=say one two"),
@@ -126,6 +128,7 @@ def test_it_is_planned(home):
   assert said.code == 0 and "paste: " in said.out, said.err
 
 
+ODD = {"model": dataclasses.replace(MODELS["lstm"], embed_dim=12)}
 SOURCE = "--data.source.length"
 REFUSED = [
   ([f"{SOURCE}=0"], {}, f"{SOURCE}=0: an encoder-decoder reads a source"),
@@ -134,6 +137,11 @@ REFUSED = [
   (["--mesh.context=2", "--mesh.data=1"], {}, "--mesh.context=2: recurrent "),
   (["--mesh.stage=2", "--mesh.data=1"], {}, "--mesh.stage=2: recurrent "),
   ([], {"peft": Prompt()}, "--peft (Prompt): virtual tokens are not for"),
+  (
+    ["--mesh.tensor=8", "--mesh.data=1", "--mesh.fsdp=1"],
+    ODD,
+    "=8: divides no",
+  ),
   (["--model.embed_dim=9"], {}, "--model.embed_dim=9: odd, and each of"),
   ([], {"objective": DPO()}, "--data (Instructions): DPO reads pairs"),
 ]

@@ -42,6 +42,27 @@ def test_parameters_are_counted(shape):
   assert sizing.parameters(config).total == trees.size(variables)
 
 
+@pytest.mark.parametrize("shape", small.LISTENING)
+def test_sizing_knows_what_a_recurrent_one_does_and_keeps(shape):
+  """Flops by hand; a cache as it is when a source was read."""
+  c, S = small.LISTENING[shape], 64
+  D, V, J = c.embed_dim, c.vocab_size, c.gates
+  cells = {"both": 2 * (D // 2) * (D + D // 2), "forward": 2 * D * D}
+  maps = 2 * J * (2 * D * D + cells[c.directions]) + V * D
+  attention = {"general": 3 * D * D, "dot": 2 * D * D}[c.score]
+  want = 6 * (maps + attention) + 6 * 2 * D * S  # scores and what is found
+  assert sizing.flops_per_token(c, S).causal == want
+  its = model_lib.of_shape(c)
+  _, variables = small.build(c)
+  tokens, place, segment = cache_test.padded()
+  _, kept = jax.eval_shape(
+    *(its.decode, variables, tokens, place, segment),
+    its.open_cache(variables, 4, cache_test.P),
+  )
+  held = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(kept))
+  assert sizing.cache_bytes(c, 4, cache_test.P) == held
+
+
 @EVERY
 def test_scanned_is_unrolled_and_remat_is_none(shape):
   config, rows = SHAPES[shape], batch()
