@@ -16,6 +16,8 @@ from llm_jax import (
   config,
   exporting_adapters,
   importing,
+  naming,
+  normalising,
   storage,
   trees,
   weights,
@@ -23,6 +25,7 @@ from llm_jax import (
 from llm_jax import model as model_lib
 from llm_jax.contracts import Tokenizer
 from llm_jax.data import chat, foreign
+from llm_jax.data.examples import Examples
 from llm_jax.experiment import Asked, Experiment
 from llm_jax.interop import families, heads, peft, writing
 from llm_jax.interop.family import Family
@@ -30,6 +33,7 @@ from llm_jax.interop.lines import Line
 from llm_jax.models.config import TransformerConfig
 from llm_jax.models.encoder_decoder_config import EncoderDecoderConfig
 from llm_jax.models.shape import Shape
+from llm_jax.objectives.ranking import Ranking
 from llm_jax.reporting import cards, files
 from llm_jax.reporting.progress import progress, say
 from llm_jax.sharding import mesh as mesh_lib
@@ -106,7 +110,8 @@ def export(
     model = model_lib.make(experiment, tokenizer)
     settings = settings_of(model.shape)
     objective = experiment.objective
-    family, said = described(settings, of=objective.outputs_of)
+    names = naming.names(experiment, folder)
+    family, said = described(settings, of=objective.outputs_of, names=names)
     if model.shape.outputs and objective.problem_type:
       said["problem_type"] = objective.problem_type
     plan = weights.plan(experiment, model, mesh)
@@ -126,6 +131,10 @@ def export(
     said |= _ids(tokenizer, said.get("pad_token_id"))
     if model.shape.outputs:
       params = heads.params_without_tokens(params, settings)
+    facts: dict[str, Any] = {"step": step, "parameters": trees.size(params)}
+    if isinstance(objective, Ranking):
+      params, more = _as_rewarded(experiment, folder, step, params)
+      facts |= more
     said["dtype"] = wanted.dtype
     with _made_whole(to) as partial:
       total = writing.write(
@@ -147,12 +156,39 @@ def export(
         wanted.licence,
         config.to_json(experiment),
         files.read_json(folder / "evaluation.json") or {},
-        {"step": step, "parameters": trees.size(params)},
+        facts,
         said["architectures"][0],
+        isinstance(experiment.data, Asked),
+        (tokenizer.start_id, tokenizer.eos_id)
+        if isinstance(experiment.data, Examples)
+        else None,
       )
       storage.write(partial / "README.md", card.encode())
   say(f"exported {folder} after step {step} to {to}: {total:,} bytes")
   return 0
+
+
+def _as_rewarded(
+  experiment: Experiment, folder: pathlib.Path, step: int, params: Any
+) -> tuple[Any, dict[str, float]]:
+  """Params with the gain and bias that rewards are used with, and facts."""
+  if importing.untrained(experiment, folder):
+    return params, {}
+  found = normalising.read(experiment, folder, step)
+  if found is None:
+    if experiment.rewards.normalise != "none":
+      say(f"{folder}: its rewards were not measured; they are as they are")
+    return params, {}
+  gain, bias = found["gain"], found["bias"]
+  params, left = normalising.folded(params, normalising.Line(gain, bias))
+  if left:
+    say(
+      f"the normalised reward is the exported score plus {left:.6g}: a"
+      " model of that family has no bias there; README.md says so, too"
+    )
+  facts = {"gain, in the weights": gain}
+  where = "to be added to the score" if left else "bias, in the weights"
+  return params, {**facts, where: bias}
 
 
 def _adapter(

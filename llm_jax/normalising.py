@@ -74,6 +74,25 @@ def read(
   return found if is_line and found["gain"] > 0 else None
 
 
+def folded(params: dict[str, Any], line: Line) -> tuple[dict[str, Any], float]:
+  """Params of a reward model that says its rewards as a line changes them.
+
+    gain (x W + b) + bias = x (gain W) + (gain b + bias)
+
+  Args:
+    params: with an output head, and b where the model has it.
+    line: gain and bias.
+
+  Returns:
+    The params, and what is still to be added to rewards: the bias of the line,
+    where the model has none.
+  """
+  scaled = {"output_head": params["output_head"] * line.gain}
+  if "output_bias" not in params:
+    return {**params, **scaled}, line.bias
+  return {**params, **scaled, "output_bias": line(params["output_bias"])}, 0.0
+
+
 def measure(
   experiment: Experiment,
   folder: pathlib.Path,

@@ -31,6 +31,7 @@ class MultiLabel(Objective):
   """
 
   reads: ClassVar[tuple[str, ...]] = ("class_sets",)
+  problem_type: ClassVar[str] = "multi_label_classification"
 
   weights: tuple[float, ...] = field(
     (),

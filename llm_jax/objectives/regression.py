@@ -25,6 +25,7 @@ class Regression(Objective):
   """
 
   reads: ClassVar[tuple[str, ...]] = ("numbers",)
+  problem_type: ClassVar[str] = "regression"
 
   def outputs(self, forward: Forward, roles: Roles, batch: Batch) -> jax.Array:
     """The numbers that are said, [B, 1]."""
