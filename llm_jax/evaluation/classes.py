@@ -1,6 +1,6 @@
 """What a classifier says of a split: what is right, and how surely.
 
-Dimension key: M completions; O classes.
+Dimension key: M completions, or texts; O classes.
 """
 
 from collections.abc import Iterable, Sequence
@@ -44,7 +44,10 @@ def measure(found: Classified) -> dict[str, float]:
   Returns:
     accuracy   share of completions whose likeliest class is the true one
     macro_f1   mean over classes of `of_each`'s f1, those that neither are nor
-               are said left out
+               are said left out; the micro mean is the accuracy
+    matthews   correlation of what is said and what is true (Gorodkin 2004,
+               eq. 8; of two classes that of Matthews 1975), 0 where one side
+               is constant
     ece        expected calibration error, see `confidence`
     examples   how many
   """
@@ -77,7 +80,14 @@ def of_each(found: Classified, names: Sequence[str]) -> list[dict[str, Any]]:
 
   What would divide by nothing is left out.
   """
-  parts = _parts(found.class_M, found.logp_MO.argmax(1), len(names))
+  said_M = found.logp_MO.argmax(1)
+  return described(_parts(found.class_M, said_M, len(names)), names)
+
+
+def described(
+  parts_3O: np.ndarray, names: Sequence[str]
+) -> list[dict[str, Any]]:
+  """The same of how many both are and are said, are said, and are."""
   return [
     {
       "class": name,
@@ -86,7 +96,7 @@ def of_each(found: Classified, names: Sequence[str]) -> list[dict[str, Any]]:
       "recall": _share(both, true),
       "f1": _share(2 * both, said + true),
     }
-    for name, (both, said, true) in zip(names, parts.T.tolist(), strict=True)
+    for name, (both, said, true) in zip(names, parts_3O.T.tolist(), strict=True)
   ]
 
 
@@ -98,7 +108,16 @@ def _of(class_M: np.ndarray, said_M: np.ndarray) -> dict[str, float]:
   return {
     "accuracy": float((class_M == said_M).mean()),
     "macro_f1": float(f1_O.mean()),
+    "matthews": _matthews(both_O.sum(), said_O, true_O),
   }
+
+
+def _matthews(right: float, said_O: np.ndarray, true_O: np.ndarray) -> float:
+  """(M c - sum p t) / sqrt((M^2 - sum p^2) (M^2 - sum t^2))."""
+  M, said_O, true_O = float(true_O.sum()), said_O * 1.0, true_O * 1.0
+  below = (M**2 - (said_O**2).sum()) * (M**2 - (true_O**2).sum())
+  above = M * float(right) - (said_O * true_O).sum()
+  return float(above / below**0.5) if below > 0 else 0.0
 
 
 def _parts(class_M: np.ndarray, said_M: np.ndarray, count: int) -> np.ndarray:
