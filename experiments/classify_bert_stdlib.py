@@ -24,7 +24,9 @@ BASE = mlm_bert_stdlib.EXPERIMENT
 
 EXPERIMENT = dataclasses.replace(
   BASE,
-  model=dataclasses.replace(BASE.model, outputs=len(PACKAGES)),
+  model=dataclasses.replace(
+    BASE.model, outputs=len(PACKAGES), output_bias=True
+  ),
   objective=Classification(),
   data=Examples(
     sources=(StdlibExamples(),),

@@ -8,6 +8,7 @@ from typing import Any
 from llm_jax import build
 from llm_jax.contracts import Batch, Share, Tokenizer
 from llm_jax.data.corruption import Pair
+from llm_jax.data.examples import Examples
 from llm_jax.data.instructions import Instructed
 from llm_jax.data.preferences import Preferences
 from llm_jax.data.preferred import Preferred
@@ -31,6 +32,7 @@ class Dataset:
   gaps: Sequence[Pair] = ()  # examples with spans to be told
   pairs: Any = None  # batches of pairs, where `batches` are of likes
   together: int = 1  # rows of a prompt, in `pairs` or else in `batches`
+  classes: tuple[str, ...] = ()  # of labelled texts, by number
 
   @property
   def name(self) -> str:
@@ -72,13 +74,20 @@ def of_run(
   own: Any,
   tokenizer: Tokenizer,
   share: Share,
+  names: tuple[str, ...],
 ) -> Iterable[Dataset]:
-  """The run's own data as ids, unless there is None, then the others."""
+  """The run's own data as ids, unless there is None, then the others.
+
+  Labelled texts whose classes have no names given have those of the run.
+  """
   v = experiment.validation
   if own is not None:
     its = Evaluation(OWN, experiment.data, v.split, 0, v.questions)
     yield _dataset(its, own, experiment.batch_size, share)
   for i, e in enumerate(experiment.evaluations):
+    d = e.data
+    if isinstance(d, Examples) and d.rows != "numbers" and not d.classes:
+      e = dataclasses.replace(e, data=dataclasses.replace(d, classes=names))
     try:
       tokens = build.tokens(e.data, tokenizer)
       yield _dataset(e, tokens, experiment.batch_size, share)
@@ -99,7 +108,8 @@ def _dataset(
   gaps: Sequence[Pair] = ()
   if isinstance(tokens, Tokenised) and settings.questions:
     gaps = tokens.gaps(settings.split, settings.questions)
-  found = Dataset(settings, batches, chosen, examples, gaps)
+  classes = getattr(tokens, "classes", ())
+  found = Dataset(settings, batches, chosen, examples, gaps, classes=classes)
   where = settings.data
   if not isinstance(where, Preferences):
     return found
@@ -132,19 +142,19 @@ def check_lengths(experiment: Experiment) -> None:
       )
 
 
-def check_classes(experiment: Experiment, datasets: list[Dataset]) -> None:
+def check_classes(
+  experiment: Experiment, datasets: list[Dataset], names: tuple[str, ...]
+) -> None:
   """ValueError where classes are not those that a classifier tells apart."""
-  own = experiment.data
   if not isinstance(experiment.objective, Classification):
     return
-  assert isinstance(own, Preferences)  # whose rows it reads
   for d in datasets:
     where = d.settings.data
     if isinstance(where, Preferences) and where.rows == "classes":
-      if where.classes != own.classes:
+      if where.classes != names:
         raise ValueError(
           f"{d.name}: has the classes {', '.join(where.classes)}, and the run"
-          f" tells {', '.join(own.classes)} apart"
+          f" tells {', '.join(names)} apart"
         )
 
 

@@ -22,13 +22,16 @@ from llm_jax import (
   importing,
   infilling,
   measuring,
+  naming,
   normalising,
+  tasks,
   weights,
 )
 from llm_jax import model as model_lib
 from llm_jax.contracts import Roles, Tokenizer
 from llm_jax.data.denoisers import Plain
 from llm_jax.data.exampled import Exampled
+from llm_jax.data.examples import Examples
 from llm_jax.data.instructions import Instructed
 from llm_jax.data.preferences import Preferences
 from llm_jax.data.preferred import Preferred
@@ -105,10 +108,11 @@ def evaluate(
       made.tokenizer if made else importing.tokenizer_of(experiment, folder)
     )
     own = made.tokens if made else None
-    datasets = list(of_run(experiment, own, tokenizer, share))
+    names = naming.names(experiment, folder)
+    datasets = list(of_run(experiment, own, tokenizer, share, names))
     _check_judged(experiment, datasets)
     judging = answering.judges(experiment, folder, step, mesh)
-    at, measured, compared, classified, said = _measure(
+    at, measured, compared, classified, said, told = _measure(
       experiment, mesh, tokenizer, datasets, folder, step, judging, kl_from
     )
     split = experiment.validation.split
@@ -129,6 +133,9 @@ def evaluate(
       found["classes"] = classes.of_each(
         classified[OWN], experiment.data.classes
       )
+    if OWN in told:
+      found["results"] |= told[OWN].baselines
+      found |= told[OWN].beside
     trained = claim.settings(folder)
     if reward := normalising.read(trained, folder, at):
       found["reward"] = reward
@@ -224,6 +231,7 @@ class _Measured(NamedTuple):
   compared: dict[str, pairs.Completions]  # completions with their rewards
   classified: dict[str, classes.Classified]
   said: dict[str, dict[str, Any]]  # answers, and what judges say of them
+  told: dict[str, tasks.Measured]  # of labelled texts
 
 
 def _measure(
@@ -236,7 +244,9 @@ def _measure(
   judging: answering.Judging | None,
   kl_from: str | None,
 ) -> _Measured:
-  check_classes(experiment, datasets)
+  names = naming.names(experiment, folder)
+  check_classes(experiment, datasets, names)
+  tasks.check(experiment, datasets, names)
   model = model_lib.make(experiment, tokenizer)
   asked = Asked if experiment.draws else Preferences
   asks = comparing.has_reference(experiment) and any(
@@ -258,6 +268,7 @@ def _measure(
   compared: dict[str, pairs.Completions] = {}
   classified: dict[str, classes.Classified] = {}
   said: dict[str, dict[str, Any]] = {}
+  told: dict[str, tasks.Measured] = {}
   for d in datasets:
     where = d.settings.data
     parts: dict[str, Measures] = {}
@@ -277,6 +288,9 @@ def _measure(
         if its is not None:
           classified[d.name] = its
           found |= classes.measure(its)
+    elif isinstance(where, Examples):
+      told[d.name] = tasks.measure(experiment, model, mesh, roles, d)
+      found = told[d.name].measures
     else:
       bar = progress(d.rows(), d.num_batches, f"evaluating {d.name}")
       found = score(roles, bar, where)
@@ -291,9 +305,9 @@ def _measure(
       )
       texts = [tokenizer.decode(ids) for ids in answers]
       references = [e.reference for e in examples]
-      tasks = [e.conversation.task for e in examples]
+      kinds = [e.conversation.task for e in examples]
       found |= exact_match.evaluate(texts, references)
-      parts = exact_match.by_task(texts, references, tasks)
+      parts = exact_match.by_task(texts, references, kinds)
     if d.gaps:
       wrap = functools.partial(
         progress, total=len(d.gaps), label=f"answering {d.name}"
@@ -304,14 +318,14 @@ def _measure(
       )
     compares = asks and isinstance(where, asked)
     if d.is_asked and _speaks(experiment) and (judging or compares):
-      drawn, told = drawing.measure(d.name, where, d.examples, judging)
+      drawn, judged = drawing.measure(d.name, where, d.examples, judging)
       found |= drawn
-      if told:
-        said[d.name] = told
+      if judged:
+        said[d.name] = judged
     if found:
       out[d.name] = found
     out |= {f"{d.name}: {task}": its for task, its in parts.items()}
-  return _Measured(at, out, compared, classified, said)
+  return _Measured(at, out, compared, classified, said, told)
 
 
 def _there(

@@ -27,6 +27,7 @@ from llm_jax import (
   weights,
 )
 from llm_jax import model as model_lib
+from llm_jax.data.examples import Examples
 from llm_jax.experiment import Experiment
 from llm_jax.peft.method import Full
 from llm_jax.reporting import report, tables
@@ -182,6 +183,11 @@ def generate(
   if getattr(experiment.model, "sees", "before") == "all":
     raise ValueError(
       "generate: an encoder (--model.sees=all) goes on with no text"
+    )
+  if isinstance(experiment.data, Examples):
+    raise ValueError(
+      f"generate: a run that tells {experiment.data.rows} of texts"
+      " (--data.rows) goes on with no text; evaluate says what it tells"
     )
   if not importing.untrained(experiment, folder):
     checks.checkpoint(folder, step)

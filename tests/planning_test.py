@@ -31,6 +31,7 @@ PRESETS = [
   "llama3_8b",
   "llama3_70b",
   "qwen3_0_6b",
+  "bert_base",
 ]
 CUT = MeshShape(data=2, fsdp=2, tensor=2)
 

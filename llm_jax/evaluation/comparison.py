@@ -16,6 +16,11 @@ BETTER = {
   "ece": -1,
   "score": +1,
   "macro_f1": +1,
+  "micro_f1": +1,
+  "matthews": +1,
+  "mse": -1,
+  "pearson": +1,
+  "spearman": +1,
 }
 
 Measures = Mapping[str, float]

@@ -2,8 +2,8 @@
 
 Sources: nanoGPT's README (nano_shakespeare), GPT-2's released configuration
 (124M), the released configurations of Llama 3 (arXiv:2407.21783, table 3) and
-3.2, of Mixtral (arXiv:2401.04088, table 1) and of Qwen 3 (arXiv:2505.09388,
-tables 1 and 2).
+3.2, of Mixtral (arXiv:2401.04088, table 1), of Qwen 3 (arXiv:2505.09388, tables
+1 and 2) and of BERT (arXiv:1810.04805, section 3).
 """
 
 import dataclasses
@@ -57,6 +57,32 @@ def tiny_t5() -> EncoderDecoderConfig:
     activation="geglu",
     norm_eps=1e-6,
     unroll=0,
+  )
+
+
+def bert_base() -> TransformerConfig:
+  """109,514,298 parameters, with the head for masked words."""
+  return TransformerConfig(
+    num_layers=12,
+    embed_dim=768,
+    mlp_dim=3072,
+    num_heads=12,
+    vocab_size=30_522,
+    max_length=512,
+    sees="all",
+    norm="layer",
+    norm_eps=1e-12,
+    norm_bias=True,
+    norm_at="sum",
+    embed_norm=True,
+    token_types=2,
+    positions="learned",
+    activation="gelu_exact",
+    qkv_bias=True,
+    out_bias=True,
+    mlp_bias=True,
+    head_dense=True,
+    head_bias=True,
   )
 
 

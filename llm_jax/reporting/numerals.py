@@ -12,6 +12,8 @@ _NAMES = {
   "ece": "calibration error",
   "kl": "KL",
   "macro_f1": "macro F1",
+  "micro_f1": "micro F1",
+  "mse": "squared error",
   "rouge_score": "ROUGE-L",
   "line_score": "rule score",
 }
@@ -26,6 +28,7 @@ _SHARES = (
   "most_frequent",
   "ece",
   "macro_f1",
+  "micro_f1",
   "precision",
   "recall",
   "f1",

@@ -8,7 +8,7 @@ from llm_jax.reporting.curves import Line
 from llm_jax.reporting.numerals import count, finite, measure, number
 
 COLUMNS = ("accuracy", "margin", "ece", "chosen_longer", "chosen_shorter")
-CLASS_COLUMNS = ("accuracy", "macro_f1", "ece")
+CLASS_COLUMNS = ("accuracy", "micro_f1", "macro_f1", "matthews", "ece")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +57,7 @@ def facts(found: dict[str, Any]) -> list[tuple[str, str]]:
     return []
   out, get = [], lambda name: number(model.get(name))
   if finite(examples := get("examples")):
-    out.append(("completions", f"{count(examples):,}"))
+    out.append(("examples", f"{count(examples):,}"))
   if finite(pairs := get("pairs")):
     out.append(("pairs", f"{count(pairs):,}"))
   if finite(related := get("length_correlation")):
@@ -108,7 +108,7 @@ def told(found: dict[str, Any]) -> Told | None:
   """What evaluation.json says; None where it says nothing."""
   known, svg = facts(found), _calibration(found.get("calibration"))
   each = of_classes(found)
-  of = "completions" if each else "pairs"
+  of = "examples" if each else "pairs"
   return Told(known, svg, of, each) if known or svg or each else None
 
 

@@ -21,6 +21,9 @@ MEASURES = (
   "loss",
   "perplexity",
   "token_accuracy",
+  "mse",
+  "pearson",
+  "spearman",
   "score",
   "kl",
 )
@@ -114,7 +117,7 @@ def evaluation(found: dict[str, Any]) -> Evaluation | None:
   }
   by = columns[0]
   if not any(finite(row[by]) for row in rows.values()):
-    by = "loss"
+    by = "mse" if number(model.get("mse")) is not None else "loss"
   level = {k: v for k, row in rows.items() if finite(v := row[by])}
   most = max(level.values(), default=0.0)
   return Evaluation(
@@ -135,7 +138,7 @@ def evaluation(found: dict[str, Any]) -> Evaluation | None:
       for name, row in rows.items()
     },
     verdict=_verdict(
-      level, by, "completions" if preferences.classifies(model) else "pairs"
+      level, by, "examples" if preferences.classifies(model) else "pairs"
     ),
   )
 
@@ -154,6 +157,12 @@ def _verdict(compared: dict[str, float], by: str, of: str) -> str:
     )
   best = min(others, key=lambda k: others[k])
   gap = compared["model"] - others[best]
+  if by == "mse":
+    of_it = compared["model"] / others[best] if others[best] > 0 else 1.0
+    return (
+      f"The model's squared error is {of_it:.0%} of that of the best baseline,"
+      f" {named(best)}."
+    )
   unit = "nats a token" if by == "loss" else "bits a byte"
   way = "more than" if gap > 0 else "less than"
   share = f" ({abs(gap) / others[best]:.0%})" if others[best] > 0 else ""
@@ -176,7 +185,7 @@ def figures(
   tokens, seconds = rows.seen()
   train = f"{share} train" if (share := trained(about)) else ""
   of_pairs = preferences.compares(best)
-  unit = "" if of_pairs else "nats/token"
+  unit = "" if of_pairs or "mse" in best else "nats/token"
   # What is drawn has no loss of its own: it is the score, negated.
   is_score = "score" in best and best.get("perplexity") is None
   loss = "" if is_score else measure("loss", best.get("loss"))

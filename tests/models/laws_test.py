@@ -180,6 +180,7 @@ def test_sizing_knows_published_counts():
   assert total("llama3_8b") == 8_030_261_248
   assert total("llama3_70b") == 70_553_706_496
   assert total("qwen3_0_6b") == 596_049_920
+  assert total("bert_base") == 109_514_298  # as BertForMaskedLM
   assert total("mixtral_8x7b") == 46_702_792_704
   assert total("qwen3_30b_a3b") == 30_532_122_624
 

@@ -91,12 +91,12 @@ CLASSES = {
 
 def test_classes_are_told_by_class():
   told = results.evaluation(CLASSES)
-  assert told.verdict.startswith("The model is right on 70.0% of completions,")
+  assert told.verdict.startswith("The model is right on 70.0% of examples,")
   assert [name for _, name in told.columns] == [
     *("accuracy", "macro F1", "calibration error"),
   ]
   lines = tables.evaluation(CLASSES).splitlines()
-  assert "completions: 1,500" in lines
+  assert "examples: 1,500" in lines
   given = "1.000 r + 2.000, of 256 reference completions"
   assert f"reward of mean 0: {given}" in lines
   rows = [line.split() for line in lines if line.startswith(("bad", "good"))]
@@ -105,7 +105,7 @@ def test_classes_are_told_by_class():
     ["good", "300", "100.0%", "50.0%", "66.7%"],
   ]
   shown = preferences.told(CLASSES)
-  assert shown.of == "completions" and len(shown.classes) == 2
+  assert shown.of == "examples" and len(shown.classes) == 2
   assert preferences.told(FOUND).of == "pairs"
   # What may be as unsure as one of three is drawn from there.
   assert ">0.4<" in shown.svg
