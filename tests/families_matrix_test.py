@@ -49,6 +49,9 @@ REFUSED = {
     for name, kind in (("ppo", "PPO"), ("grpo", "Group"), ("online dpo", "DPO"))
   },
 }
+for its in REFUSED.values():  # what reads sources, of either sort
+  if said := its.get("encoder-decoder"):
+    its["recurrent encoder-decoder"] = said
 # Of the README's table.
 WORDS = {
   "text: `Causal`": ("causal",),

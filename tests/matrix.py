@@ -18,6 +18,9 @@ from llm_jax.judges.function import Function
 from llm_jax.models.config import Experts, TransformerConfig
 from llm_jax.models.encoder_decoder_config import Encoder, EncoderDecoderConfig
 from llm_jax.models.recurrent_config import RecurrentConfig
+from llm_jax.models.recurrent_encoder_decoder_config import (
+  RecurrentEncoderDecoderConfig,
+)
 from llm_jax.objectives import (
   dpo,
   group,
@@ -59,6 +62,7 @@ KINDS = {
     encoder=Encoder(mlp_dim=16),
   ),
   "recurrent": RecurrentConfig(**_SMALL),
+  "recurrent encoder-decoder": RecurrentEncoderDecoderConfig(**_SMALL),
 }
 MESHES = dict.fromkeys(KINDS, MeshShape(2, 2, 2)) | {
   "experts": MeshShape(data=2, expert=2, tensor=2)
