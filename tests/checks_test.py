@@ -77,11 +77,11 @@ def test_what_does_not_fit_is_told(experiment, want):
 
 def test_other_data_have_the_same_classes():
   dataset = lambda data: datasets.Dataset(Evaluation("o", data), [], 0, [])
-  datasets.check_classes(settings(), [dataset(classes(*NAMES))])
+  datasets.check_classes(settings(), [dataset(classes(*NAMES))], NAMES)
   others = [dataset(classes("no", "yes"))]
   with pytest.raises(ValueError) as e:
-    datasets.check_classes(settings(), others)
+    datasets.check_classes(settings(), others, NAMES)
   assert str(e.value) == (
     "o: has the classes no, yes, and the run tells bad, fair, good apart"
   )
-  datasets.check_classes(command.EXPERIMENT, others)
+  datasets.check_classes(command.EXPERIMENT, others, ())
