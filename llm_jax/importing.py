@@ -88,9 +88,9 @@ def resolved(experiment: Experiment, fixed: Collection[str]) -> Experiment:
   return dataclasses.replace(experiment, model=found)
 
 
-def tokenizer(given: str) -> Tokenizer:
+def tokenizer(given: str, flag: str = "init_from") -> Tokenizer:
   """That of a folder; ValueError where it holds none that can be read."""
-  where = folder(given)
+  where = folder(given, flag)
   try:
     return store.theirs(where.path, where.config)
   except ValueError as e:
@@ -184,7 +184,11 @@ def params(
   where = folder(given, flag)
   said = families.settings(where)
   assert isinstance(shape, TransformerConfig)  # `model` has seen to it
-  fixed = ("max_length",)
+  family, fixed = families.of(where), ("max_length",)
+  new: tuple[str, ...] = ("output_",)
+  if where.architecture in family.heads:  # one for tokens is the experiment's
+    new = () if shape.tied else ("head",)
+    said["tied"] = shape.tied
   found = _as_settings(said, where.given)
   there = adopted(found, shape, fixed, where.given)
   if there != shape:
@@ -192,7 +196,6 @@ def params(
       f"{where.given}: is another model than the run's:"
       f" {differing(shape, there)} there"
     )
-  family = families.of(where)
   said |= {name: getattr(shape, name) for name in heads.SETTINGS}
   return reading.params(
     where,
@@ -201,7 +204,7 @@ def params(
     abstract,
     suffixes,
     bar,
-    new=() if where.architecture in family.heads else ("output_",),
+    new=new,
   )
 
 

@@ -1,8 +1,10 @@
 """Judges of an experiment: their models loaded, their addresses connected."""
 
 from collections.abc import Iterator, Sequence
+import json
 import pathlib
 from typing import Any
+import zlib
 
 import jax
 from jax.sharding import Mesh
@@ -14,6 +16,7 @@ from llm_jax import (
   checks,
   claim,
   config,
+  importing,
   normalising,
   storage,
   weights,
@@ -30,6 +33,9 @@ from llm_jax.judges.function import ByFunction, Function
 from llm_jax.judges.reward import ByReward, Messages, RewardModel
 from llm_jax.judges.rubric import ByRubric, Rubric
 from llm_jax.judges.weighted import BySum, Sum
+from llm_jax.models.config import TransformerConfig
+from llm_jax.objectives.ranking import Ranking
+from llm_jax.ops.checksum import checksums
 from llm_jax.reporting.progress import waiting
 from llm_jax.sharding import mesh as mesh_lib
 from llm_jax.tokenizers import store as tokenizers
@@ -65,10 +71,14 @@ def check_room(experiment: Experiment, tokenizer: Tokenizer) -> None:
   for part in judge.parts if isinstance(judge, Sum) else (judge,):
     if not isinstance(part, RewardModel):
       continue
-    folder = storage.path(part.run, "judge.run").expanduser()
-    its = claim.settings(folder)
-    room = its.model.max_length - its.peft.places
-    theirs = tokenizers.load(folder / "tokenizer").fingerprint
+    if importing.is_folder(part.run):
+      room = importing.model(part.run, experiment.model).max_length
+      theirs = importing.tokenizer(part.run, "judge.run").fingerprint
+    else:
+      folder = storage.path(part.run, "judge.run").expanduser()
+      its = claim.settings(folder)
+      room = its.model.max_length - its.peft.places
+      theirs = tokenizers.load(folder / "tokenizer").fingerprint
     if theirs == tokenizer.fingerprint and longest > room:
       raise ValueError(
         f"--judge.run={part.run}: reads {room} tokens, which is less than"
@@ -101,6 +111,8 @@ def _make(
     return ByEndpoint(settings), decisive | {"class": about["class"]}
   if not isinstance(settings, RewardModel | Rubric):
     return settings, about
+  if importing.is_folder(settings.run):
+    return _of_folder(settings, experiment, mesh)
   if settings.run is not None:
     if not settings.run:
       raise ValueError("--judge.run: no run folder of a reward model given")
@@ -135,6 +147,28 @@ def _make(
   return ByRubric(settings, model.likelihood), about
 
 
+def _of_folder(
+  settings: RewardModel | Rubric, experiment: Experiment, mesh: Mesh
+) -> tuple[Judge, dict[str, Any]]:
+  """The reward model of a folder of the ecosystem, as it is."""
+  given = settings.run or ""
+  if isinstance(settings, Rubric):
+    raise ValueError(
+      f"--judge.run={given}: a rubric is read by a run; a folder of the"
+      " ecosystem judges as a reward model"
+    )
+  try:
+    with waiting("loading the judge"):
+      model = _Folder(given, experiment, mesh)
+  except ValueError as e:
+    said = str(e)
+    for flag in ("init_from", "judge.run"):
+      said = said.removeprefix(f"--{flag}={given}: ")
+    raise ValueError(f"--judge.run={given}: {said}") from e
+  judge = ByReward(model.rewards)
+  return judge, config.to_json(settings) | {"run": model.checksum()}
+
+
 def _names(names: list[str]) -> list[str]:
   """The same, with a number where one comes twice."""
   return [
@@ -156,7 +190,7 @@ class _Model:
   ):
     self._experiment, self._mesh = experiment, mesh
     self._name = f"--judge.run={folder}"
-    self._tokenizer = tokenizers.load(folder / "tokenizer")
+    self._tokenizer = importing.tokenizer_of(experiment, folder)
     model = model_lib.make(experiment, self._tokenizer)
     self._room = model.shape.max_length - experiment.peft.places
     objective = experiment.objective
@@ -239,8 +273,66 @@ class _Model:
         f" longer than the {self._room} that the judge reads"
       )
     length = min(asking.width(longest), self._room)
+    return mesh_lib.place_whole(self._laid_out(rows, length), self._mesh)
+
+  def _laid_out(self, rows: Sequence[Row], length: int) -> Batch:
+    """Prompts with completions, and what of them is asked about."""
     prompts, completions = zip(*rows, strict=True)
-    batch = divergence.batch(
+    return divergence.batch(
       prompts, completions, self._tokenizer.start_id, self._rows, length
     )
-    return mesh_lib.place_whole(batch, self._mesh)
+
+
+class _Folder(_Model):
+  """A folder of the ecosystem, which reads a conversation to its last token.
+
+  Its template says what a conversation is, all special tokens included; a run
+  of ours does not read the token that ends one.
+  """
+
+  def __init__(self, given: str, experiment: Experiment, mesh: Mesh):
+    plain = TransformerConfig(dtype=experiment.model.dtype)
+    shape = importing.model(given, plain)
+    its = Experiment(
+      model=shape,
+      objective=Ranking(),
+      init_from=given,
+      mesh=experiment.mesh,
+    )
+    if shape.outputs != 1:
+      raise ValueError(
+        f"says {shape.outputs} numbers of a text; a reward model says 1"
+      )
+    self._reads_first = shape.sees == "all"  # an encoder
+    self._template = chat.Template(given, "--judge.run")
+    super().__init__(
+      its, pathlib.Path(given), None, mesh, experiment.batch_size
+    )
+
+  def checksum(self) -> int:
+    """A number that changes with any weight."""
+    return zlib.crc32(json.dumps(checksums(self._roles)).encode())
+
+  def _whole(self, messages: Messages, completion: str) -> Row:
+    """All ids of a conversation."""
+    said = (*(Message(*m) for m in messages), Message("assistant", completion))
+    pieces = self._template.pieces(said)
+    (found,) = chat.encode([pieces], self._tokenizer)
+    begins = chat.begins(pieces, self._tokenizer)
+    return [self._tokenizer.start_id] * begins + found.ids, []
+
+  def _laid_out(self, rows: Sequence[Row], length: int) -> Batch:
+    """Ids as they are, and where the reward is read."""
+    tokens_BT = np.zeros((self._rows, length), np.int32)
+    sizes_B1 = np.zeros((self._rows, 1), int)
+    for i, (ids, _) in enumerate(rows):
+      tokens_BT[i, : len(ids)] = ids
+      sizes_B1[i] = len(ids)
+    places_T = np.arange(length)
+    at_B1 = 0 if self._reads_first else sizes_B1 - 1
+    return {
+      "tokens_BT": tokens_BT,
+      "target_BT": tokens_BT,
+      "segment_BT": (places_T < sizes_B1).astype(np.int32),
+      "mask_BT": (places_T == at_B1) & (sizes_B1 > 0),
+    }

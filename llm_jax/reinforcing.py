@@ -7,7 +7,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from llm_jax import asking, judging, keys, scoring, weights
+from llm_jax import asking, importing, judging, keys, scoring, weights
 from llm_jax.contracts import Batch, Evaluator, Tokenizer
 from llm_jax.data.instructions import Instructed
 from llm_jax.data.preferred import Preferred
@@ -107,11 +107,15 @@ def check_critic(experiment: Experiment, tokenizer: Tokenizer) -> None:
   """ValueError where the model that a critic begins as reads other tokens."""
   if experiment.value_from is None:
     return
-  folder = weights.origin(experiment.value_from, "value_from")
-  theirs = tokenizers.load(folder / "tokenizer").fingerprint
+  given = experiment.value_from
+  if importing.is_folder(given):
+    theirs = importing.tokenizer(given, "value_from").fingerprint
+  else:
+    folder = weights.origin(given, "value_from")
+    theirs = tokenizers.load(folder / "tokenizer").fingerprint
   if theirs != tokenizer.fingerprint:
     raise ValueError(
-      f"--value_from={folder}: its tokenizer is not that of the policy"
+      f"--value_from={given}: its tokenizer is not that of the policy"
     )
 
 

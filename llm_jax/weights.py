@@ -241,6 +241,8 @@ def _with_critic(
     raise ValueError(
       f"--value_from={experiment.value_from}: is no reward model"
     )
+  # A folder of a reward model has no head for tokens; a critic asks none.
+  params = {**state.trainable["value"]["params"], **params}
   put = lambda part, its: {**part, "value": {"params": its}}
   average = state.average
   if average is not None:  # a donated state may not hold one array twice

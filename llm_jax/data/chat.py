@@ -281,9 +281,8 @@ def encode(
   special |= tokenizer.role_ids
   out = []
   for pieces in conversations:
-    first = pieces[0].special if pieces else ""
-    if first != "eos" and special.get(first) == tokenizer.start_id:
-      pieces = pieces[1:]  # every row begins with it
+    if begins(pieces, tokenizer):
+      pieces = pieces[1:]  # every row does
     ids: list[int] = []
     trained: list[bool] = []
     for p in pieces:
@@ -297,6 +296,13 @@ def encode(
       trained += [p.trained] * len(new)
     out.append(Encoded(ids, trained))
   return out
+
+
+def begins(pieces: Sequence[Piece], tokenizer: Tokenizer) -> bool:
+  """Whether a conversation writes the id that stands before every text."""
+  first = pieces[0].special if pieces else ""
+  special = {"bos": tokenizer.bos_id, **tokenizer.role_ids}
+  return first != "eos" and special.get(first) == tokenizer.start_id
 
 
 def render(

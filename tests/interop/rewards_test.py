@@ -3,17 +3,22 @@
 import dataclasses
 import json
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from llm_jax import judging, normalising
 from llm_jax.contracts import Question
+from llm_jax.data import chat
+from llm_jax.data.conversation import Message
 from llm_jax.evaluation.standard import Line
 from llm_jax.interop import families
 from llm_jax.interop.folder import Folder
 from llm_jax.judges.reward import RewardModel
 from llm_jax.sharding import mesh as mesh_lib
+from llm_jax.tokenizers import store
 from tests import command, normalising_test
+from tests.interop import families_test, heads_test, tiny
 
 ASKED = (("7?", "hhhhhh"), ("3?", "3-3"))
 RANKING = normalising_test.EXPERIMENTS["ranking"]
@@ -37,13 +42,13 @@ def home(tmp_path_factory):
   return folder
 
 
-def judged(run, **how):
+def judged(run, asked=ASKED, **how):
   experiment = dataclasses.replace(
     RANKING, judge=RewardModel(run=str(run), **how)
   )
   mesh = mesh_lib.make(experiment.mesh)
   judge, _ = judging.make(experiment, run, None, mesh)
-  asked = [Question((("user", p),), (c,)) for p, c in ASKED]
+  asked = [Question((("user", p),), (c,)) for p, c in asked]
   return np.array([v.scores[0] for v in judge(asked)])
 
 
@@ -72,3 +77,57 @@ def test_gain_and_bias_are_those_of_the_weights(bias):
   moved, left = normalising.folded(params, line)
   np.testing.assert_allclose(said(moved) + left, line(said(params)))
   assert (left == 0) == bias and moved["embedding"] == 1
+
+
+def test_a_folder_judges_where_a_conversation_ends(home):
+  """What ends it is read, too; the run's own judge reads what came before."""
+  shape, params = families_test.read(home / "out", "float32")
+  tokenizer = store.load(home / "ranking/tokenizer")
+  line = json.loads((home / "ranking/reward.json").read_text())
+  last, before = [], []
+  for prompt, completion in ASKED:
+    said = Message("user", prompt), Message("assistant", completion)
+    ids = [tokenizer.start_id, *chat.render(said, tokenizer).ids]
+    tokens_BT = jnp.asarray([ids])
+    batch = {"tokens_BT": tokens_BT, "target_BT": tokens_BT}
+    output = heads_test.compiled(shape)(params, batch)
+    last.append(output[0, -1, 0])
+    before.append(output[0, -2, 0])
+  np.testing.assert_allclose(judged(f"hf:{home / 'out'}"), last, atol=1e-5)
+  ours = judged(home / "ranking")
+  np.testing.assert_allclose(ours, np.array(before) + line["bias"], atol=1e-5)
+  assert np.abs(np.array(last) - before).min() > 1e-4
+
+
+def test_what_is_no_reward_model_does_not_judge(home, tmp_path):
+  plain = tiny.whole(tmp_path / "plain", dtype=np.float32)
+  with pytest.raises(ValueError, match=r"=hf:.*: says 0 numbers of a text"):
+    judged(f"hf:{plain}")
+  with pytest.raises(ValueError, match=r"=hf:/none: no such folder"):
+    judged("hf:/none")
+
+
+def test_a_run_goes_on_from_a_reward_model(home, tmp_path):
+  """Its head is taken along, with the gain of the run that it was."""
+  _, *data = command.train_flags(tmp_path, home / "rows.jsonl")
+  out, margins = f"hf:{home / 'out'}", []
+  for i, flags in enumerate(
+    (
+      (f"--init_from={home / 'ranking'}",),
+      (f"--init_from={out}", f"--data.template={out}"),
+    )
+  ):
+    run = tmp_path / f"run{i}"
+    said = command.call(
+      "train",
+      f"--workdir={run}",
+      "--steps=1",
+      *flags,
+      *data,
+      experiment=RANKING,
+    )
+    assert said.code == 0, said.err
+    rows = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    margins.append(next(r["margin"] for r in rows if r["split"] == "train"))
+  line = json.loads((home / "ranking/reward.json").read_text())
+  np.testing.assert_allclose(margins[1], line["gain"] * margins[0], rtol=1e-3)
