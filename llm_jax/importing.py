@@ -71,6 +71,15 @@ def model(
   return adopted(found, own, fixed, f"--init_from={given}")
 
 
+def classes(given: str) -> tuple[str, ...]:
+  """Names of what a folder's head tells apart; none where they have none."""
+  where = folder(given)
+  if where.architecture not in families.of(where).heads:
+    return ()
+  found = heads.labels(where)
+  return () if found == heads.plain(len(found)) else found
+
+
 def resolved(experiment: Experiment, fixed: Collection[str]) -> Experiment:
   """An experiment with the model of the folder that it begins from.
 

@@ -5,7 +5,7 @@ import pathlib
 
 import jax
 
-from llm_jax import host
+from llm_jax import host, importing, storage
 from llm_jax.data.exampled import Exampled
 from llm_jax.data.examples import Examples
 from llm_jax.data.preferences import Preferences
@@ -20,9 +20,7 @@ def names(experiment: Experiment, folder: pathlib.Path) -> tuple[str, ...]:
   data = experiment.data
   if isinstance(data, Preferences):
     return data.classes if data.rows == "classes" else ()
-  found = files.read_json(folder / FILE)
-  whole = isinstance(found, list) and all(isinstance(n, str) for n in found)
-  return tuple(found) if whole else ()
+  return _kept(folder) or _begun(experiment)
 
 
 def keep(
@@ -31,12 +29,37 @@ def keep(
   """Checks the names of classes that were found, and writes them down.
 
   Raises:
-    ValueError: the model tells another number of classes apart.
+    ValueError: the model tells another number of classes apart, or begins with
+      a head that has them in another order.
   """
   classes(experiment, tokens.classes)
   host.check_same(" ".join(tokens.classes), "--data: the classes")
+  begun = _begun(experiment)
+  if begun != tokens.classes and sorted(begun) == sorted(tokens.classes):
+    there, here = (", ".join(its) for its in (begun, tokens.classes))
+    raise ValueError(
+      f"--init_from={experiment.init_from}: its head tells {there} apart, and"
+      f" the data have {here}; --data.classes={','.join(begun)} has its order"
+    )
   if jax.process_index() == 0 and tokens.classes:
     files.write_json(folder / FILE, list(tokens.classes))
+
+
+def _kept(folder: pathlib.Path) -> tuple[str, ...]:
+  """What a run's folder says."""
+  found = files.read_json(folder / FILE)
+  whole = isinstance(found, list) and all(isinstance(n, str) for n in found)
+  return tuple(found) if whole else ()
+
+
+def _begun(experiment: Experiment) -> tuple[str, ...]:
+  """Names of the outputs of the weights that a run begins with."""
+  given = experiment.init_from
+  if given is None:
+    return ()
+  if importing.is_folder(given):
+    return importing.classes(given)
+  return _kept(storage.path(given, "init_from").expanduser())
 
 
 def examples(experiment: Experiment, data: Examples) -> None:

@@ -66,8 +66,10 @@ def read(
     found = files.read_json(folder / _NAME)
   except ValueError:
     return None
+  if not isinstance(found, dict):
+    return None  # nothing was, as of weights that are no run's
   about = _about(experiment, folder, step)
-  if not isinstance(found, dict) or not about.items() <= found.items():
+  if not about.items() <= found.items():
     return None
   line = [found.get(name) for name in Line._fields]
   is_line = all(isinstance(x, float) and math.isfinite(x) for x in line)

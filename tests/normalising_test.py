@@ -156,7 +156,7 @@ def test_a_classifier_is_measured_by_class_and_its_rewards_on_pairs(home):
   for text in (said.out, (folder / "report.html").read_text()):
     for word in ("precision", "disliked", "macro F1", "reference completions"):
       assert word in text
-  assert "of completions," in (folder / "report.html").read_text()
+  assert "of examples," in (folder / "report.html").read_text()
 
 
 def test_raw_rewards_are_in_the_same_order(home):

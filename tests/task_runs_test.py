@@ -83,6 +83,13 @@ def ended(home, rows):
   return its, folder
 
 
+def measured(its, folder, *more):
+  """What `evaluate` says of a run's own data."""
+  said = command.call("evaluate", f"--workdir={folder}", *more, experiment=its)
+  assert said.code == 0, said.err
+  return json.loads((folder / "evaluation.json").read_text())
+
+
 def losses(content):
   return [r["loss"] for r in content["rows"] if r["split"] == "train"]
 
@@ -208,3 +215,37 @@ def test_data_that_a_run_does_not_tell_are_refused(home):
 def test_it_is_planned(home, rows):
   said = command.call("plan", experiment=experiment(home, rows=rows))
   assert said.code == 0 and "parameters" in said.out, said.err
+
+
+def test_a_run_is_measured_as_it_is_exported_and_keeps_its_classes(home):
+  its, folder = experiment(home, "decoder"), home / "decoder_out"
+  plain = dataclasses.replace(its.model, output_bias=False)
+  its = dataclasses.replace(its, model=plain, steps=2)
+  train(its, folder)
+  said = command.call(
+    *("export", f"--workdir={folder}", "--format=hf"),
+    f"--to={home / 'exported'}",
+    experiment=its,
+  )
+  assert said.code == 0, said.err
+  config = json.loads((home / "exported" / "config.json").read_text())
+  assert config["id2label"] == {"0": "glad", "1": "sad"}
+  begin = f"--init_from=hf:{home / 'exported'}"
+  want = measured(its, folder)["results"]["model"]
+  got = measured(its, home / "again", begin)["results"]["model"]
+  assert got["loss"] == pytest.approx(want["loss"], rel=1e-5)
+  assert got["accuracy"] == want["accuracy"]
+  # Mutant: the classes in another order.
+  turned = "--data.classes=sad,glad"
+  for given in (begin, f"--init_from={folder}"):
+    said = command.call(
+      *("train", f"--workdir={home / 'turned'}", given, turned), experiment=its
+    )
+    assert (
+      said.code == 2
+      and (
+        "its head tells glad, sad apart, and the data have sad, glad;"
+        " --data.classes=glad,sad has its order"
+      )
+      in said.error
+    )

@@ -91,7 +91,7 @@ def labels(folder: Folder) -> tuple[str, ...]:
   keys = Keys(folder.config, folder.given)
   told = keys.get("id2label", {})
   if not told:
-    return _plain(keys.get("num_labels", 2))
+    return plain(keys.get("num_labels", 2))
   if sorted(told) != sorted(map(str, range(len(told)))):
     raise ValueError(
       f"{folder.given}: config.json has id2label={told!r:.80}; its keys must be"
@@ -177,13 +177,13 @@ def config(
   out = said | {"architectures": [its + head.end]}
   if of == "span":
     return out
-  names = names or _plain(settings["outputs"])
+  names = names or plain(settings["outputs"])
   return out | {
     "id2label": {str(i): name for i, name in enumerate(names)},
     "label2id": {name: i for i, name in enumerate(names)},
   }
 
 
-def _plain(count: int) -> tuple[str, ...]:
+def plain(count: int) -> tuple[str, ...]:
   """Names of classes that have none."""
   return tuple(f"LABEL_{i}" for i in range(count))
