@@ -8,7 +8,8 @@ import numpy as np
 
 from llm_jax import importing, trees, weights
 from llm_jax.experiment import Experiment
-from llm_jax.interop import peft, peft_arrays
+from llm_jax.interop import lines as lines_lib
+from llm_jax.interop import peft, peft_maps, peft_writing
 from llm_jax.interop.family import Family
 from llm_jax.interop.lines import Line
 from llm_jax.peft.ia3 import IA3
@@ -47,16 +48,15 @@ def described(
       " embedding, which peft keeps otherwise; export without --adapter"
     )
   family, lines = table
-  sizes: dict[str, int] = {}
-  for path, suffix in trees.paths(plan.suffixes):
-    sizes |= zip(suffix, trees.get(plan.base, path).shape, strict=True)
-  maps = peft_arrays.maps(lines, plan.suffixes)
+  shapes, letters = (dict(trees.paths(t)) for t in (plan.base, plan.suffixes))
+  sizes = lines_lib.sizes(shapes, letters)
+  maps = peft_maps.maps(lines, plan.suffixes)
   adapters = jax.device_get(policy["adapters"])
-  arrays, about = peft_arrays.written(adapters, maps, sizes)
+  arrays, about = peft_writing.written(adapters, maps, sizes)
   base, shape = _base(experiment), experiment.model
   if isinstance(method, Prompt):
-    heads, width = sizes["N"], sizes["D"]
-    said = peft.prompt(base, method.tokens, width, sizes["L"], heads)
+    L, D, N = (sizes[""][letter] for letter in "LDN")
+    said = peft.prompt(base, method.tokens, D, L, N)
   else:
     names = _names(arrays, maps, sizes, family, lines)
     if isinstance(method, LoRA):
@@ -75,10 +75,10 @@ def described(
       said = peft.ia3(base, names, dict.fromkeys(fed))
     turned = any(one.turned for one in maps if one.modules in names)
     said["fan_in_fan_out"] = turned
-  whole = peft_arrays.replaced(_trained(plan, policy), lines, plan.suffixes)
+  whole = peft_writing.replaced(_trained(plan, policy), lines, plan.suffixes)
   if whole:
     said["modules_to_save"] = sorted({n.rpartition(".")[0] for n in whole})
-    arrays |= {peft_arrays.PREFIX + name: x for name, x in whole.items()}
+    arrays |= {peft_maps.PREFIX + name: x for name, x in whole.items()}
   said["task_type"] = "SEQ_CLS" if shape.outputs else "CAUSAL_LM"
   if getattr(shape, "sees", "before") == "all" and not shape.outputs:
     said["task_type"] = None  # peft has no word for what is hidden
@@ -91,14 +91,14 @@ def _base(experiment: Experiment) -> str | None:
   return None if adapters or not base else base.removeprefix(importing.PREFIX)
 
 
-def _has(adapters: Any, one: peft_arrays.Map, name: str) -> bool:
+def _has(adapters: Any, one: peft_maps.Map, name: str) -> bool:
   return trees.get(adapters, f"{one.path}/{name}") is not None
 
 
 def _names(
   arrays: dict[str, np.ndarray],
-  maps: Sequence[peft_arrays.Map],
-  sizes: dict[str, int],
+  maps: Sequence[peft_maps.Map],
+  sizes: peft_maps.Sizes,
   family: Family,
   lines: Sequence[Line],
 ) -> dict[str, list[str]]:
@@ -106,14 +106,14 @@ def _names(
   every = {
     name.rpartition(".")[0]
     for line in lines
-    for _, name in line.names(sizes | {"_": 1})
+    for _, name in line.names(sizes[line.stack])
   }
   every |= {name.rpartition(".")[0] for name in family.extra}
-  there = {
-    peft_arrays.module(n.removeprefix(peft_arrays.PREFIX)) for n in arrays
-  }
+  there = {peft_maps.module(n.removeprefix(peft_maps.PREFIX)) for n in arrays}
   wanted = {
-    one.modules: [one.modules.format(layer=i) for i in range(sizes["L"])]
+    one.modules: [
+      one.modules.format(layer=i) for i in range(sizes[one.line.stack]["L"])
+    ]
     for one in maps
   }
   return {

@@ -4,18 +4,18 @@
 --adapter=peft:FOLDER of `generate` puts them on. A base is hf:FOLDER or a run.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 import dataclasses
 import pathlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from llm_jax import importing, storage, trees
 from llm_jax.experiment import Experiment
-from llm_jax.interop import families, peft, peft_arrays
-from llm_jax.interop.family import Family
+from llm_jax.interop import families, heads, peft, peft_maps, peft_reading
+from llm_jax.interop import lines as lines_lib
 from llm_jax.interop.folder import Folder
 from llm_jax.interop.lines import Line
 from llm_jax.models.shape import Shape
@@ -101,18 +101,17 @@ def load(
   """
   folder = _folder(given, f"--{flag}={given}")
   told = peft.read(folder)
-  sizes: dict[str, int] = {}
-  for path, suffix in trees.paths(suffixes):
-    sizes |= zip(suffix, trees.get(abstract, path).shape, strict=True)
-  family, lines = _table(folder, shape, suffixes, sizes["L"])
-  adapters, replaced = peft_arrays.read(
+  shapes, letters = (dict(trees.paths(t)) for t in (abstract, suffixes))
+  sizes = lines_lib.sizes(shapes, letters)
+  table = _table(folder, shape, suffixes, sizes)
+  adapters, replaced = peft_reading.read(
     folder,
     told,
-    lines,
+    table.lines,
     suffixes,
     sizes,
     jax.tree.leaves(abstract)[0].dtype,
-    family.prefix,
+    table.root,
   )
   mesh = jax.tree.leaves(abstract)[0].sharding.mesh
   everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
@@ -166,22 +165,44 @@ def _folder(given: str, said: str) -> Folder:
   return Folder(path, said, peft.CONFIG, peft.ONE)
 
 
+class _Table(NamedTuple):
+  """A base in the words of a family."""
+
+  lines: Sequence[Line]
+  root: str  # of names in a model with a head, that one without leaves out
+
+
 def _table(
-  folder: Folder, shape: Shape, suffixes: Any, layers: int
-) -> tuple[Family, Sequence[Line]]:
-  """The family in whose words most of the adapters are named, and its table."""
-  settings = dataclasses.asdict(shape)
+  folder: Folder, shape: Shape, suffixes: Any, sizes: peft_maps.Sizes
+) -> _Table:
+  """The base in the words in which most of the adapters are named."""
 
-  def known(table: tuple[Family, Sequence[Line]]) -> int:
-    family, lines = table
-    modules = {
+  def known(table: _Table) -> int:
+    names = {line.name for line in table.lines}
+    names |= {
       one.modules.format(layer=i)
-      for one in peft_arrays.maps(lines, suffixes)
-      for i in range(layers)
+      for one in peft_maps.maps(table.lines, suffixes)
+      for i in range(sizes[one.line.stack]["L"])
     }
-    there = peft_arrays.names(folder, family.prefix, set())
-    return sum(peft_arrays.module(name) in modules for name in there)
+    there = peft_maps.names(folder, table.root, set())
+    return sum(peft_maps.module(name) in names for name in there)
 
-  seq2seq = lambda f: any("Conditional" in name for name in f.architectures)
-  among = [f for f in families.FAMILIES if seq2seq(f) == shape.reads_sources]
-  return max(((f, f.lines(settings)) for f in among), key=known)
+  return max(_tables(shape), key=known)
+
+
+def _tables(shape: Shape) -> Iterator[_Table]:
+  """The base in the words of each family, with the head that it has."""
+  settings: Any = dataclasses.asdict(shape)
+  for family in families.FAMILIES:
+    names = [n for n in family.architectures if "Conditional" in n]
+    if bool(names) != shape.reads_sources:
+      continue
+    for name, head in {"": None, **family.heads}.items():
+      its = head and (head.bias, head.dense)
+      if its == (_head(settings) if shape.outputs else None):
+        lines = heads.lines(family, settings, name)
+        yield _Table(lines, heads.root(family, name))
+
+
+def _head(settings: Any) -> tuple[bool, str]:
+  return settings["output_bias"], settings["output_dense"]

@@ -15,7 +15,8 @@ from safetensors.numpy import load_file
 
 from llm_jax import axes, importing_adapters, trees
 from llm_jax import model as model_lib
-from llm_jax.interop import families, gpt2, peft, peft_arrays
+from llm_jax.interop import families, gpt2, peft, peft_maps, peft_writing
+from llm_jax.interop import lines as lines_lib
 from llm_jax.interop.folder import Folder
 from llm_jax.models.transformer import Decoder
 from llm_jax.peft import merge
@@ -172,15 +173,12 @@ def test_what_is_read_is_written_bit_by_bit(name, there, tmp_path):
   with families_test.float64():
     shape, params, suffixes = base(str(golden["base"]), there)
     adapters, _ = load(folder, shape, params, suffixes)
-  sizes = {
-    letter: size
-    for path, suffix in trees.paths(suffixes)
-    for letter, size in zip(suffix, trees.get(params, path).shape, strict=True)
-  }
+  flat = (dict(trees.paths(t)) for t in (params, suffixes))
+  sizes = lines_lib.sizes(*flat)
   family = families.of(Folder(there / str(golden["base"]), "base"))
   lines = family.lines(dataclasses.asdict(shape))
-  maps = peft_arrays.maps(lines, suffixes)
-  got, about = peft_arrays.written(adapters, maps, sizes)
+  maps = peft_maps.maps(lines, suffixes)
+  got, about = peft_writing.written(adapters, maps, sizes)
   want = load_file(folder / "adapter_model.safetensors")
   for key in got.keys() - want.keys():  # of layers that had none
     assert name == "bert_ia3" and (got[key] == 1).all()
@@ -202,10 +200,10 @@ def test_parts_with_their_own_a_are_one_map_of_more_ranks(there):
       "scale": np.full(3, 0.5),
     }
     trees.put(adapters, f"blocks/attention/{part}", its)
-  sizes = {"L": 3, "D": 16, "N": 4, "K": 4, "H": 4, "F": 64}
+  sizes = {"": {"L": 3, "D": 16, "N": 4, "K": 4, "H": 4, "F": 64}}
   lines = gpt2.FAMILY.lines(dataclasses.asdict(shape))
-  maps = peft_arrays.maps(lines, suffixes)
-  got, about = peft_arrays.written(adapters, maps, sizes)
+  maps = peft_maps.maps(lines, suffixes)
+  got, about = peft_writing.written(adapters, maps, sizes)
   assert about == {"transformer.h.{layer}.attn.c_attn": (3, 0.5)}
   for i in range(3):
     stem = f"base_model.model.transformer.h.{i}.attn.c_attn.lora_"
