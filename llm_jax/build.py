@@ -139,6 +139,8 @@ def run(experiment: Experiment, folder: pathlib.Path, mesh: Mesh) -> Run:
   if isinstance(made.tokens, Exampled):
     naming.keep(experiment, made.tokens, folder)
   the_model = model_lib.make(experiment, made.tokenizer)
+  checks.starts(experiment, the_model.shape, made.tokenizer)
+  checks.first(the_model.shape)
   if experiment.samples.every:  # too long is told now, not at the first one
     checks.prompts(
       experiment,

@@ -9,6 +9,7 @@ import jax
 
 from llm_jax import naming, trees
 from llm_jax.checkpoints.store import Store
+from llm_jax.contracts import Tokenizer
 from llm_jax.data.arrays import Arrays
 from llm_jax.data.denoisers import Masked, Plain
 from llm_jax.data.examples import Examples
@@ -155,6 +156,13 @@ def _sources(experiment: Experiment) -> None:
     )
 
 
+def _every(experiment: Experiment) -> dict[str, Any]:
+  """Flag -> data, of the run and to be measured on."""
+  others = enumerate(experiment.evaluations)
+  named = {f"evaluations.{i}.data": e.data for i, e in others}
+  return {"data": experiment.data, **named}
+
+
 def _reads_sources(experiment: Experiment) -> None:
   """ValueError where an encoder has no source, or cannot read it."""
   if experiment.draws:
@@ -163,10 +171,7 @@ def _reads_sources(experiment: Experiment) -> None:
       f"--objective ({name}): learns from what a decoder alone draws, not an"
       " encoder-decoder"
     )
-  every = {"data": experiment.data}
-  others = enumerate(experiment.evaluations)
-  every |= {f"evaluations.{i}.data": e.data for i, e in others}
-  for flag, where in every.items():
+  for flag, where in _every(experiment).items():
     source = getattr(where, "source", None)
     what = getattr(where, "corruption", where)
     if source is None or isinstance(what, Plain | Masked):
@@ -190,6 +195,39 @@ def _reads_sources(experiment: Experiment) -> None:
     raise ValueError(
       f"--peft ({type(experiment.peft).__name__}): virtual tokens are not for"
       " encoder-decoders; LoRA, IA3, BitFit, Bottlenecks or Select are"
+    )
+
+
+def starts(experiment: Experiment, shape: Shape, tokenizer: Tokenizer) -> None:
+  """ValueError where targets of rows begin otherwise than the model's do.
+
+  Args:
+    experiment: whose rows.
+    shape: of the model, its ids filled in.
+    tokenizer: says which ids rows have.
+  """
+  if not shape.reads_sources:
+    return
+  wanted = getattr(shape, "start_id", None)
+  for flag, where in _every(experiment).items():
+    side = getattr(where, "source", None)
+    if side is None or not side.length:
+      continue
+    found = side.start_id(tokenizer)
+    if found != wanted:
+      raise ValueError(
+        f"--{flag}.source.start={side.start}: is the id {found}, and targets of"
+        f" the model begin with {wanted} (--model.start_id)"
+      )
+
+
+def first(shape: Shape) -> None:
+  """ValueError where rows that are learned lack what is written first."""
+  its = getattr(shape, "first_id", -1)
+  if its >= 0:
+    raise ValueError(
+      f"--model.first_id={its}: targets of rows do not begin with it;"
+      " --model.first_id=-1 trains, and then writes, without it"
     )
 
 

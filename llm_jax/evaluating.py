@@ -248,6 +248,7 @@ def _measure(
   check_classes(experiment, datasets, names)
   tasks.check(experiment, datasets, names)
   model = model_lib.make(experiment, tokenizer)
+  checks.starts(experiment, model.shape, tokenizer)
   asked = Asked if experiment.draws else Preferences
   asks = comparing.has_reference(experiment) and any(
     isinstance(d.settings.data, asked) for d in datasets

@@ -28,7 +28,7 @@ from llm_jax.data import chat, foreign
 from llm_jax.data.examples import Examples
 from llm_jax.experiment import Asked, Experiment
 from llm_jax.interop import families, heads, peft, writing
-from llm_jax.interop.family import Family
+from llm_jax.interop.family import begins, Family
 from llm_jax.interop.lines import Line
 from llm_jax.models.config import TransformerConfig
 from llm_jax.models.encoder_decoder_config import EncoderDecoderConfig
@@ -286,12 +286,6 @@ def _ids(tokenizer: Tokenizer, pad: int | None = None) -> dict[str, int]:
   }
 
 
-def start(settings: Mapping[str, Any]) -> dict[str, int]:
-  """What a target begins with, where there are targets."""
-  found = settings.get("start_id")
-  return {} if found is None else {"decoder_start_token_id": found}
-
-
 def _generation(
   experiment: Experiment, tokenizer: Tokenizer, settings: Mapping[str, Any]
 ) -> dict[str, Any]:
@@ -300,7 +294,7 @@ def _generation(
   stop = [*dict.fromkeys(asking.stop_ids(experiment.data, tokenizer))]
   out: dict[str, Any] = {
     **_ids(tokenizer),
-    **start(settings),
+    **(begins(settings) if "start_id" in settings else {}),
     "eos_token_id": stop,
     "do_sample": sampler.temperature > 0,
     "max_new_tokens": experiment.samples.max_new_tokens,

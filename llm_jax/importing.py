@@ -68,7 +68,10 @@ def model(
     raise ValueError(
       f"--init_from={given}: is a {found.kind}, and --model is a {own.kind} one"
     )
-  return adopted(found, own, fixed, f"--init_from={given}")
+  same: Any = own  # kind
+  if isinstance(found, EncoderDecoderConfig) and "first_id" not in fixed:
+    same = dataclasses.replace(same, first_id=found.first_id)
+  return adopted(found, same, fixed, f"--init_from={given}")
 
 
 def classes(given: str) -> tuple[str, ...]:
@@ -142,6 +145,8 @@ def adopted(
   out: Any = found
   for name in OWN:
     out = _put(out, name.split("."), operator.attrgetter(name)(own))
+  if isinstance(own, EncoderDecoderConfig):  # of drawing, not of weights
+    out = dataclasses.replace(out, first_id=own.first_id)
   if own.outputs and not found.outputs:
     its = {name: getattr(own, name) for name in heads.SETTINGS}
     try:

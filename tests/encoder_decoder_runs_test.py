@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from llm_jax.data.denoisers import Spans
+from llm_jax.data.denoisers import PrefixLM, Spans
+from llm_jax.data.files import Files
 from llm_jax.data.sides import SourceSide
 from llm_jax.data.text import Text
 from llm_jax.experiment import Samples, Validation
@@ -118,6 +119,31 @@ def test_what_no_format_says_is_refused(whole, home, tmp_path):
     experiment=EXPERIMENT,
   )
   assert said.code == 2 and "--model.attention_scale=None" in said.error
+
+
+OTHERS = [
+  ([], "--data.source.start=pad: is the id 0, and targets of the model begin"),
+  (["--data.source.start=eos"], "--model.first_id=1: targets of rows do not"),
+]
+
+
+@pytest.mark.parametrize("flags,said", OTHERS)
+def test_targets_begin_as_the_model_s_do(tmp_path, flags, said):
+  folder = tiny.whole(tmp_path / "bart", "bart", dtype=np.float32)
+  config = json.loads((folder / "config.json").read_text())
+  config["forced_bos_token_id"] = 1
+  (folder / "config.json").write_text(json.dumps(config))
+  data = dataclasses.replace(
+    EXPERIMENT.data,
+    corruption=PrefixLM(),
+    sources=(Files((str(command.text_file(tmp_path)),), split_by="line"),),
+  )
+  found = command.call(
+    *("train", f"--init_from=hf:{folder}", f"--data.cache={tmp_path}/cache"),
+    *(f"--workdir={tmp_path / 'run'}", *flags),
+    experiment=dataclasses.replace(EXPERIMENT, data=data),
+  )
+  assert found.code == 2 and said in found.error
 
 
 REFUSED = [

@@ -59,13 +59,15 @@ def _settings(keys: Keys) -> Settings:
     "head_bias": keys.architecture.endswith("ForConditionalGeneration"),
     "tied": True,
     "start_id": keys.get("decoder_start_token_id", 2),
+    "first_id": keys.first_id(),
   }
 
 
 _KNOWN = (
   *("encoder", "num_layers", "embed_dim", "mlp_dim", "num_heads"),
   *("num_kv_heads", "head_dim", "vocab_size", "max_length", "activation"),
-  *("embed_scale", "head_bias", "tied", "start_id", *_ALWAYS),
+  *("embed_scale", "head_bias", "tied", "start_id", "first_id"),
+  *_ALWAYS,
 )
 
 
@@ -99,7 +101,7 @@ def _config(settings: Settings) -> dict[str, Any]:
     "activation_function": names[settings["activation"]],
     "scale_embedding": s.get("embed_scale", False),
     "tie_word_embeddings": True,
-    "decoder_start_token_id": settings["start_id"],
+    **family.begins(settings),
     "forced_eos_token_id": None,  # else the last token drawn is always one
   }
 

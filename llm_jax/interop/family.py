@@ -28,8 +28,7 @@ DRAWING = (
   *("num_beams", "num_beam_groups", "num_return_sequences", "early_stopping"),
   *("length_penalty", "repetition_penalty", "diversity_penalty"),
   *("no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "prefix"),
-  *("force_bos_token_to_be_generated", "forced_bos_token_id"),
-  *("forced_eos_token_id",),
+  "forced_eos_token_id",
 )
 
 
@@ -120,6 +119,13 @@ class Keys:
       )
     return found
 
+  def first_id(self) -> int:
+    """The id that what is written begins with, or -1."""
+    # An older word for the same.
+    if self.get("force_bos_token_to_be_generated", False):
+      return int(self.get("bos_token_id", 0))
+    return int(self.get("forced_bos_token_id", -1))
+
   def skip(self, *names: str) -> None:
     """Says that keys change nothing here."""
     self._read.update(names)
@@ -181,6 +187,14 @@ def encoder(settings: Settings) -> Settings:
   if "encoder" not in settings:
     raise ValueError("--model: it reads no source of its own")
   return dict(settings["encoder"])
+
+
+def begins(settings: Mapping[str, Any]) -> dict[str, int]:
+  """Of an encoder-decoder, what all that it writes begins with."""
+  out = {"decoder_start_token_id": settings["start_id"]}
+  if settings.get("first_id", -1) >= 0:
+    out["forced_bos_token_id"] = settings["first_id"]
+  return out
 
 
 class Told:

@@ -48,6 +48,7 @@ def _settings(keys: Keys) -> Settings:
     "tied": tied,
     "head_scale": tied,
     "start_id": keys.get("decoder_start_token_id", 0),
+    "first_id": keys.first_id(),
     # Distances have no end; this one is what rows of it were trained with.
     "max_length": keys.config.get("n_positions") or 512,
   }
@@ -57,7 +58,7 @@ _KNOWN = (
   *("encoder", "num_layers", "embed_dim", "mlp_dim", "num_heads"),
   *("num_kv_heads", "head_dim", "vocab_size", "max_length", "norm_eps"),
   *("activation", "relative_buckets", "relative_distance", "start_id"),
-  *("tied", "head_scale", *_ALWAYS),
+  *("first_id", "tied", "head_scale", *_ALWAYS),
 )
 
 
@@ -92,7 +93,7 @@ def _config(settings: Settings) -> dict[str, Any]:
     "layer_norm_epsilon": settings["norm_eps"],
     "n_positions": settings["max_length"],
     "tie_word_embeddings": tied,
-    "decoder_start_token_id": settings["start_id"],
+    **family.begins(settings),
   }
 
 

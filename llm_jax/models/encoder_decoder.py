@@ -19,6 +19,8 @@ from llm_jax.models.transformer import Decoder
 from llm_jax.ops import masks
 from llm_jax.ops.routing import Routing
 
+_NEVER = -1e30  # a logit; infinite ones have no entropy
+
 
 class Encoder(Decoder):
   """A stack that sees all of a document, of embeddings made elsewhere."""
@@ -125,7 +127,11 @@ class EncoderDecoder(Decoder):
     x_BSD = self.encoder.encode(self.embed(tokens_BT), segment_BT, position_BT)
     cache = cache_lib.with_source(self.config, cache, segment_BT)
     first_B1 = jnp.full((len(tokens_BT), 1), self.config.start_id, jnp.int32)
-    return self._write(first_B1, x_BSD, segment_BT, cache)
+    logits_BV, cache = self._write(first_B1, x_BSD, segment_BT, cache)
+    if self.config.first_id >= 0:
+      only_V = jnp.arange(self.config.vocab_size) == self.config.first_id
+      logits_BV = jnp.where(only_V, logits_BV, _NEVER)
+    return logits_BV, cache
 
   def _write(
     self,

@@ -37,6 +37,12 @@ class EncoderDecoderConfig(TransformerConfig):
     "the id that a target begins with; -1 = that of --data.source.start",
     low=-1,
   )
+  first_id: int = field(
+    -1,
+    "the id that what it writes always begins with (some of BART's, which were"
+    " trained so); -1 = any",
+    low=-1,
+  )
 
   def __post_init__(self) -> None:
     super().__post_init__()

@@ -26,6 +26,7 @@ def write(target, name):
 
   from llm_jax import axes, exporting
   from llm_jax import model as model_lib
+  from llm_jax.interop import family as family_lib
   from llm_jax.interop import writing
   from tests.interop import families_test
 
@@ -44,7 +45,7 @@ def write(target, name):
       families_test.SAME,
     )
     said = {"pad_token_id": 0} | said  # as `export` has it of a tokenizer
-    start = exporting.start(settings)
+    start = family_lib.begins(settings)
     (folder / "generation_config.json").write_text(json.dumps(start))
     (folder / "config.json").write_text(json.dumps(said))
     print(f"{name}: written as {said['architectures'][0]}")

@@ -5,6 +5,7 @@ The stored numbers are of `tests/goldens/encoder_decoders.py`.
 
 import dataclasses
 import functools
+import types
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +13,12 @@ import numpy as np
 import pytest
 import tokenizers
 
-from llm_jax import importing
+from llm_jax import exporting, importing
 from llm_jax import model as model_lib
 from llm_jax.data import sides
 from llm_jax.generation import decode
+from llm_jax.interop import families
+from llm_jax.interop.family import Keys
 from llm_jax.models import blocks
 from llm_jax.models.attention import Attention
 from llm_jax.models.config import TransformerConfig
@@ -87,25 +90,43 @@ def test_hidden_states_and_logits_are_those_of_transformers(
   assert apart(name, *base(name)) < 2e-5
 
 
-@EVERY
-def test_it_goes_on_as_transformers_does(name, base):
-  """From a cache; the source has padding before it, which changes nothing."""
-  golden = tiny.golden(name)
-  shape, params = base(name)
+def drawn(shape, params, source_BS, forced=()):
+  """20 likeliest tokens, from a cache; `forced` are taken before others."""
   model, variables = model_lib.of_shape(shape), {"params": params}
   step = jax.jit(model.decode)
-  ids = np.pad(golden["source_BS"][:1], ((0, 0), (3, 0))).astype(np.int32)
-  place = np.arange(-3, 12, dtype=np.int32)[None]
+  # Padding before it, which changes nothing.
+  ids = np.pad(source_BS, ((0, 0), (3, 0))).astype(np.int32)
+  place = np.arange(-3, source_BS.shape[1], dtype=np.int32)[None]
   cache = model.open_cache(variables, 1, 24)
   variables, said = model.ready(variables), []
   real = (place >= 0).astype(np.int32)
   logits, cache = step(variables, ids, np.maximum(place, 0), real, cache)
   for i in range(20):
-    said.append(int(logits[0].argmax()))
+    said.append(forced[i] if i < len(forced) else int(logits[0].argmax()))
     token = np.array([[said[-1]]], np.int32)
     at = np.array([[i]], np.int32)
     logits, cache = step(variables, token, at, np.ones_like(token), cache)
+  return said
+
+
+@EVERY
+def test_it_goes_on_as_transformers_does(name, base):
+  golden = tiny.golden(name)
+  said = drawn(*base(name), golden["source_BS"][:1])
   assert said == golden["greedy_T"].tolist()
+
+
+def test_what_it_writes_begins_as_it_must(base):
+  """As transformers' forced_bos_token_id: the first is given, no other is."""
+  source_BS, (shape, params) = (
+    tiny.golden("bart")["source_BS"][:1],
+    base("bart"),
+  )
+  plain = drawn(shape, params, source_BS)
+  first = (plain[0] + 1) % 48
+  want = drawn(shape, params, source_BS, forced=(first,))
+  forced = dataclasses.replace(shape, first_id=first)
+  assert drawn(forced, params, source_BS) == want != plain
 
 
 def _named(*swapped):
@@ -213,3 +234,98 @@ def test_a_prompt_is_a_source_as_its_tokenizer_makes_one(around, tmp_path):
     assert framed == library.encode(text).ids
     assert [*sides.begins(ours), *ours.encode(text), ours.eos_id] == framed
   assert decode.framed(framed, ours, apart=True) == framed
+
+
+_BART_LARGE_CNN = {
+  "_num_labels": 3,
+  "activation_dropout": 0.0,
+  "activation_function": "gelu",
+  "add_final_layer_norm": False,
+  "attention_dropout": 0.0,
+  "classif_dropout": 0.0,
+  "d_model": 1024,
+  "decoder_attention_heads": 16,
+  "decoder_layerdrop": 0.0,
+  "decoder_start_token_id": 2,
+  "dropout": 0.1,
+  "early_stopping": True,
+  "force_bos_token_to_be_generated": True,
+  "forced_eos_token_id": 2,
+  "init_std": 0.02,
+  "is_encoder_decoder": True,
+  "length_penalty": 2.0,
+  "max_length": 142,
+  "max_position_embeddings": 1024,
+  "no_repeat_ngram_size": 3,
+  "normalize_before": False,
+  "num_beams": 4,
+  "num_hidden_layers": 12,
+  "prefix": " ",
+  "scale_embedding": False,
+  "task_specific_params": {"summarization": {"num_beams": 4}},
+}
+_T5_SMALL = {
+  "d_ff": 2048,
+  "d_kv": 64,
+  "d_model": 512,
+  "decoder_start_token_id": 0,
+  "dropout_rate": 0.1,
+  "initializer_factor": 1.0,
+  "is_encoder_decoder": True,
+  "layer_norm_epsilon": 1e-06,
+  "n_positions": 512,
+  "num_heads": 8,
+  "num_layers": 6,
+  "output_past": True,
+  "relative_attention_num_buckets": 32,
+}
+_FLAN_T5_BASE = _T5_SMALL | {
+  "d_model": 768,
+  "feed_forward_proj": "gated-gelu",
+  "num_decoder_layers": 12,
+  "num_layers": 12,
+  "tie_word_embeddings": False,
+}
+# As transformers 5 writes it again.
+_FLAN_AGAIN = _FLAN_T5_BASE | {
+  "dense_act_fn": "gelu_new",
+  "is_gated_act": True,
+  "scale_decoder_outputs": False,
+  "tie_word_embeddings": True,
+}
+_APART = {"activation": "geglu", "tied": False, "head_scale": False}
+PUBLISHED = {
+  "bart-large-cnn": (
+    "BartForConditionalGeneration",
+    _BART_LARGE_CNN,
+    {"first_id": 0, "start_id": 2, "head_bias": True, "max_length": 1024},
+  ),
+  "bart-base": (
+    "BartModel",
+    _BART_LARGE_CNN | {"force_bos_token_to_be_generated": False},
+    {"first_id": -1, "start_id": 2, "head_bias": False, "tied": True},
+  ),
+  "t5-small": (
+    "T5ForConditionalGeneration",
+    _T5_SMALL,
+    {"activation": "relu", "tied": True, "head_scale": True, "num_layers": 6},
+  ),
+  "flan-t5-base": ("T5ForConditionalGeneration", _FLAN_T5_BASE, _APART),
+  "flan, again": ("T5ForConditionalGeneration", _FLAN_AGAIN, _APART),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_words_are_read_and_written(name):
+  architecture, config, want = PUBLISHED[name]
+  keys = {"architectures": [architecture], **config}
+  folder = types.SimpleNamespace(
+    architecture=architecture, given="x", config=keys
+  )
+  found = families.settings(folder)
+  assert {key: found[key] for key in want} == want
+  shape = importing._as_settings(found, "x")
+  family, said = exporting.described(exporting.settings_of(shape))
+  assert architecture in said["architectures"]
+  again = importing._as_settings(family.settings(Keys(said, "again")), "x")
+  assert again == shape
