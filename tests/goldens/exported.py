@@ -6,8 +6,9 @@
 in two environments, from the repository's root. `write` reads the folder of
 every golden beside this and exports it to FOLDER/NAME in float64; `check` loads
 each by transformers 5.23 as it is, with no tensor missing and none left, and
-compares logits with those of the golden to 1e-12. What encoder-decoders go on
-with is drawn by transformers' own `generate`.
+compares logits with those of the golden to 1e-12, and numbers of texts, tokens
+and spans likewise (`exported_heads`), a reward model's to 2e-5. What
+encoder-decoders go on with is drawn by transformers' own `generate`.
 """
 
 import json
@@ -17,6 +18,7 @@ import sys
 import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent.parent))
+from tests.goldens import exported_heads
 from tests.interop import tiny
 
 
@@ -120,6 +122,9 @@ def main(verb, target):
     families.widen()
   for file in sorted(tiny.GOLDENS.glob("*.npz")):
     {"write": write, "check": check}[verb](target, file.stem)
+  for file in sorted(tiny.HEADS.glob("*.npz")):
+    getattr(exported_heads, verb)(target, file.stem)
+  getattr(exported_heads, f"{verb}_reward")(target)
 
 
 if __name__ == "__main__":
