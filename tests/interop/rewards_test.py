@@ -3,18 +3,22 @@
 import dataclasses
 import json
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from llm_jax import judging, normalising
+from llm_jax import importing, judging, normalising, weights
+from llm_jax import model as model_lib
 from llm_jax.contracts import Question
 from llm_jax.data import chat
 from llm_jax.data.conversation import Message
 from llm_jax.evaluation.standard import Line
+from llm_jax.experiment import Experiment
 from llm_jax.interop import families
 from llm_jax.interop.folder import Folder
 from llm_jax.judges.reward import RewardModel
+from llm_jax.objectives.ppo import PPO
 from llm_jax.sharding import mesh as mesh_lib
 from llm_jax.tokenizers import store
 from tests import command, normalising_test
@@ -131,3 +135,28 @@ def test_a_run_goes_on_from_a_reward_model(home, tmp_path):
     margins.append(next(r["margin"] for r in rows if r["split"] == "train"))
   line = json.loads((home / "ranking/reward.json").read_text())
   np.testing.assert_allclose(margins[1], line["gain"] * margins[0], rtol=1e-3)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_critic_begins_as_a_reward_model(home, tied):
+  """Of a policy with a head of its own, too; the critic's is never asked."""
+  given = f"hf:{home / 'out'}"
+  own = dataclasses.replace(RANKING.model, outputs=1)
+  shape = dataclasses.replace(importing.model(given, own), tied=tied)
+  experiment = Experiment(
+    model=shape, objective=PPO(critic="own"), value_from=given
+  )
+  model, mesh = model_lib.of_shape(shape), mesh_lib.make(experiment.mesh)
+  with jax.set_mesh(mesh):
+    plan = weights.plan(experiment, model, mesh)
+    state = weights.start(experiment, plan, mesh)
+  critic = state.trainable["value"]["params"]
+  assert ("head" in critic) != tied
+  _, wanted = families_test.read(home / "out", "float32")
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    {name: critic[name] for name in wanted},
+    wanted,
+  )
+  policy = np.asarray(state.trainable["policy"]["params"]["output_head"])
+  assert np.abs(policy - np.asarray(wanted["output_head"])).max() > 1e-3
