@@ -294,7 +294,7 @@ def _generation(
   stop = [*dict.fromkeys(asking.stop_ids(experiment.data, tokenizer))]
   out: dict[str, Any] = {
     **_ids(tokenizer),
-    **(begins(settings) if "start_id" in settings else {}),
+    **begins(settings),
     "eos_token_id": stop,
     "do_sample": sampler.temperature > 0,
     "max_new_tokens": experiment.samples.max_new_tokens,

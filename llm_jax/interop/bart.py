@@ -102,7 +102,6 @@ def _config(settings: Settings) -> dict[str, Any]:
     "scale_embedding": s.get("embed_scale", False),
     "tie_word_embeddings": True,
     **family.begins(settings),
-    "forced_eos_token_id": None,  # else the last token drawn is always one
   }
 
 

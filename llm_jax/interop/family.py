@@ -190,11 +190,10 @@ def encoder(settings: Settings) -> Settings:
 
 
 def begins(settings: Mapping[str, Any]) -> dict[str, int]:
-  """Of an encoder-decoder, what all that it writes begins with."""
-  out = {"decoder_start_token_id": settings["start_id"]}
-  if settings.get("first_id", -1) >= 0:
-    out["forced_bos_token_id"] = settings["first_id"]
-  return out
+  """What all that it writes begins with; {} where no encoder reads."""
+  start, first = settings.get("start_id"), settings.get("first_id", -1)
+  out = {} if start is None else {"decoder_start_token_id": start}
+  return out if first < 0 else out | {"forced_bos_token_id": first}
 
 
 class Told:

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 import tokenizers
 
 from llm_jax import exporting, importing
@@ -127,6 +128,27 @@ def test_what_it_writes_begins_as_it_must(base):
   want = drawn(shape, params, source_BS, forced=(first,))
   forced = dataclasses.replace(shape, first_id=first)
   assert drawn(forced, params, source_BS) == want != plain
+
+
+def test_a_bare_model_and_older_files_are_read(base, tmp_path):
+  """Names without a prefix, no bias of logits, the table thrice, a version."""
+  _, want = base("bart")
+  tensors = load_file(write("bart", tmp_path / "a") / "model.safetensors")
+  del tensors["final_logits_bias"]
+  bare = {n.removeprefix("model."): x for n, x in tensors.items()}
+  for stack in ("encoder", "decoder"):
+    bare[f"{stack}.embed_tokens.weight"] = bare["shared.weight"].copy()
+  bare["encoder.version"] = np.zeros(1)
+  folder = write("bart", tmp_path / "b", architectures=["BartModel"])
+  save_file(bare, folder / "model.safetensors")
+  shape, found = read(folder, "float32")
+  assert shape.tied and not shape.head_bias
+  want = {name: x for name, x in want.items() if name != "head_bias"}
+  jax.tree.map(np.testing.assert_array_equal, found, want)
+  bare["decoder.embed_tokens.weight"] += 1
+  save_file(bare, folder / "model.safetensors")
+  with pytest.raises(ValueError, match=r"decoder\.embed_tokens\.weight is a"):
+    read(folder, "float32")
 
 
 def _named(*swapped):

@@ -285,7 +285,7 @@ def _mesh():
 
 
 @pytest.mark.parametrize(
-  "name", ["llama3", "mixtral", "gpt2", "phi3", "olmo2", "modernbert"]
+  "name", ["llama3", "mixtral", "gpt2", "phi3", "olmo2", "modernbert", "bart"]
 )
 def test_each_device_reads_its_part_and_all_is_there(name, tmp_path):
   golden = tiny.golden(name)
@@ -297,7 +297,7 @@ def test_each_device_reads_its_part_and_all_is_there(name, tmp_path):
     files=3,
   )
   given = f"hf:{folder}"
-  shape, whole = read(folder, "float32")
+  shape, whole = read(folder, "float32", kind=kind(name))
   boxed = jax.eval_shape(model_lib.of_shape(shape).init, jax.random.key(0))
   boxed = boxed["params"]
   placed = jax.tree.map(
