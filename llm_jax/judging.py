@@ -26,6 +26,7 @@ from llm_jax.checkpoints.store import Store
 from llm_jax.contracts import Batch, Judge, Tokenizer
 from llm_jax.data import chat
 from llm_jax.data.conversation import Message
+from llm_jax.data.examples import Examples
 from llm_jax.evaluation import divergence
 from llm_jax.experiment import Asked, Experiment
 from llm_jax.judges.endpoint import ByEndpoint, Endpoint
@@ -212,7 +213,13 @@ class _Model:
     self._logp, self._rewards = jax.jit(logp), jax.jit(rewards)
 
   def check_rewards(self) -> None:
-    """ValueError where the run's objective knows no rewards."""
+    """ValueError where the run knows no rewards of completions."""
+    if isinstance(self._experiment.data, Examples):
+      raise ValueError(
+        f"{self._name}: trained on texts alone (Examples), read in another way"
+        " than an answer to a prompt; Preferences with --data.rows=classes has"
+        " completions"
+      )
     batch = self._batch([([0], [0])])
     with jax.set_mesh(self._mesh):
       if jax.eval_shape(self._rewards, self._roles, batch) is None:

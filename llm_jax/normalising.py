@@ -12,7 +12,7 @@ import numpy as np
 from llm_jax import host, measuring
 from llm_jax.checkpoints.store import Store
 from llm_jax.contracts import Share
-from llm_jax.data.exampled import Exampled
+from llm_jax.data.examples import Examples
 from llm_jax.data.preferred import Preferred
 from llm_jax.evaluation import objective as by_objective
 from llm_jax.evaluation import standard
@@ -120,8 +120,7 @@ def measure(
   """
   if not _has_any(experiment):
     return
-  # No other data have such rewards.
-  assert isinstance(tokens, Preferred | Exampled)
+  assert isinstance(tokens, Preferred)  # no other data have such rewards
   step, first = int(state.step), jax.process_index() == 0
   # Others may not see yet what the first process has written.
   if host.agreed(first and read(experiment, folder, step) is not None):
@@ -148,6 +147,8 @@ def measure(
 
 def _has_any(experiment: Experiment) -> bool:
   """Whether there are rewards, of an output head, that are to be changed."""
+  if isinstance(experiment.data, Examples):
+    return False  # texts alone are no completions
   said_by_a_head = isinstance(experiment.objective, Ranking | Classification)
   return said_by_a_head and experiment.rewards.normalise != "none"
 
@@ -164,7 +165,7 @@ def _about(
 
 def _rewards(
   experiment: Experiment,
-  tokens: Preferred | Exampled,
+  tokens: Preferred,
   model: Model,
   mesh: Mesh,
   share: Share,

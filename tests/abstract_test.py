@@ -1,6 +1,7 @@
 """A batch's shapes are all that a step needs to be traced."""
 
 import importlib
+import json
 
 import jax
 import pytest
@@ -9,10 +10,13 @@ from llm_jax import abstract, weights
 from llm_jax import model as model_lib
 from llm_jax.data.arrays import Arrays
 from llm_jax.data.denoisers import Masked, Plain, PrefixLM, Spans
+from llm_jax.data.example_sources import ExampleFiles
+from llm_jax.data.examples import Examples
 from llm_jax.data.files import Files
 from llm_jax.data.sides import SourceSide
 from llm_jax.data.text import Text
 from llm_jax.experiment import Experiment
+from llm_jax.models.config import TransformerConfig
 from llm_jax.sharding import mesh as mesh_lib
 from llm_jax.sharding.mesh import MeshShape
 from llm_jax.tokenizers.bytes import ByteTokenizer
@@ -76,3 +80,31 @@ def test_shapes_are_those_of_text(what, source, packing, tmp_path):
     told = abstract.batch(e, None, None, mesh)
   shapes = lambda rows: {n: (x.shape, x.dtype) for n, x in rows.items()}
   assert shapes(told) == shapes(real)
+
+
+@pytest.mark.parametrize(
+  "rows,label", [("classes", "a"), ("class_sets", ["a"]), ("numbers", 1.0)]
+)
+def test_shapes_are_those_of_labelled_texts(rows, label, tmp_path):
+  other = {"a": "b"}.get(str(label), label)
+  said = [
+    json.dumps({"text": f"{i}", "label": (label, other)[i % 2]})
+    for i in range(20)
+  ]
+  path = command.text_file(tmp_path, "labelled.jsonl", said)
+  data = Examples(
+    sources=(ExampleFiles(paths=(str(path),)),),
+    rows=rows,
+    length=16,
+    widths=1,
+    cache=str(tmp_path / "cache"),
+  )
+  plain = lambda items, total=None, label="": items
+  found = data.prepare(plain).tokenise(ByteTokenizer(), plain)
+  model = TransformerConfig(outputs=max(1, len(found.classes)))
+  mesh = mesh_lib.make(MeshShape(data=1))
+  with jax.set_mesh(mesh):
+    e = Experiment(model=model, data=data, batch_size=8)
+    told = abstract.batch(e, None, None, mesh)
+  shapes = lambda rows: {n: (x.shape, x.dtype) for n, x in rows.items()}
+  assert shapes(told) == shapes(found.train(8, 0).next())

@@ -25,6 +25,8 @@ from llm_jax.data.arrays import Arrays
 from llm_jax.data.conversation import Conversation, Message
 from llm_jax.data.conversations import Conversations, TFDSConversations
 from llm_jax.data.denoisers import Masked, Mixture, PrefixLM, Spans
+from llm_jax.data.example_sources import ExampleFiles, TFDSExamples
+from llm_jax.data.examples import Examples
 from llm_jax.data.files import Files
 from llm_jax.data.instructions import Instructions
 from llm_jax.data.preference_sources import PreferenceFiles, TFDSPreferences
@@ -32,6 +34,7 @@ from llm_jax.data.preferences import Preferences
 from llm_jax.data.questions import Example
 from llm_jax.data.sides import SourceSide
 from llm_jax.data.stdlib import Stdlib
+from llm_jax.data.stdlib_examples import StdlibExamples
 from llm_jax.data.stdlib_preferences import StdlibPreferences
 from llm_jax.data.stdlib_tasks import StdlibTasks
 from llm_jax.data.text import Text
@@ -54,8 +57,10 @@ from llm_jax.models.recurrent_encoder_decoder_config import (
 from llm_jax.objectives import dpo, group, separate, unreferenced
 from llm_jax.objectives.classification import Classification
 from llm_jax.objectives.kto import KTO
+from llm_jax.objectives.multi_label import MultiLabel
 from llm_jax.objectives.ppo import PPO
 from llm_jax.objectives.ranking import Ranking
+from llm_jax.objectives.regression import Regression
 from llm_jax.objectives.shaping import Shaping
 from llm_jax.objectives.transport import AOT
 from llm_jax.peft.bottlenecks import Bottlenecks
@@ -183,9 +188,11 @@ def try_every_objective():
   }
   whole = jax.ShapeDtypeStruct((4,), jnp.int32)
   batch |= {"label_B": number, "margin_B": number, "class_B": whole}
+  sets = jax.ShapeDtypeStruct((4, 1), bool)
+  batch |= {"classes_BO": sets, "number_B": number}
   margins = (dpo.DPO, dpo.RobustDPO, dpo.Hinge, dpo.IPO, dpo.EXO, dpo.DiscoPOP)
   apart = (separate.NCA, separate.APO, separate.SPPO, separate.BCO)
-  heads = (Ranking, Classification)
+  heads = (Ranking, Classification, MultiLabel, Regression)
   alone = (unreferenced.SimPO, unreferenced.CPO, unreferenced.SFT)
   alone += (unreferenced.Sum,)
   for objective in (
@@ -372,6 +379,22 @@ def try_every_preference(folder, cache):
   )
   with pytest.raises(ValueError, match="of no known format"):
     empty.prepare(plain)
+
+
+def try_every_example(folder, cache):
+  prepared, *_ = cache.glob("documents/*/corpus/*")
+  source = TFDSExamples(name=str(prepared), split="documents", label="text")
+  assert next(iter(source.examples("classes"))).text
+  assert StdlibExamples().identity(plain)
+  assert next(iter(StdlibExamples(("email",)).examples("classes")))
+  rows = [json.dumps({"text": f"{i}", "label": i % 2}) for i in range(40)]
+  path = command.text_file(folder, "labelled.jsonl", rows)
+  data = Examples(
+    sources=(ExampleFiles(paths=(str(path),)),),
+    cache=str(folder / "cache5"),
+    length=16,
+  ).prepare(plain)
+  data.tokenise(store.ByteTokenizer(), plain).train(2, 0).next()
 
 
 def try_every_judge(folder, there):

@@ -9,12 +9,13 @@ from benchmarks import sameness
 from llm_jax.data.example_sources import ExampleFiles
 from llm_jax.data.examples import Examples
 from llm_jax.experiment import Evaluation, Samples, Validation
+from llm_jax.judges.reward import RewardModel
 from llm_jax.models.recurrent_config import RecurrentConfig
 from llm_jax.objectives.classification import Classification
 from llm_jax.objectives.multi_label import MultiLabel
 from llm_jax.objectives.regression import Regression
 from llm_jax.sharding.mesh import MeshShape
-from tests import command
+from tests import command, drawing
 
 MOODS = ("glad", "sad")
 ENCODER = dataclasses.replace(
@@ -144,11 +145,13 @@ def test_it_is_measured(home, rows):
   assert said.code == 2 and "goes on with no text" in said.error
 
 
-def test_a_reward_is_what_a_classifier_says_of_a_class(home):
-  """Its mean is brought to 0, as that of any reward."""
+def test_what_is_told_of_texts_is_no_reward_of_completions(home):
   _, folder = ended(home, "classes")
-  found = json.loads((folder / "reward.json").read_text())
-  assert found["split"] == "validation" and found["gain"] > 0
+  assert not (folder / "reward.json").exists()
+  its = drawing.experiment(home, steps=1)
+  its = dataclasses.replace(its, judge=RewardModel(run=str(folder)))
+  said = command.call("train", f"--workdir={home / 'ppo'}", experiment=its)
+  assert said.code == 2 and "trained on texts alone (Examples)" in said.error
 
 
 @pytest.mark.parametrize(
