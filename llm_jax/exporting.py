@@ -111,30 +111,34 @@ def export(
     settings = settings_of(model.shape)
     objective = experiment.objective
     names = naming.names(experiment, folder)
-    family, said = described(settings, of=objective.outputs_of, names=names)
+    among: Sequence[Family] = families.FAMILIES
+    if wanted.adapter:
+      among = exporting_adapters.words(experiment)
+    family, said = described(settings, among, objective.outputs_of, names)
     if model.shape.outputs and objective.problem_type:
       said["problem_type"] = objective.problem_type
     plan = weights.plan(experiment, model, mesh)
     step, roles = weights.load(experiment, plan, mesh, folder, step)
     lines = heads.lines(family, settings, said["architectures"][0])
+    policy, more = roles["policy"], {}
+    if isinstance(objective, Ranking):
+      params, more = _as_rewarded(experiment, folder, step, policy["params"])
+      policy = {**policy, "params": params}
     if wanted.adapter:
       try:
-        _adapter(experiment, plan, roles["policy"], (family, lines), wanted)
+        _adapter(experiment, plan, policy, (family, lines), wanted)
       except ValueError as e:
         raise ValueError(f"--adapter=peft: {folder}: {e}") from e
       say(f"exported the adapters of {folder} after step {step} to {to}")
       return 0
     try:
-      params = weights.merged(plan, roles["policy"])
+      params = weights.merged(plan, policy)
     except ValueError as e:
       raise ValueError(f"--workdir={folder}: {e}") from e
     said |= _ids(tokenizer, said.get("pad_token_id"))
     if model.shape.outputs:
       params = heads.params_without_tokens(params, settings)
-    facts: dict[str, Any] = {"step": step, "parameters": trees.size(params)}
-    if isinstance(objective, Ranking):
-      params, more = _as_rewarded(experiment, folder, step, params)
-      facts |= more
+    facts = {"step": step, "parameters": trees.size(params), **more}
     said["dtype"] = wanted.dtype
     with _made_whole(to) as partial:
       total = writing.write(

@@ -1,5 +1,6 @@
 """Adapters of the `peft` library on the command line."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -7,6 +8,10 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from llm_jax import claim
+from llm_jax.experiment import Validation
+from llm_jax.peft.lora import LoRA
+from llm_jax.training.optimizers import AdamW
+from llm_jax.training.schedules import Schedule
 from tests import command
 from tests.interop import tiny
 
@@ -89,6 +94,33 @@ def test_a_run_goes_on_from_adapters_and_is_exported(there, tmp_path):
   assert said.code == 0, said.err
   said = command.call("generate", f"--workdir={tmp_path}/again", *ASK)
   assert [p.partition("\n")[2] for p in said.out.split("--- ")[1:]] != want
+
+
+def test_what_is_exported_does_what_the_run_does(tmp_path):
+  """In the words of its base, of which a tensor holds several maps."""
+  base = tiny.whole(tmp_path / "base", "phi3", dtype=np.float32)
+  experiment = dataclasses.replace(
+    command.EXPERIMENT,
+    peft=LoRA(rank=2, targets=("attention/query", "attention/key", "mlp/*")),
+    optimizer=AdamW(peak=0.3, schedule=Schedule("constant", warmup=0)),
+    validation=Validation(every=0),
+    samples=dataclasses.replace(command.EXPERIMENT.samples, every=0),
+  )
+  text = command.text_file(tmp_path)
+  flags = command.train_flags(tmp_path, text)
+  given = f"--init_from=hf:{base}"
+  said = command.call("train", given, *flags, experiment=experiment)
+  assert said.code == 0, said.err
+  run, to = f"--workdir={tmp_path}/run", tmp_path / "its"
+  said = command.call("export", run, "--adapter=peft", f"--to={to}")
+  assert said.code == 0, said.err
+  config = json.loads((to / "adapter_config.json").read_text())
+  assert config["target_modules"] == ["down_proj", "gate_up_proj", "qkv_proj"]
+  assert config["rank_pattern"] == {"gate_up_proj": 4, "qkv_proj": 4}
+  said = command.call("generate", run, *ASK)
+  want = [part.partition("\n")[2] for part in said.out.split("--- ")[1:]]
+  assert generate(tmp_path, f"peft:{to}") == want
+  assert generate(tmp_path, f"hf:{base}") != want
 
 
 def _config(**change):
