@@ -120,7 +120,8 @@ def export(
     plan = weights.plan(experiment, model, mesh)
     step, roles = weights.load(experiment, plan, mesh, folder, step)
     lines = heads.lines(family, settings, said["architectures"][0])
-    policy, more = roles["policy"], {}
+    policy: Any = roles["policy"]
+    more: dict[str, float] = {}
     if isinstance(objective, Ranking):
       params, more = _as_rewarded(experiment, folder, step, policy["params"])
       policy = {**policy, "params": params}
