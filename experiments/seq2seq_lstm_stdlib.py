@@ -25,7 +25,7 @@ from llm_jax.models.recurrent_encoder_decoder_config import (
 EXPERIMENT = dataclasses.replace(
   sft_tiny_stdlib.EXPERIMENT,
   model=RecurrentEncoderDecoderConfig(
-    num_layers=2, embed_dim=256, norm="rms", max_length=512, dropout=0.1
+    num_layers=2, embed_dim=256, max_length=512, dropout=0.1
   ),
   data=Instructions(
     sources=(StdlibTasks(),),

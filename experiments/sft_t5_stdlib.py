@@ -7,7 +7,9 @@ are those of `sft_tiny_stdlib`; no download.
   python -m experiments.span_t5_stdlib train
   python -m experiments.sft_t5_stdlib train
 
-A laptop's CPU (4 cores), minutes.
+A laptop's CPU (4 cores), minutes. From a base of 750 steps, half of its run, it
+had 2.08 bits a byte on the whole validation split after its 400 steps (seed 0),
+and one of 200 questions answered in the reference's words.
 """
 
 import dataclasses

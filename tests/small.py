@@ -120,6 +120,7 @@ LISTENING = {
     vocab_size=DIMS.V,
     max_length=32,
     start_id=3,
+    norm="none",
   ),
   "gru": RecurrentEncoderDecoderConfig(
     num_layers=2,

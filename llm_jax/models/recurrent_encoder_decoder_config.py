@@ -17,6 +17,11 @@ class RecurrentEncoderDecoderConfig(RecurrentConfig):
 
   kind = "recurrent encoder-decoder"
 
+  norm: Literal["none", "rms", "layer"] = field(
+    "rms",
+    "normalisation of what each layer reads, and the head; with none it learns"
+    " from --model.init_std of about 1 / sqrt(D) only",
+  )
   directions: Literal["both", "forward"] = field(
     "both",
     "in which the encoder reads; both = each layer half of its width forward,"

@@ -85,6 +85,7 @@ def everything(name, weights, unread=0):
     cell=cell,
     directions=directions,
     score=score,
+    norm="none",
     dtype="float64",
   )
   model = RecurrentEncoderDecoder(config)
