@@ -138,6 +138,7 @@ def run(experiment: Experiment, folder: pathlib.Path, mesh: Mesh) -> Run:
   )
   if isinstance(made.tokens, Exampled):
     naming.keep(experiment, made.tokens, folder)
+  checks.one_answer(experiment, made.tokens)
   the_model = model_lib.make(experiment, made.tokenizer)
   checks.starts(experiment, the_model.shape, made.tokenizer)
   checks.first(the_model.shape)

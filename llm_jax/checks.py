@@ -13,7 +13,7 @@ from llm_jax.contracts import Tokenizer
 from llm_jax.data.arrays import Arrays
 from llm_jax.data.denoisers import Masked, Plain
 from llm_jax.data.examples import Examples
-from llm_jax.data.instructions import Instructions
+from llm_jax.data.instructions import Instructed, Instructions
 from llm_jax.data.preferences import Preferences
 from llm_jax.data.text import Text
 from llm_jax.experiment import Asked, Experiment, Judges
@@ -401,6 +401,28 @@ def _carries(experiment: Experiment) -> None:
         f"--ptx.{i}.data.length={its.data.length}: longer than"
         f" --model.max_length={experiment.model.max_length} has room for"
       )
+
+
+def one_answer(experiment: Experiment, tokens: Any) -> None:
+  """ValueError where a conversation's later prompt would see less than asked.
+
+  Who is asked reads all that was said before as one prompt, which sees itself
+  whole. In training only the first prompt may, as a later one has read the
+  answers that are trained.
+
+  Args:
+    experiment: to be trained.
+    tokens: of its data.
+  """
+  if getattr(experiment.model, "sees", "before") != "prefix":
+    return
+  count = tokens.several() if isinstance(tokens, Instructed) else 0
+  if count:
+    raise ValueError(
+      f"--model.sees=prefix: {count} conversations of --data have several"
+      " answers, and only the first prompt of one is seen whole in training;"
+      " give conversations of one answer, or --model.sees=before"
+    )
 
 
 def prompts(

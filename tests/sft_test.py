@@ -65,6 +65,12 @@ WRONG = {
     "1 of 2 conversations of the train split are longer, the longest 45 tokens;"
     " raise it, or set --data.too_long=cut or drop",
   ),
+  "several answers": (
+    (turns("user", "assistant", "user", "assistant"),),
+    "--model.sees=prefix: 1 conversations of --data have several answers",
+    "--model.sees=prefix",
+    "--data.length=32",
+  ),
   "absent field": (
     ({"answer": "a"},),
     "the template '{name}, {verb}!' names the field 'verb', which is absent;"

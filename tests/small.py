@@ -48,6 +48,14 @@ SHAPES = {
     num_kv_heads=1,
     head_dim=8,
     activation="geglu",
+    rope_dim=4,
+    rope_scaling=RopeScaling(
+      "longrope",
+      factor=4.0,
+      original_length=8,
+      short_factors=(1.0, 1.5),
+      long_factors=(2.0, 3.0),
+    ),
   ),
   "window": dataclasses.replace(
     CONFIG,

@@ -19,6 +19,7 @@ from llm_jax.data import (
   sides,
   splits,
   tokens,
+  trained_tokens,
 )
 from llm_jax.data.conversation import Conversation, from_json, Message
 from llm_jax.data.conversations import Conversations, TFDSConversations
@@ -108,6 +109,11 @@ class Instructed(questions.Asked):
     pieces = type(moved[0])(*map(np.concatenate, zip(*moved, strict=True)))
     rows = self._made(found, pieces, None)
     return batches.Finite(rows, batch_size, block, widths=self._settings.widths)
+
+  def several(self) -> int:
+    """Conversations to train on with more than one answer that is trained."""
+    parts = (parts["train"].tokens for parts in self._by_source)
+    return sum(map(trained_tokens.several, parts))
 
   def tokens(self, split: str) -> tokens.Tokens:
     """The token ids of a split of all sources, long conversations whole."""

@@ -67,6 +67,19 @@ def of_split(
   return Tokens(ids, offsets, tokenizer.start_id, trained)
 
 
+def several(tokens: Tokens) -> int:
+  """Documents with more than one stretch of ids that are trained."""
+  if tokens.trained is None:
+    return 0
+  offsets, trained = np.asarray(tokens.offsets), np.asarray(tokens.trained)
+  begins = trained.copy()
+  begins[1:] &= ~trained[:-1]
+  inner = offsets[1:-1]
+  begins[inner] = trained[inner]  # nothing goes on from another document
+  document = np.searchsorted(offsets, np.flatnonzero(begins), side="right")
+  return int((np.bincount(document) > 1).sum())
+
+
 class Writer:
   """Ids of a split as they come; `offsets` are of documents."""
 

@@ -101,6 +101,7 @@ def _settings(keys: Keys) -> Settings:
     ("rope_theta", kind.theta),
     ("rope_local_base_freq", 10_000.0),
     out["max_length"],
+    out["window"],
   )
 
 

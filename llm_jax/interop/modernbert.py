@@ -49,7 +49,9 @@ def _settings(keys: Keys) -> Settings:
     keys.get("classifier_bias", False),
     keys.get("decoder_bias", True),
   )
-  window = keys.get("local_attention", 128)
+  windows = decoder.windows(
+    keys, keys.get("local_attention", 128), keys.get("layer_types", types)
+  )
   return {
     **_ALWAYS,
     "num_layers": layers,
@@ -67,12 +69,13 @@ def _settings(keys: Keys) -> Settings:
     "head_dense_bias": dense if head else True,
     "head_bias": logits and masked,
     "tied": keys.get("tie_word_embeddings", True),
-    **decoder.windows(keys, window, keys.get("layer_types", types)),
+    **windows,
     **rotary.by_layers(
       keys,
       ("global_rope_theta", 160_000.0),
       ("local_rope_theta", 10_000.0),
       length,
+      windows["window"],
     ),
   }
 

@@ -216,7 +216,11 @@ _FULL, _NEAR = "full_attention", "sliding_attention"
 
 
 def by_layers(
-  keys: Keys, full: tuple[str, float], near: tuple[str, float], length: int
+  keys: Keys,
+  full: tuple[str, float],
+  near: tuple[str, float],
+  length: int,
+  window: int | None,
 ) -> Settings:
   """Our settings of a model with one base for layers with a window.
 
@@ -225,6 +229,7 @@ def by_layers(
     full: the older key of the base of all other layers, and its default.
     near: those of layers with a window.
     length: as for `read`.
+    window: None where no layer has one.
   """
   both = keys.get("rope_parameters", {})
   for name in set(both) - {_FULL, _NEAR}:
@@ -246,7 +251,7 @@ def by_layers(
       f"{keys.given}: config.json stretches positions in layers with a window"
       f" ({_NEAR} among rope_parameters), which is not known"
     )
-  return found | {"window_theta": its["rope_theta"]}
+  return found | {"window_theta": its["rope_theta"] if window else None}
 
 
 def config_by_layers(settings: Settings) -> dict[str, Any]:

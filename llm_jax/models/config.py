@@ -4,6 +4,7 @@ import dataclasses
 from typing import ClassVar, Literal
 
 from llm_jax.config import field
+from llm_jax.models import unread
 from llm_jax.models.shape import Shape
 
 
@@ -254,12 +255,18 @@ class TransformerConfig(Shape):
       )
     if self.experts.num and self.mlp_bias:
       raise ValueError("--model.mlp_bias=True: experts have no biases")
-    if self.full_layers and self.window is None:
-      raise ValueError("--model.full_layers: without --model.window all are")
+    unread.check(self)
+    listed = ",".join(map(str, self.full_layers))
     if any(not 0 <= i < self.num_layers for i in self.full_layers):
       raise ValueError(
-        f"--model.full_layers={','.join(map(str, self.full_layers))}: there are"
-        f" layers 0 to {self.num_layers - 1}"
+        f"--model.full_layers={listed}: there are layers 0 to"
+        f" {self.num_layers - 1}"
+      )
+    if len(set(self.full_layers)) < len(self.full_layers):
+      raise ValueError(f"--model.full_layers={listed}: names a layer twice")
+    if self.attention_scale is not None and not self.attention_scale > 0:
+      raise ValueError(
+        f"--model.attention_scale={self.attention_scale}: must be more than 0"
       )
     if self.output_dense == "head" and not self.head_dense:
       raise ValueError(

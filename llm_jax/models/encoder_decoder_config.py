@@ -86,5 +86,6 @@ class EncoderDecoderConfig(TransformerConfig):
       "outputs": 0,
       "output_dense": "none",
       "head_dense": False,
+      "head_dense_bias": True,
     }
     return TransformerConfig(**shared | its)

@@ -214,7 +214,7 @@ def test_classic_mistakes_are_caught(mutant, tmp_path):
     ("phi3_long", "rope_scaling", "short for long"),
     ("phi3_long", "rope_scaling", "no sharpness"),
     ("phi3_short", "rope_scaling", "short for long"),
-    ("bert", "sees", "before"),
+    ("modernbert", "sees", "before"),
     ("bert", "activation", "gelu"),
     ("modernbert", "window", 2),
     ("modernbert", "first_norm", True),

@@ -192,6 +192,7 @@ def test_a_prompt_sees_itself_whole(shape):
     num_layers=1,
     full_layers=(),
     window=None,
+    window_theta=None,
   )
   with jax.enable_x64(True):
     model, variables = small.build(config)
