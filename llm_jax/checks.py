@@ -29,6 +29,7 @@ from llm_jax.peft.prompts import Prefix
 def settings(experiment: Experiment) -> None:
   """ValueError where settings fit neither each other nor this machine."""
   _reads(experiment)
+  _outputs(experiment.model)
   _refreshes(experiment)
   _plays(experiment)
   _carries(experiment)
@@ -141,6 +142,16 @@ def _reads(experiment: Experiment) -> None:
     naming.classes(experiment, data.classes)
   if isinstance(data, Examples):
     naming.examples(experiment, data)
+
+
+def _outputs(shape: Shape) -> None:
+  """ValueError where settings of a head are of none."""
+  for name in ("output_bias", "output_dense"):
+    found = getattr(shape, name, None)
+    if not shape.outputs and found not in (None, False, "none"):
+      raise ValueError(
+        f"--model.{name}={found}: there is no such head with --model.outputs=0"
+      )
 
 
 def _sources(experiment: Experiment) -> None:

@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from llm_jax import axes, exporting
+from llm_jax import axes, exporting, importing, trees
 from llm_jax import model as model_lib
 from llm_jax.contracts import Scores
 from llm_jax.interop import families, heads, writing
 from llm_jax.interop.folder import Folder
+from llm_jax.models.config import TransformerConfig
 from llm_jax.models.transformer import Decoder
 from llm_jax.objectives import ranking
 from tests.interop import families_test, tiny
@@ -170,3 +171,121 @@ def test_classic_mistakes_are_caught(mutant, tmp_path):
   found = golden(name)
   said = numbers(shape, change(params), found, name, at)
   assert apart(said, found) > 1e-2
+
+
+def test_a_pooler_is_read_beside_a_head_for_tokens(tmp_path):
+  """What BERT was pretrained with is begun from; without it, from anew."""
+  found = tiny.golden("bert")
+  shape = (
+    ("bert.pooler.dense.weight", [16, 16]),
+    ("bert.pooler.dense.bias", [16]),
+  )
+  own = {"outputs": 2, "output_bias": True, "output_dense": "tanh"}
+  for name, more in (("with", shape), ("without", ())):
+    tensors = [*found["tensors"], *more]
+    folder = tiny.write(tmp_path / name, found["config"], tensors)
+    its, params = families_test.read(folder, "float32", **own)
+    assert (its.outputs, its.output_dense, its.head_dense) == (2, "tanh", True)
+    assert ("output_dense" in params) == (name == "with")
+    assert "output_head" not in params
+  _, params = families_test.read(tmp_path / "with", "float32", **own)
+  kernel = tiny.weight(*shape[0]).T
+  np.testing.assert_allclose(params["output_dense"]["kernel"], kernel, 1e-6)
+
+
+def test_what_is_trained_from_masks_is_written_without_their_head(tmp_path):
+  """Of BERT: its own names, and nothing of what told hidden tokens."""
+  found = tiny.golden("bert")
+  folder = tiny.write(tmp_path / "a", found["config"], found["tensors"])
+  own = {"outputs": 3, "output_bias": True, "output_dense": "tanh"}
+  shape, params = families_test.read(folder, "float32", **own)
+  boxed = jax.eval_shape(model_lib.of_shape(shape).init, jax.random.key(0))
+  new = {
+    path: np.full(x.shape, 0.5, np.float32)
+    for path, x in trees.paths(axes.unbox(boxed["params"]))
+    if path.startswith("output_")
+  }
+  for path, x in new.items():
+    trees.put(params, path, x)
+  settings = exporting.settings_of(shape)
+  names = ("no", "maybe", "yes")
+  family, said = exporting.described(settings, names=names)
+  assert said["architectures"] == ["BertForSequenceClassification"]
+  assert said["id2label"] == {"0": "no", "1": "maybe", "2": "yes"}
+  (tmp_path / "b").mkdir()
+  writing.write(
+    *(tmp_path / "b", heads.lines(family, settings, *said["architectures"])),
+    heads.params_without_tokens(params, settings),
+    axes.suffixes(boxed["params"]),
+    *("float32", 10**9, families_test.SAME),
+  )
+  written = load_file(tmp_path / "b/model.safetensors")
+  assert not any(name.startswith("cls.") for name in written)
+  for name in ("bert.pooler.dense.weight", "classifier.bias"):
+    assert (written[name] == 0.5).all(), name
+
+
+def _config(**changes):
+  return lambda config: config | changes
+
+
+REFUSED = {
+  "mean pooling": (
+    "modernbert_text",
+    _config(classifier_pooling="mean"),
+    {},
+    "classifier_pooling='mean'; known is 'cls'",
+  ),
+  "other numbers": (
+    "llama_text",
+    _config(),
+    {"outputs": 5},
+    "--model.outputs=5: the model of .* says 3 numbers; 0 takes as many",
+  ),
+  "labels not from 0": (
+    "bert_text",
+    _config(id2label={"1": "a", "2": "b", "3": "c"}),
+    {},
+    'its keys must be "0" to "2"',
+  ),
+  "too few labels": (
+    "bert_token",
+    _config(id2label={"0": "a", "1": "b"}),
+    {},
+    r"classifier.weight is \[3, 16\], and by its config.json \[2, 16\]",
+  ),
+  "a problem of its own": (
+    "gpt2_text",
+    _config(problem_type="ranking"),
+    {},
+    "problem_type='ranking'; known is None or 'regression'",
+  ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_head_that_cannot_be_read_is_told_in_a_line(case, tmp_path):
+  name, change, own, words = REFUSED[case]
+  found = golden(name)
+  config = change(found["config"])
+  folder = tiny.write(tmp_path / "a", config, found["tensors"])
+  with pytest.raises(ValueError, match=words) as told:
+    families_test.read(folder, "float32", **own)
+  assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+  ("base", "of", "own", "words"),
+  [
+    ("bert", "text", {"output_bias": True}, "output_dense=none: that of Bert"),
+    ("llama3", "text", {"output_bias": True}, "output_bias=True: that of Llam"),
+    ("llama3", "span", {"output_bias": True}, "outputs=3: that of LlamaForQ"),
+    ("gemma", "span", {"output_bias": True}, "there is no Gemma that says num"),
+  ],
+)
+def test_a_head_that_no_folder_can_say_is_told(base, of, own, words, tmp_path):
+  found = tiny.golden(base)
+  folder = tiny.write(tmp_path / "a", found["config"], found["tensors"])
+  shape = importing.model(f"hf:{folder}", TransformerConfig(outputs=3, **own))
+  with pytest.raises(ValueError, match=words):
+    exporting.described(exporting.settings_of(shape), of=of)
