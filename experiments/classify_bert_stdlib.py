@@ -9,7 +9,9 @@ packages, of which a tenth is held out.
 
 From nothing; `--init_from=runs/mlm_bert_stdlib` begins with an encoder that has
 read the documentation. A laptop's CPU (4 cores), minutes. Expect it to be right
-on 86% of 223 held-out docstrings (one seed); the largest class is 21% of them.
+on 86 to 88% of 223 held-out docstrings (three seeds); the largest class is 21%
+of them. On the others it is too sure by 13 points: it soon knows those it
+learns from by heart.
 """
 
 import dataclasses

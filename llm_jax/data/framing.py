@@ -66,9 +66,13 @@ class Frame(NamedTuple):
 
 
 def shortened(first: int, second: int, room: int) -> tuple[int, int]:
-  """Sizes of two texts of which the longer one loses its end, id by id.
+  """Sizes of two texts of which the longer one loses its end.
 
-  Of two as long as each other it is the second one.
+  Where both lose theirs each has half, and the longer one, or the second of
+  two alike, what is left of an odd room.
   """
-  second = min(second, max(room // 2, room - first))
-  return min(first, room - second), second
+  if first > second:
+    second = min(second, room // 2)
+    return min(first, room - second), second
+  first = min(first, room // 2)
+  return first, min(second, room - first)

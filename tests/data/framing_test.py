@@ -1,11 +1,19 @@
 """Texts between special ids, as transformers' tokenizers put them there."""
 
+import itertools
+import json
+import pathlib
+
 import numpy as np
 import pytest
 
 from llm_jax.data import framing
 from llm_jax.data.framing import Frame, shortened
+from llm_jax.tokenizers import store
+from tests.tokenizers import older_test
 
+PATH = pathlib.Path(__file__).parents[1] / "goldens" / "framing.json"
+GOLD = json.loads(PATH.read_text(encoding="utf-8"))
 BERT, ROBERTA = Frame(101, 102), Frame(0, 2, between=2)
 
 
@@ -35,13 +43,12 @@ def test_a_row_says_where_it_is_padded():
 
 
 def id_by_id(first, second, room):
-  """`longest_first` of transformers, in its words: one id at a time."""
-  while first + second > room:
-    if first > second:
-      first -= 1
-    else:
-      second -= 1
-  return first, second
+  """`longest_first` of transformers, one id at a time."""
+  shorter = 1 if first > second else 0
+  sizes = [first, second]
+  while sum(sizes) > room:
+    sizes[shorter if sizes[0] == sizes[1] else sizes[1] > sizes[0]] -= 1
+  return tuple(sizes)
 
 
 def check(cut):
@@ -60,7 +67,7 @@ def test_the_longer_text_loses_its_end():
   "mutant",
   [
     lambda a, b, room: (min(a, max(0, room - b)), b),  # the first one alone
-    lambda a, b, room: shortened(b, a, room)[::-1],  # ties the other way
+    lambda a, b, room: shortened(b, a, room)[::-1],  # of two alike the first
   ],
 )
 def test_mutants_other_ways_to_cut_are_caught(mutant):
@@ -74,3 +81,27 @@ def test_a_frame_has_the_ids_that_a_tokenizer_begins_and_ends_texts_with():
 
   found = framing.Frame.of(Tokenizer, between=2)
   assert found == Frame(5, 7, 2)
+
+
+@pytest.mark.parametrize("name,between", [("bert", 1), ("roberta", 2)])
+def test_pairs_are_framed_as_transformers_frames_them(name, between, tmp_path):
+  folder = older_test.write(tmp_path, name)
+  tokenizer = store.theirs(folder, {"model_type": name})
+  frame = Frame.of(tokenizer, between)
+  cases = itertools.product((64, 12), GOLD["pairs"])
+  for (length, (a, b)), want in zip(cases, GOLD[name], strict=True):
+    first = tokenizer.encode(a)
+    second = None if b is None else tokenizer.encode(b)
+    room = length - frame.added(second is not None)
+    if second is None:
+      found = frame(first[:room])
+    else:
+      size, other = shortened(len(first), len(second), room)
+      found = frame(first[:size], second[:other])
+    assert found.ids.tolist() == want["ids"], (length, a, b)
+    if want["types"] is not None:
+      assert found.types.tolist() == want["types"]
+  # Mutant: as many tokens between as the other has.
+  other = Frame.of(tokenizer, 3 - between)
+  a, b = (tokenizer.encode(text) for text in GOLD["pairs"][0])
+  assert other(a, b).ids.tolist() != GOLD[name][0]["ids"]
