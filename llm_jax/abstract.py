@@ -14,8 +14,10 @@ from llm_jax.contracts import Batch
 from llm_jax.data.denoisers import Masked, Plain
 from llm_jax.data.examples import Examples
 from llm_jax.data.instructions import Instructions
+from llm_jax.data.passages import Passages
 from llm_jax.data.preferences import Preferences
 from llm_jax.data.sides import SourceSide
+from llm_jax.data.tags import Tags
 from llm_jax.data.text import Text
 from llm_jax.experiment import DataSettings, Experiment
 from llm_jax.model import Model
@@ -122,6 +124,11 @@ def _rows(where: DataSettings, size: int) -> dict[str, Any]:
     columns = {"row_B": jnp.int32, **_COLUMNS[where.rows]}
     if packing != "one":
       names |= _APART
+  elif isinstance(where, Tags):
+    names |= _APART | _TYPES | {"tag_BT": jnp.int32, "word_BT": jnp.int32}
+  elif isinstance(where, Passages):
+    names |= _APART | _TYPES
+    columns = dict.fromkeys(("start_B", "end_B", "row_B"), jnp.int32)
   elif isinstance(where, Examples):
     names, columns = names | _APART | _TYPES, _TOLD[where.rows]
   elif isinstance(where, Instructions):

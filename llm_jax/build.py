@@ -38,6 +38,7 @@ from llm_jax.contracts import (
 from llm_jax.data.arrays import Arrays, Loaded
 from llm_jax.data.exampled import Exampled
 from llm_jax.data.instructions import Instructed
+from llm_jax.data.marked import Marked
 from llm_jax.data.preferences import Preferences
 from llm_jax.data.preferred import Preferred
 from llm_jax.data.text import Tokenised
@@ -55,7 +56,8 @@ from llm_jax.training import hooks as training
 from llm_jax.training.state import TrainState
 from llm_jax.training.watchdog import Watch
 
-Tokens = Tokenised | Instructed | Preferred | Exampled | Loaded
+Told = Exampled | Marked
+Tokens = Tokenised | Instructed | Preferred | Told | Loaded
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,7 +138,7 @@ def run(experiment: Experiment, folder: pathlib.Path, mesh: Mesh) -> Run:
   host.check_same(
     f"{made.tokenizer.fingerprint} {made.tokens.identity}", "--data: the text"
   )
-  if isinstance(made.tokens, Exampled):
+  if isinstance(made.tokens, Told):
     naming.keep(experiment, made.tokens, folder)
   checks.one_answer(experiment, made.tokens)
   the_model = model_lib.make(experiment, made.tokenizer)
@@ -265,7 +267,7 @@ def _validator(
   if isinstance(source, OnPolicy):
     assert isinstance(made.tokens, Instructed | Preferred)
     return reinforcing.validator(experiment, made.tokens, source)
-  if isinstance(made.tokens, Preferred | Exampled):
+  if isinstance(made.tokens, Preferred | Told):
     tell = measuring.teller(experiment.objective, the_model, mesh)
     evaluate = lambda roles, batches: tell(roles, batches)[0]
   else:

@@ -16,7 +16,7 @@ from llm_jax.data.examples import Examples
 from llm_jax.data.instructions import Instructed, Instructions
 from llm_jax.data.preferences import Preferences
 from llm_jax.data.text import Text
-from llm_jax.experiment import Asked, Experiment, Judges
+from llm_jax.experiment import Asked, Experiment, Judges, Marks
 from llm_jax.judges.endpoint import Endpoint
 from llm_jax.judges.rubric import Rubric
 from llm_jax.models.shape import Shape
@@ -122,7 +122,7 @@ def _reads(experiment: Experiment) -> None:
     rows, together = data.rows, data.rows_together
     if rows == "answers" and experiment.self_play.max_new_tokens:
       rows = "pairs"
-  if isinstance(data, Examples):
+  if isinstance(data, Examples | Marks):
     rows = data.rows
   if rows not in objective.reads:
     kind = type(data).__name__
@@ -142,6 +142,8 @@ def _reads(experiment: Experiment) -> None:
     naming.classes(experiment, data.classes)
   if isinstance(data, Examples):
     naming.examples(experiment, data)
+  if isinstance(data, Marks):
+    naming.marks(experiment, data)
 
 
 def _outputs(shape: Shape) -> None:

@@ -10,9 +10,11 @@ from llm_jax.contracts import Batch, Share, Tokenizer
 from llm_jax.data.corruption import Pair
 from llm_jax.data.examples import Examples
 from llm_jax.data.instructions import Instructed
+from llm_jax.data.marked import Marked
 from llm_jax.data.preferences import Preferences
 from llm_jax.data.preferred import Preferred
 from llm_jax.data.questions import Example
+from llm_jax.data.tags import Tags
 from llm_jax.data.text import Tokenised
 from llm_jax.experiment import Asked, Evaluation, Experiment
 from llm_jax.objectives.classification import Classification
@@ -31,6 +33,7 @@ class Dataset:
   examples: list[Example]
   gaps: Sequence[Pair] = ()  # examples with spans to be told
   pairs: Any = None  # batches of pairs, where `batches` are of likes
+  marked: Marked | None = None  # texts of whose positions something is told
   together: int = 1  # rows of a prompt, in `pairs` or else in `batches`
   classes: tuple[str, ...] = ()  # of labelled texts, by number
 
@@ -86,7 +89,7 @@ def of_run(
     yield _dataset(its, own, experiment.batch_size, share)
   for i, e in enumerate(experiment.evaluations):
     d = e.data
-    if isinstance(d, Examples) and d.rows != "numbers" and not d.classes:
+    if isinstance(d, Examples | Tags) and d.rows != "numbers" and not d.classes:
       e = dataclasses.replace(e, data=dataclasses.replace(d, classes=names))
     try:
       tokens = build.tokens(e.data, tokenizer)
@@ -110,6 +113,8 @@ def _dataset(
     gaps = tokens.gaps(settings.split, settings.questions)
   classes = getattr(tokens, "classes", ())
   found = Dataset(settings, batches, chosen, examples, gaps, classes=classes)
+  if isinstance(tokens, Marked):
+    return dataclasses.replace(found, marked=tokens)
   where = settings.data
   if not isinstance(where, Preferences):
     return found

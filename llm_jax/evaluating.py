@@ -21,6 +21,7 @@ from llm_jax import (
   cuts,
   importing,
   infilling,
+  marking,
   measuring,
   naming,
   normalising,
@@ -33,6 +34,7 @@ from llm_jax.data.denoisers import Plain
 from llm_jax.data.exampled import Exampled
 from llm_jax.data.examples import Examples
 from llm_jax.data.instructions import Instructed
+from llm_jax.data.marked import Marked
 from llm_jax.data.preferences import Preferences
 from llm_jax.data.preferred import Preferred
 from llm_jax.data.text import Text
@@ -160,7 +162,7 @@ def evaluate(
         "comparison": comparison.compare(measured, others),
       }
   first = jax.process_index() == 0
-  apart = Instructed | Preferred | Exampled
+  apart = Instructed | Preferred | Exampled | Marked
   counts_all = made and not isinstance(own, apart)
   if isinstance(experiment.data, Text):
     counts_all = made and isinstance(experiment.data.corruption, Plain)
@@ -169,6 +171,8 @@ def evaluate(
     with waiting("n-gram baselines"):
       found["results"] |= _baselines(made, split)
   if first:
+    for name, its in told.items():
+      marking.write(folder, name, its)
     files.write_json(folder / "evaluation.json", found)
     print(tables.evaluation(found))
     say(f"report: {report.write(folder)}")
@@ -289,6 +293,9 @@ def _measure(
         if its is not None:
           classified[d.name] = its
           found |= classes.measure(its)
+    elif d.marked is not None:
+      told[d.name] = marking.measure(experiment, model, mesh, roles, d)
+      found = told[d.name].measures
     elif isinstance(where, Examples):
       told[d.name] = tasks.measure(experiment, model, mesh, roles, d)
       found = told[d.name].measures
@@ -351,7 +358,9 @@ def _part(datasets: list[Dataset], others: dict[str, Measures]) -> None:
 def _baselines(made: build.Data, split: str) -> dict[str, Measures]:
   """N-gram models, which learn from the training split."""
   token_bytes = np.asarray(made.tokenizer.token_bytes(), np.int64)
-  assert not isinstance(made.tokens, Exampled)  # of which no token is told
+  assert not isinstance(
+    made.tokens, Exampled | Marked
+  )  # of which no token is told
   train_ids = np.asarray(made.tokens.tokens("train").ids[:BASELINE_TOKENS])
   ids = np.asarray(made.tokens.tokens(split).ids)
   vocab_size = len(token_bytes)

@@ -10,7 +10,9 @@ from llm_jax.data.arrays import Arrays
 from llm_jax.data.examples import Examples
 from llm_jax.data.instructions import Instructions
 from llm_jax.data.labelled import Labels
+from llm_jax.data.passages import Passages
 from llm_jax.data.preferences import Preferences
+from llm_jax.data.tags import Tags
 from llm_jax.data.text import Text
 from llm_jax.evaluation.standard import Rewards
 from llm_jax.generation.rollouts import Rollouts
@@ -35,7 +37,8 @@ from llm_jax.training.refresh import Refresh
 from llm_jax.training.watchdog import Watchdog
 
 Asked = Instructions | Preferences  # data in which a prompt is a question
-DataSettings = Text | Asked | Examples | Arrays
+Marks = Tags | Passages  # data of which positions are told
+DataSettings = Text | Asked | Examples | Marks | Arrays
 Judges = Part | Sum
 
 
@@ -278,6 +281,8 @@ MAY_CHANGE = (
   "samples.",
   "evaluations",
   "judge",
+  "objective.longest",
+  "objective.threshold",
   "label",
   "rewards.",
   "rollouts.widths",

@@ -8,8 +8,11 @@ import jax
 from llm_jax import host, importing, storage
 from llm_jax.data.exampled import Exampled
 from llm_jax.data.examples import Examples
+from llm_jax.data.marked import Marked
+from llm_jax.data.passages import Passages
 from llm_jax.data.preferences import Preferences
-from llm_jax.experiment import Experiment
+from llm_jax.data.windowed import Windowed
+from llm_jax.experiment import Experiment, Marks
 from llm_jax.reporting import files
 
 FILE = "classes.json"  # of a run's folder: names, by number
@@ -24,7 +27,7 @@ def names(experiment: Experiment, folder: pathlib.Path) -> tuple[str, ...]:
 
 
 def keep(
-  experiment: Experiment, tokens: Exampled, folder: pathlib.Path
+  experiment: Experiment, tokens: Exampled | Marked, folder: pathlib.Path
 ) -> None:
   """Checks the names of classes that were found, and writes them down.
 
@@ -32,6 +35,8 @@ def keep(
     ValueError: the model tells another number of classes apart, or begins with
       a head that has them in another order.
   """
+  if isinstance(tokens, Windowed):  # whose outputs are start and end
+    return
   classes(experiment, tokens.classes)
   host.check_same(" ".join(tokens.classes), "--data: the classes")
   begun = _begun(experiment)
@@ -86,6 +91,36 @@ def examples(experiment: Experiment, data: Examples) -> None:
     )
 
 
+def marks(experiment: Experiment, data: Marks) -> None:
+  """ValueError where a model cannot tell what there is at positions."""
+  outputs = experiment.model.outputs
+  if isinstance(data, Passages):
+    if outputs != 2:
+      raise ValueError(
+        f"--model.outputs={outputs}: spans are told by 2, where they start and"
+        " where they end"
+      )
+    sees = getattr(experiment.model, "sees", "before")
+    wanted = "first" if sees == "all" else "last"
+    if data.none_at != wanted:
+      raise ValueError(
+        f"--data.none_at={data.none_at}: with --model.sees={sees} no answer is"
+        f" told at the {wanted} token; {wanted}"
+      )
+  elif data.classes:
+    classes(experiment, data.classes)
+  elif not outputs:
+    raise ValueError(
+      "--model.outputs=0: as many as there are tags; --data.classes names"
+      " them, or they are found in the training split"
+    )
+  if experiment.samples.every:
+    raise ValueError(
+      f"--samples.every={experiment.samples.every}: what tells {data.rows} of"
+      " texts goes on with no text; 0 = no samples"
+    )
+
+
 def classes(experiment: Experiment, names: Sequence[str]) -> None:
   """ValueError where settings are not of as many classes as there are.
 
@@ -99,7 +134,7 @@ def classes(experiment: Experiment, names: Sequence[str]) -> None:
         " 1"
       )
     return
-  whose = "" if isinstance(experiment.data, Examples) else "sources.N."
+  whose = "" if isinstance(experiment.data, Examples | Marks) else "sources.N."
   count = len(names)
   most = ", ".join(names[:12])
   named = f"{most} and {count - 12} more" if count > 12 else most

@@ -1,6 +1,7 @@
 """Labelled texts measured, for the verb `evaluate`."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -12,7 +13,7 @@ from llm_jax.contracts import Batch, Roles
 from llm_jax.data.examples import Examples
 from llm_jax.datasets import Dataset
 from llm_jax.evaluation import class_sets, classes, numbers
-from llm_jax.experiment import Experiment
+from llm_jax.experiment import Experiment, Marks
 from llm_jax.model import Model
 from llm_jax.objectives.classification import Classification
 from llm_jax.objectives.multi_label import MultiLabel
@@ -29,6 +30,7 @@ class Measured(NamedTuple):
   measures: dict[str, float]
   baselines: dict[str, dict[str, float]]  # what knows nothing of the text
   beside: dict[str, Any]  # more of evaluation.json
+  written: Mapping[str, Any] = MappingProxyType({})  # files, by their endings
 
 
 def check(
@@ -44,14 +46,15 @@ def check(
   objective = experiment.objective
   for d in datasets:
     where = d.settings.data
-    if not isinstance(where, Examples):
+    if not isinstance(where, Examples | Marks):
       continue
     if where.rows not in objective.reads:
+      kind = "" if isinstance(where, Marks) else "--data.rows="
       raise ValueError(
-        f"{d.name}: has texts with --data.rows={where.rows}, and a run trained"
+        f"{d.name}: has texts with {kind}{where.rows}, and a run trained"
         f" with {type(objective).__name__} tells {' or '.join(objective.reads)}"
       )
-    if names and d.classes != names:
+    if names and where.rows != "spans" and d.classes != names:
       raise ValueError(
         f"{d.name}: has the classes {', '.join(d.classes)}, and the run tells"
         f" {', '.join(names)} apart; name them alike with its .data.classes"

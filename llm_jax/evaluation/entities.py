@@ -45,7 +45,7 @@ def measure(
   """Figures of sentences.
 
   Returns:
-    accuracy  share of words whose tag is the true one
+    word_accuracy  share of words whose tag is the true one
     words     how many
     and where the tags spell entities, of type, begin and end alike
     precision  share of those said that are
@@ -63,7 +63,7 @@ def measure(
   if not pairs:
     raise ValueError("there is no word to evaluate on")
   found = {
-    "accuracy": sum(a == b for a, b in pairs) / len(pairs),
+    "word_accuracy": sum(a == b for a, b in pairs) / len(pairs),
     "words": float(len(pairs)),
   }
   if not are_entities([tag for pair in pairs for tag in pair]):

@@ -41,7 +41,7 @@ def f1(answer: str, truth: str) -> float:
 class Score(NamedTuple):
   """Of the answer to one question, beside the truth nearest to it."""
 
-  exact: float
+  exact_match: float
   f1: float
 
 
@@ -62,8 +62,8 @@ def evaluate(
   """Means over questions, by id.
 
   Returns:
-    exact, f1   in [0, 1]
-    questions   how many
+    exact_match, f1  in [0, 1]
+    questions        how many
     and where some have no answer, the same of those that have one
     (`has_answer_`) and of those that have none (`no_answer_`)
 
@@ -99,8 +99,8 @@ def best_thresholds(
     truths: by id.
 
   Returns:
-    best_exact, best_f1, and best_exact_threshold, best_f1_threshold, the least
-    of those that give them; minus infinity where nothing is told at all
+    best_exact_match, best_f1, and the same with _threshold, the least of those
+    that give them; minus infinity where it is best to tell nothing
   """
   scores = _scored(answers, truths)
   order = sorted(truths, key=lambda i: none_over[i])

@@ -14,6 +14,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
+from llm_jax.config import field
 from llm_jax.contracts import Batch, Forward, Metrics, Objective, Roles
 from llm_jax.objectives.tagging import outputs
 from llm_jax.ops.metrics import Mean
@@ -26,11 +27,26 @@ class Spans(Objective):
     loss = mean over rows of (CE(s, start) + CE(e, end)) / 2,
     CE(z, i) = log sum_{j in mask} exp(z_j) - z_i
 
-  arXiv:1810.04805.
+  arXiv:1810.04805. What is told of a question is the span of the largest
+  s_i + e_j with i <= j < i + longest, of all windows of its text, unless
+
+    s_0 + e_0 > s_i + e_j + threshold
+
+  of "no answer", in the window where that is least (section 4.3, where
+  tau = -threshold), and questions of the training split have none.
   """
 
   reads: ClassVar[tuple[str, ...]] = ("spans",)
   outputs_of: ClassVar[str] = "span"
+
+  longest: int = field(
+    30, "tokens of an answer that `evaluate` tells, at most", low=1
+  )
+  threshold: float = field(
+    0.0,
+    "by how much no answer may score more than one that `evaluate` tells; its"
+    " best_f1_threshold is the best one there",
+  )
 
   def asked(self, batch: Batch) -> jax.Array:
     """No token is predicted."""

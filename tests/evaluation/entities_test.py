@@ -44,7 +44,7 @@ def test_they_are_seqevals():
   want.pop("each")
   assert figures() == pytest.approx(want, abs=1e-12)
   found = entities.measure(SAID, TRUE)
-  assert found["accuracy"] == pytest.approx(GOLD["accuracy"], abs=1e-12)
+  assert found["word_accuracy"] == pytest.approx(GOLD["accuracy"], abs=1e-12)
   assert found["words"] == sum(map(len, TRUE))
   for its in entities.of_each(SAID, TRUE):
     want = GOLD["conlleval"]["each"][its["class"]]
@@ -82,17 +82,20 @@ def test_said_and_true_in_each_others_place(pairs):
   )
   said, true = map(list, zip(*pairs, strict=True))
   there, back = entities.measure(said, true), entities.measure(true, said)
-  assert there["f1"] == back["f1"] and there["accuracy"] == back["accuracy"]
+  assert (
+    there["f1"] == back["f1"]
+    and there["word_accuracy"] == back["word_accuracy"]
+  )
   assert there["precision"] == back["recall"]
   same = entities.measure(true, true)
-  assert same["accuracy"] == 1
+  assert same["word_accuracy"] == 1
   if any(entities.spelled(tags) for tags in true):
     assert same["f1"] == 1
 
 
 def test_tags_that_spell_nothing_are_classes():
   found = entities.measure([["NAME", "OP"]], [["NAME", "NAME"]])
-  assert found == {"accuracy": 0.5, "words": 2.0}
+  assert found == {"word_accuracy": 0.5, "words": 2.0}
   each = entities.of_each([["NAME", "OP"]], [["NAME", "NAME"]])
   assert [its["class"] for its in each] == ["NAME", "OP"]
   assert each[0] | {"f1": None} == {

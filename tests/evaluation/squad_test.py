@@ -51,23 +51,27 @@ def test_the_nearest_truth_counts_and_parts_are_apart():
   found = squad.evaluate(ANSWERS, TRUTHS)
   two_thirds = 2 / 3
   want = {
-    "exact": 2 / 5,
+    "exact_match": 2 / 5,
     "f1": (1 + two_thirds + 1 + 0 + two_thirds) / 5,
     "questions": 5,
-    "has_answer_exact": 1 / 3,
+    "has_answer_exact_match": 1 / 3,
     "has_answer_f1": (1 + 2 * two_thirds) / 3,
     "has_answer_questions": 3,
-    "no_answer_exact": 1 / 2,
+    "no_answer_exact_match": 1 / 2,
     "no_answer_f1": 1 / 2,
     "no_answer_questions": 2,
   }
   assert found == pytest.approx(want)
   # v1.1: every question has an answer, and there are no parts.
   some = {i: t for i, t in TRUTHS.items() if t}
-  assert set(squad.evaluate(ANSWERS, some)) == {"exact", "f1", "questions"}
+  assert set(squad.evaluate(ANSWERS, some)) == {
+    "exact_match",
+    "f1",
+    "questions",
+  }
   # Mutant: the first truth, not the nearest.
   first = {i: t[:1] for i, t in TRUTHS.items()}
-  assert squad.evaluate(ANSWERS, first)["exact"] < found["exact"]
+  assert squad.evaluate(ANSWERS, first)["exact_match"] < found["exact_match"]
 
 
 def test_a_truth_that_normalises_to_nothing_is_none():
@@ -82,7 +86,7 @@ def test_the_best_threshold_is_that_of_all_that_there_are():
   over = {"a": -3.0, "b": 1.0, "c": -1.0, "d": 2.0, "e": 1.0}
   said = ANSWERS | {"c": "something"}
   found = squad.best_thresholds(said, over, TRUTHS)
-  for name in ("exact", "f1"):
+  for name in ("exact_match", "f1"):
     tried = {}
     for at in (-float("inf"), *sorted(over.values())):
       told = {i: x if over[i] <= at else "" for i, x in said.items()}

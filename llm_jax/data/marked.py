@@ -1,0 +1,113 @@
+"""Texts with something to be told at their positions, ready for batches.
+
+What words and what passages share: splits, batches, errors.
+"""
+
+import abc
+from collections.abc import Iterator, Sequence
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from llm_jax.contracts import Progress, Share, Source, Tokenizer
+from llm_jax.data import batches, cache, mixture, prepared, splits
+from llm_jax.data.each_once import EachOnce
+from llm_jax.data.example_rows import Joined
+
+
+class Corpus(abc.ABC):
+  """Prepared documents, and what is made of them."""
+
+  def __init__(
+    self,
+    settings: Any,
+    folder: pathlib.Path,
+    documents: list[prepared.Prepared],
+  ):
+    self._settings, self._folder = settings, folder
+    self._documents = documents
+    self._shares = splits.Shares("hash", settings.validation, settings.test)
+
+  @abc.abstractmethod
+  def _told(self, line: str) -> tuple[str, str]:
+    """Split of a prepared document, and its text."""
+
+  def texts(self, split: str) -> Iterator[str]:
+    """Texts of a split; any beginning is a fair sample."""
+    places = [(d, i) for d in self._documents for i in range(len(d))]
+    for n in np.random.default_rng(0).permutation(len(places)).tolist():
+      documents, i = places[n]
+      its, text = self._told(documents[i])
+      if its == split:
+        yield text
+
+  @abc.abstractmethod
+  def tokenise(self, tokenizer: Tokenizer, progress: Progress) -> "Marked":
+    """Token ids of every split, or those in the cache."""
+
+
+class Marked(abc.ABC):
+  """Rows by source and split.
+
+  Attributes:
+    identity: changes with the documents, the tokenizer and what is told apart.
+    classes: names of what is told apart, by number; none where there are none.
+    notes: what was left out or done, in words.
+  """
+
+  classes: tuple[str, ...] = ()
+  notes: Sequence[str] = ()
+
+  def __init__(
+    self,
+    settings: Any,
+    documents: list[prepared.Prepared],
+    tokenizer: Tokenizer,
+  ):
+    self._settings, self._documents = settings, documents
+    self.identity = cache.fingerprint(
+      tokenizer.fingerprint, *(d.identity for d in documents)
+    )
+
+  @abc.abstractmethod
+  def _rows(
+    self, source: int, split: str, seed: Sequence[int] | None
+  ) -> EachOnce:
+    """Of a source; in the order of their numbers where there is no seed."""
+
+  def train(self, batch_size: int, seed: int, block: Share = (0, 1)) -> Source:
+    """Endless training batches; `block` is this process's (index, count)."""
+    s = self._settings
+    rows = self._every("train", seed)
+    for i, its in enumerate(rows):
+      if not len(its):
+        raise ValueError(
+          f"--data.sources.{i}: has nothing to train on; leave it out"
+        )
+    weights = s.weights or [float(len(its)) for its in rows]
+    return batches.Offline(rows, weights, batch_size, block, widths=s.widths)
+
+  def held_out(
+    self, split: str, batch_size: int, block: Share = (0, 1)
+  ) -> batches.Finite:
+    """A whole split of all sources, each row once, in order."""
+    rows = Joined(self._every(split, None))
+    widths = self._settings.widths
+    return batches.Finite(rows, batch_size, block, widths=widths)
+
+  def _every(self, split: str, seed: int | None) -> list[EachOnce]:
+    """Rows of all sources; ValueError where a split is none, or empty."""
+    splits.check(split)
+    found = [
+      mixture.of_source(
+        i, self._rows, i, split, None if seed is None else (seed, i)
+      )
+      for i in range(len(self._documents))
+    ]
+    if not any(map(len, found)):
+      raise ValueError(
+        f"the {split} split is empty: {splits.remedy(split)}, or see"
+        " --data.sources.N.into"
+      )
+    return found
