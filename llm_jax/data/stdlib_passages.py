@@ -45,12 +45,14 @@ class StdlibPassages:
     for where, its in texts:
       context = "\n".join(f.line for f in its)
       here = {f.name for f in its}
+      others = [name for name in names if name not in here]
       for f in its:
         at = context.index(f"def {f.name}(") + len(f"def {f.name}({f.before}")
         answers = ((f.arguments, at),)
         yield Passage(f"{where}-{f.name}", _asked(f.name), context, answers)
-        other = r.choice([n for n in r.sample(names, 9) if n not in here])
-        yield Passage(f"{where}-{f.name}-none", _asked(other), context)
+        if others:
+          other = r.choice(others)
+          yield Passage(f"{where}-{f.name}-none", _asked(other), context)
 
 
 class _Function(NamedTuple):
