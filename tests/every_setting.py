@@ -14,6 +14,7 @@ from llm_jax import (
   axes,
   cuts,
   judging,
+  marking,
   normalising,
   on_policy,
   reinforcing,
@@ -29,14 +30,20 @@ from llm_jax.data.example_sources import ExampleFiles, TFDSExamples
 from llm_jax.data.examples import Examples
 from llm_jax.data.files import Files
 from llm_jax.data.instructions import Instructions
+from llm_jax.data.passage_sources import PassageFiles, TFDSPassages
+from llm_jax.data.passages import Passages
 from llm_jax.data.preference_sources import PreferenceFiles, TFDSPreferences
 from llm_jax.data.preferences import Preferences
 from llm_jax.data.questions import Example
 from llm_jax.data.sides import SourceSide
 from llm_jax.data.stdlib import Stdlib
 from llm_jax.data.stdlib_examples import StdlibExamples
+from llm_jax.data.stdlib_passages import StdlibPassages
 from llm_jax.data.stdlib_preferences import StdlibPreferences
+from llm_jax.data.stdlib_tags import StdlibTags
 from llm_jax.data.stdlib_tasks import StdlibTasks
+from llm_jax.data.tag_sources import ColumnFiles, TagFiles, TFDSTags
+from llm_jax.data.tags import Tags
 from llm_jax.data.text import Text
 from llm_jax.data.tfds_source import TFDS
 from llm_jax.experiment import Evaluation, Ptx
@@ -55,6 +62,7 @@ from llm_jax.models.recurrent_encoder_decoder_config import (
   RecurrentEncoderDecoderConfig,
 )
 from llm_jax.objectives import dpo, group, separate, unreferenced
+from llm_jax.objectives import spans as span_objectives
 from llm_jax.objectives.classification import Classification
 from llm_jax.objectives.kto import KTO
 from llm_jax.objectives.multi_label import MultiLabel
@@ -395,6 +403,37 @@ def try_every_example(folder, cache):
     length=16,
   ).prepare(plain)
   data.tokenise(store.ByteTokenizer(), plain).train(2, 0).next()
+
+
+def try_every_mark(folder):
+  """Words with tags, and questions about texts."""
+  for source in (StdlibTags(), StdlibPassages()):
+    assert source.identity(plain)
+  for source in (TFDSTags(name="no_such"), TFDSPassages(name="no_such")):
+    with pytest.raises(ValueError):
+      source.identity(plain)
+  columns = command.text_file(folder, "a.conll", ["a O", "b B-X", "", "c O"])
+  row = json.dumps({"words": ["a"], "tags": ["O"]})
+  words = command.text_file(folder, "words.jsonl", [row])
+  answer = {"text": ["b"], "answer_start": [2]}
+  of = lambda i, its: {"id": i, "question": "q", "context": "a b"} | its
+  some, none = of(0, {"answers": answer}), of(1, {"answers": []})
+  rows = map(json.dumps, (some, none))
+  asked = command.text_file(folder, "asked.jsonl", rows)
+  how = {"cache": str(folder / "cache5"), "length": 16, "validation": 0.0}
+  for data in (
+    Tags(
+      sources=(ColumnFiles((str(columns),)), TagFiles((str(words),))), **how
+    ),
+    Passages(sources=(PassageFiles((str(asked),)),), overlap=2, **how),
+  ):
+    made = data.prepare(plain).tokenise(store.ByteTokenizer(), plain)
+    made.train(2, 0).next()
+  logits = np.zeros((1, 16, 2))
+  batch = {"mask_BT": np.ones((1, 16), bool), "row_B": np.zeros(1, int)}
+  marking._answers(made, "train", [(logits, batch)], span_objectives.Spans())
+  list(StdlibTags(packages=("json",)).sentences())
+  assert next(StdlibPassages(functions=2).passages())
 
 
 def try_every_judge(folder, there):

@@ -105,6 +105,7 @@ def test_no_leaf_goes_unread(tmp_path, tmp_path_factory):
     every_setting.try_every_conversation(tmp_path, there / "cache")
     every_setting.try_every_preference(tmp_path, there / "cache")
     every_setting.try_every_example(tmp_path, there / "cache")
+    every_setting.try_every_mark(tmp_path)
     every_setting.try_every_judge(tmp_path, copy / "run")
   assert unread(kinds, reads) == set()
 

@@ -353,7 +353,6 @@ def four(*args): pass
   ]
 
 
-
 def test_batches_are_drawn_from_seed_and_epoch():
   found = told(dataclasses.replace(SMALL, widths=4), ASKED)
   one, two = (found.train(4, 0) for _ in range(2))
