@@ -21,37 +21,32 @@ NOT_TOLD = "--model.sees=all: a position sees the next token, which "
 DRAWS_ALL = "--model.sees=all: {} learns from what it draws, where a token"
 BOTH_SIDES = "is told from both sides; all"
 NO_SOURCE = "its rows have no source for an encoder-decoder to read"
+APART = ("encoder-decoder", "recurrent encoder-decoder")
+_no_source = lambda what: dict.fromkeys(APART, f"({what}): {NO_SOURCE}")
 REFUSED = {
-  "causal": {"encoder": NOT_TOLD, "encoder-decoder": f"(Plain): {NO_SOURCE}"},
+  "causal": {"encoder": NOT_TOLD, **_no_source("Plain")},
   "masked": {
-    "encoder-decoder": f"(Masked): {NO_SOURCE}",
     **dict.fromkeys(("decoder", "experts"), BOTH_SIDES),
     "recurrent": "recurrent models see what came before; Spans",
+    **_no_source("Masked"),
   },
-  "spans": {"encoder": NOT_TOLD},
-  "prefix": {"encoder": NOT_TOLD},
-  "mixture": {"encoder": NOT_TOLD},
-  "sft": {"encoder": NOT_TOLD},
-  **{
-    name: {
-      "encoder": NOT_TOLD,
-      "encoder-decoder": f"(Preferences): {NO_SOURCE}",
-    }
-    for name in ("dpo", "nca", "simpo", "aot", "spin", "kto")
-  },
-  "ranking": {"encoder-decoder": f"(Preferences): {NO_SOURCE}"},
-  "classes": {"encoder-decoder": f"(Preferences): {NO_SOURCE}"},
+  **dict.fromkeys(("spans", "prefix", "mixture", "sft"), {"encoder": NOT_TOLD}),
+  **dict.fromkeys(
+    ("pairs", "spin", "kto"),
+    {"encoder": NOT_TOLD, **_no_source("Preferences")},
+  ),
+  **dict.fromkeys(("ranking", "classes"), _no_source("Preferences")),
+  **dict.fromkeys(("text classes", "sets", "numbers"), _no_source("Examples")),
   **{
     name: {
       "encoder": DRAWS_ALL.format(kind),
-      "encoder-decoder": f"({kind}): learns from what a decoder alone draws",
+      **dict.fromkeys(
+        APART, f"({kind}): learns from what a decoder alone draws"
+      ),
     }
     for name, kind in (("ppo", "PPO"), ("grpo", "Group"), ("online dpo", "DPO"))
   },
 }
-for its in REFUSED.values():  # what reads sources, of either sort
-  if said := its.get("encoder-decoder"):
-    its["recurrent encoder-decoder"] = said
 # Of the README's table.
 WORDS = {
   "text: `Causal`": ("causal",),
@@ -60,12 +55,11 @@ WORDS = {
     *("spans", "prefix", "mixture"),
   ),
   "answers: `Instructions`": ("sft",),
-  "pairs and likes: DPO and its kin, KTO, SPIN": (
-    *("dpo", "nca", "simpo", "aot", "spin", "kto"),
-  ),
+  "pairs and likes: DPO and its kin, KTO, SPIN": (*("pairs", "spin", "kto"),),
   "rewards and classes of completions: `Ranking`, `Classification`": (
     *("ranking", "classes"),
   ),
+  "texts: `Examples`": ("text classes", "sets", "numbers"),
   "what it draws: PPO, groups, online pairs": ("ppo", "grpo", "online dpo"),
 }
 CELLS = [

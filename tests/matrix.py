@@ -6,6 +6,8 @@ import pathlib
 
 from llm_jax.data.conversations import Conversations
 from llm_jax.data.denoisers import Masked, Mixture, PrefixLM, Spans
+from llm_jax.data.example_sources import ExampleFiles
+from llm_jax.data.examples import Examples
 from llm_jax.data.files import Files
 from llm_jax.data.instructions import Instructions
 from llm_jax.data.preference_sources import PreferenceFiles
@@ -30,8 +32,10 @@ from llm_jax.objectives import (
   unreferenced,
 )
 from llm_jax.objectives.classification import Classification
+from llm_jax.objectives.multi_label import MultiLabel
 from llm_jax.objectives.ppo import PPO
 from llm_jax.objectives.ranking import Ranking
+from llm_jax.objectives.regression import Regression
 from llm_jax.sharding.mesh import MeshShape
 from llm_jax.tokenizers.bytes import Bytes
 from llm_jax.training.optimizers import AdamW
@@ -78,7 +82,17 @@ def write(home: pathlib.Path) -> None:
   judged = [
     {"prompt": x + y, "chosen": y, "rejected": x} for x, y in pairs if x != y
   ]
-  for name, rows in (("answers", asked), ("judged", judged)):
+  labels = {
+    "classes": lambda x, y: "ab"[x < y],
+    "class_sets": lambda x, y: ["a"] * (x < y) + ["b"] * (y > "d"),
+    "numbers": lambda x, y: (ord(x) - ord(y)) / 7,
+  }
+  told = {
+    name: [{"text": x + y, "label": of(x, y)} for x, y in pairs]
+    for name, of in labels.items()
+  }
+  rows_of = {"answers": asked, "judged": judged, **told}
+  for name, rows in rows_of.items():
     command.text_file(home, f"{name}.jsonl", map(json.dumps, rows))
   drawing.lively(home)
 
@@ -116,6 +130,21 @@ def judged(home, rows="pairs"):
   )
 
 
+def told(home, objective, rows, outputs):
+  """Texts with what is told of each, at its last token."""
+  return {
+    "objective": objective,
+    "data": Examples(
+      sources=(ExampleFiles(paths=(str(home / f"{rows}.jsonl"),)),),
+      rows=rows,
+      length=8,
+      widths=1,
+      cache=str(home / "cache"),
+    ),
+    "model": {"outputs": outputs},
+  }
+
+
 def draws(home, objective, **changes):
   """Every step learns from what it draws itself."""
   its = {"batch": 8, "epochs": 1, "max_new_tokens": 4, "max_prompt": 12}
@@ -128,16 +157,18 @@ def draws(home, objective, **changes):
 
 
 _MIXED = Mixture((Spans(), PrefixLM()), (), ("R", "S"))
-_PAIRS = {
-  "dpo": dpo.DPO(),
-  "nca": separate.NCA(),
-  "simpo": unreferenced.SimPO(),
-  "aot": transport.AOT(),
-}
+# One of each family of losses on pairs.
+_PAIRS = unreferenced.Sum(
+  (dpo.DPO(), separate.NCA(), unreferenced.SimPO(), transport.AOT()),
+  (1.0, 0.9, 0.8, 0.7),
+)
 # Name -> settings, of the folder that holds the data and of whether a model
 # reads sources of their own. Those of the model are named "model". Some draw
-# dropout and keep averages, which are part of what is resumed.
-_DRAWN = {"model": {"dropout": 0.1}, "average": 0.9}
+# dropout and keep averages, which are part of what is resumed. Without dropout
+# a policy would begin as its reference, and which of two equal completions is
+# said to be better be a matter of rounding.
+_DROPS = {"model": {"dropout": 0.1}}
+_DRAWN = _DROPS | {"average": 0.9}
 OBJECTIVES = {
   "causal": lambda home, apart: {"data": text(home)} | _DRAWN,
   "masked": lambda home, apart: {"data": text(home, Masked(rate=0.3))},
@@ -148,17 +179,20 @@ OBJECTIVES = {
   },
   "mixture": lambda home, apart: {"data": text(home, _MIXED, apart)} | _DRAWN,
   "sft": lambda home, apart: {"data": answers(home, apart)},
-  **{
-    name: lambda home, apart, its=its: {"objective": its, "data": judged(home)}
-    for name, its in _PAIRS.items()
+  "pairs": lambda home, apart: {
+    **_DROPS,
+    "objective": _PAIRS,
+    "data": judged(home),
   },
   "spin": lambda home, apart: {
+    **_DROPS,
     "objective": dpo.DPO(),
     "data": judged(home),
     "self_play": SelfPlay(max_new_tokens=4),
     "refresh": Refresh(every=1, mix=0.5),
   },
   "kto": lambda home, apart: {
+    **_DROPS,
     "objective": kto.KTO(),
     "data": judged(home, "labels"),
   },
@@ -172,6 +206,11 @@ OBJECTIVES = {
     "data": judged(home, "classes"),
     "model": {"outputs": 2},
   },
+  "text classes": lambda home, apart: told(
+    home, Classification(), "classes", 2
+  ),
+  "sets": lambda home, apart: told(home, MultiLabel(), "class_sets", 2),
+  "numbers": lambda home, apart: told(home, Regression(), "numbers", 1),
   "ppo": lambda home, apart: draws(home, PPO()) | {"model": {"outputs": 1}},
   "grpo": lambda home, apart: draws(home, group.grpo(4)),
   "online dpo": lambda home, apart: draws(home, dpo.DPO(), batch=16, pair_of=4),
