@@ -131,7 +131,7 @@ def judged(home, rows="pairs"):
 
 
 def told(home, objective, rows, outputs):
-  """Texts with what is told of each, at its last token."""
+  """Texts, and what is told of each."""
   return {
     "objective": objective,
     "data": Examples(
@@ -222,6 +222,8 @@ def experiment(home: pathlib.Path, kind: str, objective: str) -> Experiment:
   model = KINDS[kind]
   its = OBJECTIVES[objective](home, model.reads_sources)
   own = dict(its.pop("model", {}))
+  if kind == "encoder" and isinstance(its["data"], Examples):
+    its["data"] = dataclasses.replace(its["data"], read_at="first")
   if getattr(model, "sees", "") != "before" or model.reads_sources:
     own.pop("sees", None)  # it has a sight of its own
   return dataclasses.replace(
