@@ -8,6 +8,7 @@ rows side by side.
 """
 
 from collections.abc import Sequence
+import dataclasses
 import itertools
 from typing import NamedTuple
 
@@ -74,7 +75,9 @@ class Hidden:
 
   The target of a position is the token there. `mask_BT` and `asked_BT` have
   those chosen; special tokens are not. Held-out rows tell their padding by
-  `segment_BT`, packed rows their documents.
+  `segment_BT`, packed rows their documents. What the tokenizer puts before a
+  text (BERT's [CLS]) stands first in a row of the joined text that is cut, and
+  before each document of a packed one.
   """
 
   def __init__(
@@ -91,7 +94,17 @@ class Hidden:
       raise ValueError("--data.corruption (Masked): the tokenizer has no mask")
     self._mask = mask
     self._seed = _FIXED if seed is None else tuple(seed)
-    self._rows = packing.plain(tokens, shape.length, shape.packed, seed)
+    first = np.array(sides.begins(vocabulary.tokenizer), np.int32)
+    self._first = first[:0] if shape.packed else first
+    if shape.packed and len(first):
+      tokens = _begun(tokens, int(first[0]))
+    length = shape.length - len(self._first)
+    if length < 1:
+      raise ValueError(
+        f"--data.length={shape.length}: has room for nothing but what the"
+        " tokenizer puts before a text"
+      )
+    self._rows = packing.plain(tokens, length, shape.packed, seed)
     self._tells_padding = seed is None and not shape.packed
 
   def __len__(self) -> int:
@@ -101,6 +114,9 @@ class Hidden:
     w, out = self._what, self._rows.row(epoch, index)
     r = np.random.default_rng((*self._seed, epoch, index, _DRAWS))
     ids, real_T = out["target_BT"], out.pop("mask_BT")
+    if len(self._first):
+      ids = out["target_BT"] = np.concatenate([self._first, ids])
+      real_T = np.concatenate([np.ones(1, bool), real_T])
     if self._tells_padding:
       out["segment_BT"] = real_T.astype(np.int32)
       out["position_BT"] = np.arange(len(ids), dtype=np.int32)
@@ -117,7 +133,15 @@ class Hidden:
     return out | {"mask_BT": chosen_T, "asked_BT": chosen_T}
 
   def width(self, epoch: int, index: int) -> int:
-    return self._rows.width(epoch, index)
+    return self._rows.width(epoch, index) + len(self._first)
+
+
+def _begun(tokens: Tokens, first: int) -> Tokens:
+  """The same documents, in memory, each with an id before it."""
+  offsets = np.asarray(tokens.offsets)
+  ids = np.insert(np.asarray(tokens.ids), offsets[:-1], first)
+  new = offsets + np.arange(len(offsets))
+  return dataclasses.replace(tokens, ids=ids, offsets=new)
 
 
 class TakenOut:

@@ -132,6 +132,52 @@ def test_hidden_tokens_come_back(way, packed):
       np.testing.assert_array_equal(row["position_BT"], whole["position_BT"])
 
 
+class _Begun(Extended):
+  """A tokenizer with an id of its own before a text, as BERT's [CLS]."""
+
+  def __init__(self):
+    super().__init__(ByteTokenizer(), 30)
+    self.start_id = self.bos_id
+
+
+@pytest.mark.parametrize("seed", [None, (3, 1)], ids=["held out", "train"])
+@pytest.mark.parametrize("way", WAYS[:2], ids=str)
+def test_hidden_rows_begin_as_texts_do(way, seed):
+  begun, T1 = Vocabulary(_Begun()), T - 1
+  bos = begun.tokenizer.bos_id
+  cut = denoised.Shape(T, False, ONE)
+  ((rows, _),) = denoised.parts(way, TOKENS, cut, begun, seed)
+  plain = packing.plain(TOKENS, T1, False, seed)
+  assert len(rows) == len(plain)
+  for i in range(len(rows)):
+    row, whole = rows.row(0, i), plain.row(0, i)
+    assert all(len(x) == T for x in row.values()) and rows.width(0, i) == T
+    assert row["tokens_BT"][0] == row["target_BT"][0] == bos
+    assert np.array_equal(row["target_BT"][1:], whole["target_BT"])
+    assert (
+      not row["mask_BT"][0] and not row["mask_BT"][1:][~whole["mask_BT"]].any()
+    )
+  packed = denoised.Shape(T, True, ONE)
+  ((rows, _),) = denoised.parts(way, TOKENS, packed, begun, seed)
+  found = []
+  for row in epoch(rows):
+    segment = row["segment_BT"]
+    for n in range(1, segment.max() + 1):
+      ids = row["target_BT"][segment == n]
+      found.append(ids)
+  begins = sum(ids[0] == bos for ids in found)
+  assert begins == len(TOKENS.offsets) - 1  # long ones are in several pieces
+  told = np.concatenate(found)
+  assert (told == bos).sum() == begins  # and nowhere else
+  # The mutant: where nothing begins a text, nothing is put there.
+  ((rows, _),) = parts(way, packed=True, seed=seed)
+  assert not any((row["target_BT"] == bos).any() for row in epoch(rows))
+  # All of every document is there, once.
+  want = np.bincount(TOKENS.ids, minlength=300)
+  want[bos] = begins
+  assert np.array_equal(np.bincount(told, minlength=300), want)
+
+
 @pytest.mark.parametrize("source", [ONE, APART], ids=["one", "two"])
 @pytest.mark.parametrize("packed", [False, True], ids=["cut", "packed"])
 def test_a_decoder_reads_what_it_has_written(packed, source):
