@@ -8,7 +8,10 @@ is needed.
 
   python -m experiments.seq2seq_lstm_stdlib train
 
-A laptop's CPU (4 cores), minutes.
+A laptop's CPU (4 cores), minutes; half an hour on a core that others used, too.
+Expect about 2.2 bits per byte on the validation split (2.164 on all of it with
+seed 0; the GRU was not measured). Two of 200 answers were the reference's very
+words: names and modules of unseen functions are hard to guess at this size.
 """
 
 import dataclasses
