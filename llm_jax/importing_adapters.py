@@ -154,8 +154,12 @@ def folded(
   def fold(params: Any, adapters: Any, replaced: Any) -> Any:
     return merge.merge(trees.overlay(params, replaced), adapters, suffixes)
 
+  placement: dict[str, Any] = {}
+  for path, _ in trees.paths(trees.overlay(params, replaced)):
+    trees.put(placement, path, trees.get(abstract, path).sharding)
+  jitted = jax.jit(fold, donate_argnums=0, out_shardings=placement)
   try:
-    return jax.jit(fold, donate_argnums=0)(params, found, replaced)
+    return jitted(params, found, replaced)
   except ValueError as e:
     raise ValueError(f"--{flag}={given}: {e}") from e
 

@@ -8,8 +8,12 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from llm_jax import claim
+from llm_jax.data.preference_sources import PreferenceFiles
+from llm_jax.data.preferences import Preferences
 from llm_jax.experiment import Validation
+from llm_jax.objectives.ranking import Ranking
 from llm_jax.peft.lora import LoRA
+from llm_jax.sharding.mesh import MeshShape
 from llm_jax.training.optimizers import AdamW
 from llm_jax.training.schedules import Schedule
 from tests import command
@@ -121,6 +125,53 @@ def test_what_is_exported_does_what_the_run_does(tmp_path):
   want = [part.partition("\n")[2] for part in said.out.split("--- ")[1:]]
   assert generate(tmp_path, f"peft:{to}") == want
   assert generate(tmp_path, f"hf:{base}") != want
+
+
+def test_a_head_that_was_trained_goes_along(there, tmp_path):
+  experiment = dataclasses.replace(
+    command.EXPERIMENT,
+    data=Preferences(
+      sources=(PreferenceFiles(),), length=32, validation=0.3, template="plain"
+    ),
+    objective=Ranking(),
+    mesh=MeshShape(data=1),
+    model=dataclasses.replace(command.EXPERIMENT.model, outputs=1),
+    peft=LoRA(rank=2),
+    optimizer=AdamW(peak=0.03, schedule=Schedule("constant", warmup=0)),
+    validation=Validation(every=0),
+    samples=dataclasses.replace(command.EXPERIMENT.samples, every=0),
+  )
+  rows = [
+    json.dumps(
+      {"prompt": f"{i}?", "chosen": "ab" * (1 + i % 5), "rejected": "x"}
+    )
+    for i in range(40)
+  ]
+  path = command.text_file(tmp_path, "rows.jsonl", rows)
+  _, *data = command.train_flags(tmp_path, path)
+
+  def loss(name, base, *flags):
+    run = f"--workdir={tmp_path / name}"
+    more = (f"--init_from={base}", "--rewards.normalise=none", *data, *flags)
+    for verb, given in (("train", more), ("evaluate", ())):
+      said = command.call(verb, run, *given, experiment=experiment)
+      assert said.code == 0, said.err
+    found = json.loads((tmp_path / name / "evaluation.json").read_text())
+    return found["results"]["model"]["loss"]
+
+  want = loss("run", f"hf:{there}/base")
+  to = tmp_path / "its"
+  said = command.call(
+    "export", f"--workdir={tmp_path}/run", "--adapter=peft", f"--to={to}"
+  )
+  assert said.code == 0, said.err
+  config = json.loads((to / "adapter_config.json").read_text())
+  assert config["task_type"] == "SEQ_CLS"
+  assert config["modules_to_save"] == ["score"]
+  base = f"hf:{there}/base+peft:{to}"
+  assert abs(loss("again", base, "--steps=0") - want) < 1e-5
+  other = loss("other", f"hf:{there}/base", "--steps=0")
+  assert abs(other - want) > 1e-3
 
 
 def _config(**change):
