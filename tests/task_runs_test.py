@@ -175,7 +175,7 @@ def test_what_is_told_of_texts_is_no_reward_of_completions(home):
       "--data.read_at=last: an encoder (--model.sees=all) tells of a text at",
     ),
     (
-      ["--model.sees=before"],
+      ["--model.sees=before", "--model.token_types=0"],
       "--data.read_at=first: what sees no later token (--model.sees=before)",
     ),
     (["--data.sources.0.label=mood"], "no column --data.sources.0.label=mood;"),
