@@ -61,9 +61,10 @@ _FLAGS: dict[str, tuple[Any, Any, str]] = {
   "adapter": (
     _MANY,
     [],
-    "answer with this run's adapters; runs/a+runs/b stacks two, none is the"
-    " base; repeatable: each prompt is answered with each. Of an export, peft:"
-    " the adapters alone, in that library's format",
+    "answer with this run's adapters, or with peft:FOLDER, those that the peft"
+    " library wrote; runs/a+runs/b stacks two, none is the base; repeatable:"
+    " each prompt is answered with each. Of an export, peft: the adapters"
+    " alone, in that library's format",
   ),
   "into": (_TEXT, None, "folder of a run or page, or .jsonl"),
   "runs": (_LIST, [], "folders of evaluated runs, between commas"),

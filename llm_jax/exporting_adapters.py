@@ -12,6 +12,7 @@ from llm_jax.interop import families, peft, peft_maps, peft_writing
 from llm_jax.interop import lines as lines_lib
 from llm_jax.interop.family import Family
 from llm_jax.interop.lines import Line
+from llm_jax.models.shape import Shape
 from llm_jax.peft.ia3 import IA3
 from llm_jax.peft.lora import LoRA
 from llm_jax.peft.prompts import Prompt
@@ -87,10 +88,17 @@ def described(
   if whole:
     said["modules_to_save"] = sorted({n.rpartition(".")[0] for n in whole})
     arrays |= {peft_maps.PREFIX + name: x for name, x in whole.items()}
-  said["task_type"] = "SEQ_CLS" if shape.outputs else "CAUSAL_LM"
-  if getattr(shape, "sees", "before") == "all" and not shape.outputs:
-    said["task_type"] = None  # peft has no word for what is hidden
+  said["task_type"] = _task(shape)
   return said, {name: x.astype(dtype) for name, x in arrays.items()}
+
+
+def _task(shape: Shape) -> str | None:
+  """Peft's word for what the base does; None where it has none."""
+  if shape.outputs:
+    return "SEQ_CLS"
+  if shape.reads_sources:
+    return "SEQ_2_SEQ_LM"
+  return None if getattr(shape, "sees", "before") == "all" else "CAUSAL_LM"
 
 
 def _base(experiment: Experiment) -> str | None:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from llm_jax import axes, importing_adapters, trees
+from llm_jax import axes, importing, importing_adapters, trees
 from llm_jax import model as model_lib
 from llm_jax.interop import families, gpt2, peft, peft_maps, peft_writing
 from llm_jax.interop import lines as lines_lib
@@ -227,3 +227,35 @@ def test_names_mean_the_maps_that_are_meant():
   # No end of these is not an end of the others, too.
   dense = layers("output.dense")
   assert peft.target(dense, layers("attention.output.dense")) == dense
+
+
+def test_params_stay_where_they_are_placed(there, tmp_path):
+  """Cut over eight devices, they are those of one."""
+  shape, one, suffixes = base("llama3", there)
+  folder = tiny.peft(tmp_path / "its", "llama_lora")
+  boxed = jax.eval_shape(model_lib.of_shape(shape).init, jax.random.key(0))
+  boxed = boxed["params"]
+  devices = np.array(jax.devices()).reshape(4, 2)
+  mesh = jax.sharding.Mesh(devices, ("fsdp", "tensor"))
+  cut = axes.shardings(boxed, mesh)
+  whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+  given = f"hf:{there / 'llama3'}+peft:{folder}"
+  found = []
+  for where in (cut, jax.tree.map(lambda _: whole, cut)):
+    abstract = jax.tree.map(
+      lambda x, s: jax.ShapeDtypeStruct(x.shape, "float32", sharding=s),
+      one,
+      where,
+    )
+    params = importing.params(
+      given, "init_from", shape, abstract, suffixes, families_test.SAME
+    )
+    found.append(
+      importing_adapters.folded(
+        params, given, "init_from", shape, abstract, suffixes
+      )
+    )
+  same = jax.tree.map(lambda x, s: x.sharding == s, found[0], cut)
+  assert all(jax.tree.leaves(same))
+  close = lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6)
+  jax.tree.map(close, *found)
