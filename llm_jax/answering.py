@@ -110,7 +110,8 @@ class Drawing:
       whether others were asked the same, "best_of" and some "answers". Nothing
       where no question has room.
     """
-    room = self._room - self._limit
+    apart = self._model.shape.reads_sources
+    room = self._room - (0 if apart else self._limit)
     kept = [e for e in examples if 1 + len(e.prompt_ids) <= room]
     if len(kept) < len(examples):
       say(

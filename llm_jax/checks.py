@@ -453,11 +453,18 @@ def prompts(
       size = len(encode(prompt)) + 1
     except ValueError as e:
       raise ValueError(f"{flag}={prompt[:30]!r}: {e}") from e
-    if places + size + samples.max_new_tokens > longest:
+    new = samples.max_new_tokens
+    if shape.reads_sources and (size > longest or new > longest):
+      raise ValueError(
+        f"{flag}={prompt[:30]!r}: {size} tokens, or"
+        f" --samples.max_new_tokens={new}: longer than"
+        f" --model.max_length={longest}"
+      )
+    if not shape.reads_sources and places + size + new > longest:
       soft = f" after {places} virtual ones" if places else ""
       raise ValueError(
         f"{flag}={prompt[:30]!r}: {size} tokens{soft}, which with"
-        f" --samples.max_new_tokens={samples.max_new_tokens} is longer than"
+        f" --samples.max_new_tokens={new} is longer than"
         f" --model.max_length={longest}"
       )
 

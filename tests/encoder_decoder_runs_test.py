@@ -67,11 +67,13 @@ def test_it_is_measured_and_asked(home, whole):
   path = home / "whole" / "evaluation.json"
   measures = json.loads(path.read_text())["results"]["model"]
   assert {"bits_per_target_byte", "exact_match"} <= set(measures)
-  said = command.call(
-    *("generate", run, "--prompt=line", "--samples.max_new_tokens=3"),
-    experiment=EXPERIMENT,
-  )
+  # Source and target are each as long as the model allows, not together.
+  long = f"--prompt={'line' * 12}", "--samples.max_new_tokens=40"
+  said = command.call("generate", run, *long, experiment=EXPERIMENT)
   assert said.code == 0 and said.out, said.err
+  more = f"--prompt={'line' * 16}", "--samples.max_new_tokens=3"
+  said = command.call("generate", run, *more, experiment=EXPERIMENT)
+  assert said.code == 2 and "65 tokens, or" in said.error
 
 
 def test_it_is_a_base_to_tune_and_to_ask_with_and_without(home, whole):

@@ -49,6 +49,20 @@ class Rollout:
   length_B: jax.Array
 
 
+def room(read: int, longest: int, apart: bool) -> int:
+  """New tokens that a model has room for.
+
+  Args:
+    read: tokens of the prompt.
+    longest: that the model reads; of an encoder-decoder each of source and
+      target.
+    apart: whether an encoder reads the prompt.
+  """
+  if apart:
+    return longest if read <= longest else 0
+  return longest - read
+
+
 def framed(ids: Sequence[int], tokenizer: Tokenizer, apart: bool) -> list[int]:
   """A prompt as a model reads it: as a document begins, or as a source.
 

@@ -20,7 +20,8 @@ class Answerer:
     tokenizer: names the ids that begin a document and fill a row.
     decode: the model, see `decode.Decode`.
     open_cache: (variables, rows, slots) -> a cache to fill.
-    max_length: of question and answer together, virtual tokens apart.
+    max_length: of question and answer together, of each where they are apart;
+      virtual tokens not counted.
     rows: answered at once.
     stop_ids: that end an answer.
     sampler: how a token is chosen; the likeliest, if not given.
@@ -40,6 +41,7 @@ class Answerer:
     seed: int = 0,
     apart: bool = False,
   ):
+    self._apart = apart
     self._frame = lambda ids: decode_lib.framed(ids, tokenizer, apart)
     self._start_id, self._pad_id = tokenizer.start_id, tokenizer.pad_id
     self._max_length, self._rows = max_length, rows
@@ -109,8 +111,12 @@ class Answerer:
       found = self._answer(variables, prompt_BP, length_B, key, limit=limit)
       tokens_BT, lengths = jax.device_get(found)
       # The last token needs no place: it is never read.
-      room = self._max_length + 1 - length_B
-      lengths = np.minimum(lengths, room)
+      rooms = [
+        decode_lib.room(int(n), self._max_length, self._apart)
+        + (not self._apart)
+        for n in length_B
+      ]
+      lengths = np.minimum(lengths, rooms)
       for tokens, n in zip(tokens_BT[: len(asked)], lengths, strict=False):
         ids = tokens[:n].tolist()
         yield [t for t in ids if whole or t not in self._stop_ids]

@@ -23,7 +23,8 @@ class Generator:
     tokenizer: text <-> ids.
     decode: the model, see `decode.Decode`.
     open_cache: (variables, rows, slots) -> a cache to fill.
-    max_length: of prompt and new tokens together, virtual tokens apart.
+    max_length: of prompt and new tokens together, of each where they are
+      apart; virtual tokens not counted.
     encoders: prompt -> ids, for each model that `stream` may be told of; none
       = the tokenizer's.
     stop_ids: that end a row; none = the tokenizer's eos.
@@ -99,10 +100,11 @@ class Generator:
       for p, m in asked
     ]
     longest = max(map(len, ids))
-    if longest + max_new_tokens > self._max_length:
+    if max_new_tokens > decode_lib.room(longest, self._max_length, self._apart):
+      together = ": one of them is" if self._apart else " are together"
       raise ValueError(
         f"a prompt of {longest} tokens and"
-        f" --samples.max_new_tokens={max_new_tokens} are together longer"
+        f" --samples.max_new_tokens={max_new_tokens}{together} longer"
         f" than the {self._max_length} that --model.max_length leaves"
       )
     width = _power_of_two(longest)

@@ -23,7 +23,7 @@ GREEDY = Sampler(temperature=0.0)
 LONG = 64  # tokens of a script
 
 
-def scripted(max_length=1000):
+def scripted(max_length=1000, apart=False):
   """A generator whose variables are the ids to be said, [B, LONG]."""
 
   def decode(script_BN, tokens_BT, position_BT, segment_BT, said):
@@ -33,7 +33,11 @@ def scripted(max_length=1000):
     return jax.nn.one_hot(next_B, BYTES.vocab_size), said + 1
 
   return Generator(
-    BYTES, decode, lambda v, rows, slots: jnp.zeros((), jnp.int32), max_length
+    BYTES,
+    decode,
+    lambda v, rows, slots: jnp.zeros((), jnp.int32),
+    max_length,
+    apart=apart,
   )
 
 
@@ -177,6 +181,17 @@ def test_what_does_not_fit_the_model_is_one_clear_line():
   )
   with pytest.raises(ValueError, match=message):
     ask("p" * 10, 10)
+
+
+def test_source_and_target_are_each_as_long_as_the_model_allows():
+  generator = scripted(max_length=20, apart=True)
+  ask = lambda prompt, n: generator(
+    script_of("x" * 30), [prompt], max_new_tokens=n, sampler=GREEDY
+  )
+  assert ask("p" * 19, 20) == ["x" * 20]  # and eos behind the source
+  for prompt, n in (("p" * 20, 3), ("p", 21)):
+    with pytest.raises(ValueError, match="one of them is longer than the 20"):
+      ask(prompt, n)
 
 
 PROMPTS = ["", "a", "longer than eight", "é", "a", "€€€€€€"]
