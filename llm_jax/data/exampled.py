@@ -62,15 +62,13 @@ class Exampled:
   def train(self, batch_size: int, seed: int, block: Share = (0, 1)) -> Source:
     """Endless training batches; `block` is this process's (index, count)."""
     self._check("train")
-    s, every = self._settings, range(len(self._by_source))
-    rows = [self._rows(i, "train", (seed, i)) for i in every]
-    for i, its in enumerate(rows):
-      if not len(its):
-        raise ValueError(
-          f"--data.sources.{i}: has nothing to train on; name it in another"
-          " experiment, or leave it out"
-        )
-    weights = s.weights or [float(len(its)) for its in rows]
+    s = self._settings
+    given, rows, weights = s.weights or (), [], []
+    for i in range(len(self._by_source)):
+      its = self._rows(i, "train", (seed, i))
+      if len(its):  # others are held out whole
+        rows.append(its)
+        weights.append(given[i] if given else float(len(its)))
     return batches.Offline(rows, weights, batch_size, block, widths=s.widths)
 
   def held_out(
