@@ -172,7 +172,9 @@ def run(experiment: Experiment, folder: pathlib.Path, mesh: Mesh) -> Run:
       state = weights.start(experiment, plan, mesh)
       jax.block_until_ready(state)
     done = 0
-  flops = sizing.flops_per_token(the_model.shape, experiment.data.length)
+  flops = sizing.flops_per_token(
+    the_model.shape, experiment.data.length, experiment.source_length
+  )
   metrics = reporting.Metrics(
     folder,
     every=experiment.log.every,

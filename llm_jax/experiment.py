@@ -213,6 +213,12 @@ class Experiment:
   workdir: str | None = field(None, "run folder; none = runs/NAME")
 
   @property
+  def source_length(self) -> int:
+    """Positions of what an encoder reads of a row; 0 = there is no encoder."""
+    source = getattr(self.data, "source", None)
+    return source.length if source and self.model.reads_sources else 0
+
+  @property
   def draws(self) -> bool:
     """Whether the policy learns from what it draws itself."""
     reads = self.objective.reads

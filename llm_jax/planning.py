@@ -34,7 +34,7 @@ def describe(
   """
   e = experiment
   sizes = sizing.parameters(shape)
-  flops = sizing.flops_per_token(shape, e.data.length)
+  flops = sizing.flops_per_token(shape, e.data.length, e.source_length)
   devices = math.prod(mesh_shape.values())
   tokens = e.batch_size * e.data.length
   cuts = mesh_lib.row_cuts(mesh_shape)

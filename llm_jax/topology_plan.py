@@ -143,7 +143,7 @@ def make(
     sent=sent,
     least=least,
     times=times,
-    flops=sizing.flops_per_token(model.shape, e.data.length),
+    flops=sizing.flops_per_token(model.shape, e.data.length, e.source_length),
     trainings=roofline.trainings(e, its.abstract),
   )
 

@@ -14,6 +14,7 @@ from llm_jax.data.text import Text
 from llm_jax.experiment import Experiment, Ptx
 from llm_jax.generation.rollouts import Rollouts
 from llm_jax.models import presets, sizing
+from llm_jax.models.encoder_decoder_config import EncoderDecoderConfig
 from llm_jax.objectives.causal import Causal
 from llm_jax.objectives.dpo import DPO
 from llm_jax.objectives.ppo import PPO
@@ -258,3 +259,29 @@ def test_what_is_modelled_beside_has_activations_of_its_own():
   assert both[name] == planning.human(own + size(2, 64))
   assert both["tokens beside"] == "1,024"
   assert described(beside(weight=0.0))[0] == alone
+
+
+def test_a_source_costs_by_its_own_length():
+  """Of a batch: each matmul of what it multiplies, each query of its keys."""
+  c = EncoderDecoderConfig(
+    num_layers=2,
+    embed_dim=16,
+    mlp_dim=24,
+    num_heads=4,
+    num_kv_heads=2,
+    vocab_size=32,
+    max_length=64,
+  )
+  T, S, D, L = 8, 20, 16, 2
+  wide, narrow = 4 * 4, 2 * 4  # of queries, and of keys
+  attention = 2 * D * wide + 2 * D * narrow
+  mlp = 3 * D * 24
+  write = L * (attention + mlp + 2 * D * wide) + 32 * D
+  read = L * (attention + mlp + 2 * D * narrow)
+  work = 6 * (T * write + S * read)
+  work += 12 * L * wide * (T * T + S * S + T * S)
+  found = sizing.flops_per_token(c, T, S)
+  assert found.full * T == pytest.approx(work, rel=1e-12)
+  alike = sizing.flops_per_token(c, T)
+  assert alike == sizing.flops_per_token(c, T, T)
+  assert alike.full < 0.7 * found.full  # the mutant: a source as long as T

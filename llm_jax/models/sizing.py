@@ -183,47 +183,60 @@ def stage_bytes(config: Shape, tokens: int, stages: int) -> int:
 
 
 @functools.singledispatch
-def flops_per_token(config: Shape, length: int) -> Flops:
+def flops_per_token(config: Shape, length: int, source: int = 0) -> Flops:
   """6 a matmul parameter, and 12 L N H for each key seen.
 
   full   = 6 P + 12 L N H T
   causal = 6 P + 12 N H * mean keys seen, of each layer: (T + 1) / 2 without a
            window, T where a position sees all
+
+  Args:
+    config: of the model.
+    length: T, of rows.
+    source: of rows' sources, where an encoder reads them; 0 = as long.
   """
   raise TypeError(config)
 
 
 @flops_per_token.register
-def _(config: RecurrentConfig, length: int) -> Flops:
-  del length  # which costs nothing
+def _(config: RecurrentConfig, length: int, source: int = 0) -> Flops:
+  del length, source  # which cost nothing
   work = 6.0 * parameters(config).matmul
   return Flops(work, work)
 
 
 @flops_per_token.register
-def _(config: RecurrentEncoderDecoderConfig, length: int) -> Flops:
+def _(
+  config: RecurrentEncoderDecoderConfig, length: int, source: int = 0
+) -> Flops:
   """Of a token of the target and one of the source, rows being as long."""
+  del source
   attention = 12.0 * config.embed_dim * length
   work = 6.0 * parameters(config).matmul + attention
   return Flops(work, work)
 
 
 @flops_per_token.register
-def _(config: EncoderDecoderConfig, length: int) -> Flops:
-  """Of a token of the target and one of the source, rows being as long."""
-  c = config
-  write = _decoder_flops(c, length)
-  read = _decoder_flops(c.reader, length)
-  crossing = 12.0 * c.num_heads * c.H * c.num_layers * length
-  others = 6.0 * (
-    parameters(c).matmul - _decoder(c).matmul - _decoder(c.reader).matmul
+def _(config: EncoderDecoderConfig, length: int, source: int = 0) -> Flops:
+  """Of a token of the target, and of as much of the source as is its share."""
+  c, S = config, source or length
+  share, D = S / length, c.embed_dim
+  write, read = _decoder_flops(c, length), _decoder_flops(c.reader, S)
+  table = 6.0 * c.vocab_size * D  # of the head, which the encoder has not
+  ask = 12.0 * c.num_heads * c.H * c.num_layers * (S + D)
+  told = 12.0 * c.K * c.H * c.num_layers * D
+  full, causal = (
+    a + share * (b - table + told) + ask
+    for a, b in zip(write, read, strict=True)
   )
-  full, causal = (a + b for a, b in zip(write, read, strict=True))
-  return Flops(full + crossing + others, causal + crossing + others)
+  return Flops(full, causal)
 
 
 @flops_per_token.register
-def _decoder_flops(config: TransformerConfig, length: int) -> Flops:
+def _decoder_flops(
+  config: TransformerConfig, length: int, source: int = 0
+) -> Flops:
+  del source  # which it reads in its rows
   c = config
   base = 6.0 * _decoder(c).matmul
   attention = 12.0 * c.num_heads * c.H
