@@ -50,12 +50,14 @@ def describe(
   )
   stages = mesh_shape["stage"]
   waits = pipeline.bubble(stages, shape.parts(stages))
-  whole = lambda count: sizing.stage_bytes(
-    shape, count // e.microbatches // cuts, stages
+  here = lambda count: count // e.microbatches // cuts
+  whole = lambda count, sources=0: sizing.stage_bytes(
+    shape, here(count), stages, here(sources)
   )
+  sources = e.batch_size * e.source_length
   step = {
     "gradients": bytes_of(abstract.trainable) * (1 + (e.microbatches > 1)),
-    "activations": (models * whole(tokens) + whole(beside))
+    "activations": (models * whole(tokens, sources) + whole(beside))
     // (mesh_shape["tensor"] * mesh_shape["context"]),
     "logits": 3
     * min(

@@ -282,6 +282,10 @@ def test_a_source_costs_by_its_own_length():
   work += 12 * L * wide * (T * T + S * S + T * S)
   found = sizing.flops_per_token(c, T, S)
   assert found.full * T == pytest.approx(work, rel=1e-12)
+  kept = lambda *counts: sizing.activation_bytes(c, *counts)
+  assert kept(T) == kept(T, T) < kept(T, S)
+  # In proportion, as no matrix of T x S is kept.
+  assert kept(T, 3 * T) - kept(T, 2 * T) == kept(T, 2 * T) - kept(T)
   alike = sizing.flops_per_token(c, T)
   assert alike == sizing.flops_per_token(c, T, T)
   assert alike.full < 0.7 * found.full  # the mutant: a source as long as T

@@ -165,14 +165,16 @@ class Flops(NamedTuple):
   causal: float  # only keys that are seen: half, where none is later
 
 
-def stage_bytes(config: Shape, tokens: int, stages: int) -> int:
+def stage_bytes(
+  config: Shape, tokens: int, stages: int, sources: int = 0
+) -> int:
   """`activation_bytes` of one of several stages.
 
   It keeps what its layers keep of each turn, those in which it waits included;
   with `stage_remat` but what it is handed in each, and its layers' of one.
   """
   if stages == 1:
-    return activation_bytes(config, tokens)
+    return activation_bytes(config, tokens, sources)
   c, m = config, config.parts(stages)
   turns = m + stages - 1
   of_one = activation_bytes(c, tokens) // (stages * m)
@@ -259,14 +261,23 @@ def _seen(c: TransformerConfig, length: int, window: int | None) -> float:
 
 
 @functools.singledispatch
-def activation_bytes(config: Shape, tokens: int) -> int:
-  """Bytes kept for the backward pass of `tokens` tokens, by analysis."""
+def activation_bytes(config: Shape, tokens: int, sources: int = 0) -> int:
+  """Bytes kept for the backward pass of `tokens` tokens, by analysis.
+
+  Args:
+    config: of the model.
+    tokens: of rows.
+    sources: of their sources, where an encoder reads them; 0 = as many.
+  """
   raise TypeError(config)
 
 
 @activation_bytes.register
-def _recurrent_bytes(config: RecurrentConfig, tokens: int) -> int:
+def _recurrent_bytes(
+  config: RecurrentConfig, tokens: int, sources: int = 0
+) -> int:
   """What a layer reads and, unless it is computed anew, gates and states."""
+  del sources
   c = config
   kept = c.embed_dim
   if c.remat != "full":
@@ -275,30 +286,35 @@ def _recurrent_bytes(config: RecurrentConfig, tokens: int) -> int:
 
 
 @activation_bytes.register
-def _(config: RecurrentEncoderDecoderConfig, tokens: int) -> int:
+def _(
+  config: RecurrentEncoderDecoderConfig, tokens: int, sources: int = 0
+) -> int:
   """Both stacks, the states that targets begin in, and attention's vectors."""
   c = config
   states = 2 if c.cell == "lstm" else 1
   kept = (states * c.num_layers + 4) * c.embed_dim
-  return 2 * _recurrent_bytes(c, tokens) + tokens * kept * _WIDTH[c.dtype]
+  both = tokens + (sources or tokens)
+  return _recurrent_bytes(c, both) + tokens * kept * _WIDTH[c.dtype]
 
 
 @activation_bytes.register
-def _(config: EncoderDecoderConfig, tokens: int) -> int:
-  """Both stacks, of sources as long as targets, and what is read of them."""
-  c = config
-  kept = 0
+def _(config: EncoderDecoderConfig, tokens: int, sources: int = 0) -> int:
+  """Both stacks, and what is asked and read of the source."""
+  c, sources = config, sources or tokens
+  asked = read = 0
   if c.remat in ("dots", "none"):
-    kept = c.H * (c.num_heads + 2 * c.K) + c.embed_dim
+    asked, read = c.H * c.num_heads + c.embed_dim, 2 * c.H * c.K
   if c.remat == "none":
-    kept += c.embed_dim + c.num_heads * c.H
-  crossing = c.num_layers * tokens * kept * _WIDTH[c.dtype]
-  stacks = _decoder_bytes(c, tokens) + _decoder_bytes(c.reader, tokens)
-  return stacks + crossing
+    asked += c.embed_dim + c.num_heads * c.H
+  crossing = c.num_layers * (tokens * asked + sources * read)
+  stacks = _decoder_bytes(c, tokens) + _decoder_bytes(c.reader, sources)
+  return stacks + crossing * _WIDTH[c.dtype]
 
 
 @activation_bytes.register
-def _decoder_bytes(config: TransformerConfig, tokens: int) -> int:
+def _decoder_bytes(
+  config: TransformerConfig, tokens: int, sources: int = 0
+) -> int:
   """What the policy of remat says.
 
   Counts what the remat policy keeps in each block: the block's input always;
@@ -308,6 +324,7 @@ def _decoder_bytes(config: TransformerConfig, tokens: int) -> int:
   policy `dots` keeps nothing; with `none` each that a token goes to keeps its
   input and output, too.
   """
+  del sources
   c = config
   width = _WIDTH[c.dtype]
   gated = c.gated
