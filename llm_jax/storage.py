@@ -109,8 +109,10 @@ def read(path: pathlib.Path) -> bytes:
 
 
 def remove(folder: pathlib.Path) -> None:
-  """Takes a folder away with all that it holds, if it is there."""
-  if not is_remote(folder):
+  """Takes a file, or a folder with all that it holds, away if it is there."""
+  if not is_remote(folder) and folder.is_file():
+    folder.unlink()
+  elif not is_remote(folder):
     shutil.rmtree(folder, ignore_errors=True)
   elif _files(folder):
     with _told(folder):

@@ -185,6 +185,7 @@ def test_what_is_told_of_texts_is_no_reward_of_completions(home):
     ),
     (["--data.length=8"], "--data.length=8: "),
     (["--samples.every=2"], "--samples.every=2: "),
+    (["--data.validation=0"], "the validation split is empty: raise --data.va"),
     (["--objective.weights=1"], "--objective.weights=1.0: there are 2 classes"),
     (["--objective.positive=2"], "--objective.positive=2: there are 2 classes"),
   ],
