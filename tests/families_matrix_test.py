@@ -38,6 +38,8 @@ REFUSED = {
   ),
   **dict.fromkeys(("ranking", "classes"), _no_source("Preferences")),
   **dict.fromkeys(("text classes", "sets", "numbers"), _no_source("Examples")),
+  "tags": _no_source("Tags"),
+  "passages": _no_source("Passages"),
   **{
     name: {
       "encoder": DRAWS_ALL.format(kind),
@@ -61,6 +63,7 @@ WORDS = {
     *("ranking", "classes"),
   ),
   "texts: `Examples`": ("text classes", "sets", "numbers"),
+  "words and answers in a text: `Tags`, `Passages`": ("tags", "passages"),
   "what it draws: PPO, groups, online pairs": ("ppo", "grpo", "online dpo"),
 }
 CELLS = [

@@ -10,9 +10,13 @@ from llm_jax.data.example_sources import ExampleFiles
 from llm_jax.data.examples import Examples
 from llm_jax.data.files import Files
 from llm_jax.data.instructions import Instructions
+from llm_jax.data.passage_sources import PassageFiles
+from llm_jax.data.passages import Passages
 from llm_jax.data.preference_sources import PreferenceFiles
 from llm_jax.data.preferences import Preferences
 from llm_jax.data.sides import SourceSide
+from llm_jax.data.tag_sources import TagFiles
+from llm_jax.data.tags import Tags
 from llm_jax.data.text import Text
 from llm_jax.experiment import Experiment, Samples, SelfPlay, Validation
 from llm_jax.generation.rollouts import Rollouts
@@ -36,6 +40,8 @@ from llm_jax.objectives.multi_label import MultiLabel
 from llm_jax.objectives.ppo import PPO
 from llm_jax.objectives.ranking import Ranking
 from llm_jax.objectives.regression import Regression
+from llm_jax.objectives.spans import Spans as Answers
+from llm_jax.objectives.tagging import Tagging
 from llm_jax.sharding.mesh import MeshShape
 from llm_jax.tokenizers.bytes import Bytes
 from llm_jax.training.optimizers import AdamW
@@ -91,7 +97,18 @@ def write(home: pathlib.Path) -> None:
     name: [{"text": x + y, "label": of(x, y)} for x, y in pairs]
     for name, of in labels.items()
   }
+  tagged = [{"words": [x, y], "tags": ["O", "B-A"]} for x, y in pairs]
+  passages = [
+    {
+      "id": x + y,
+      "question": x,
+      "context": f"{x} {y}",
+      "answers": [{"text": y, "answer_start": 2}],
+    }
+    for x, y in pairs
+  ]
   rows_of = {"answers": asked, "judged": judged, **told}
+  rows_of |= {"tagged": tagged, "passages": passages}
   for name, rows in rows_of.items():
     command.text_file(home, f"{name}.jsonl", map(json.dumps, rows))
   drawing.lively(home)
@@ -142,6 +159,35 @@ def told(home, objective, rows, outputs):
       cache=str(home / "cache"),
     ),
     "model": {"outputs": outputs},
+  }
+
+
+def tagged(home):
+  return {
+    "objective": Tagging(),
+    "data": Tags(
+      sources=(TagFiles(paths=(str(home / "tagged.jsonl"),)),),
+      classes=("O", "B-A"),
+      length=8,
+      widths=1,
+      cache=str(home / "cache"),
+    ),
+    "model": {"outputs": 2},
+  }
+
+
+def passages(home):
+  return {
+    "objective": Answers(),
+    "data": Passages(
+      sources=(PassageFiles(paths=(str(home / "passages.jsonl"),)),),
+      length=16,
+      overlap=2,
+      widths=1,
+      none_at="last",
+      cache=str(home / "cache"),
+    ),
+    "model": {"outputs": 2},
   }
 
 
@@ -211,6 +257,8 @@ OBJECTIVES = {
   ),
   "sets": lambda home, apart: told(home, MultiLabel(), "class_sets", 2),
   "numbers": lambda home, apart: told(home, Regression(), "numbers", 1),
+  "tags": lambda home, apart: tagged(home),
+  "passages": lambda home, apart: passages(home),
   "ppo": lambda home, apart: draws(home, PPO()) | {"model": {"outputs": 1}},
   "grpo": lambda home, apart: draws(home, group.grpo(4)),
   "online dpo": lambda home, apart: draws(home, dpo.DPO(), batch=16, pair_of=4),
@@ -224,6 +272,8 @@ def experiment(home: pathlib.Path, kind: str, objective: str) -> Experiment:
   own = dict(its.pop("model", {}))
   if kind == "encoder" and isinstance(its["data"], Examples):
     its["data"] = dataclasses.replace(its["data"], read_at="first")
+  if kind == "encoder" and isinstance(its["data"], Passages):
+    its["data"] = dataclasses.replace(its["data"], none_at="first")
   if getattr(model, "sees", "") != "before" or model.reads_sources:
     own.pop("sees", None)  # it has a sight of its own
   return dataclasses.replace(
