@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 
 from llm_jax import (
   axes,
-  checks,
+  base_checks,
   claim,
   importing,
   importing_adapters,
@@ -332,7 +332,9 @@ def _of_run(
 ) -> Any:
   """Params of another run; ValueError where they do not fit."""
   folder = origin(given, flag)
-  checks.meaning(flag, folder, claim.settings(folder).model, experiment.model)
+  base_checks.meaning(
+    flag, folder, claim.settings(folder).model, experiment.model
+  )
   return base_of(folder, plan, mesh, flag)
 
 
@@ -371,7 +373,7 @@ def base_of(
     shape = dataclasses.replace(shape, vocab_size=table.shape[0])
   model = model_lib.of_shape(shape)
   its = plan(trained, model, mesh)
-  checks.shapes(f"--{flag}={folder}", its.base, like.base, is_output)
+  base_checks.shapes(f"--{flag}={folder}", its.base, like.base, is_output)
   _, roles = load(trained, its, mesh, folder)
   policy = roles["policy"]
   is_plain = set(policy) == {"params"} and trained.frozen == "same"
