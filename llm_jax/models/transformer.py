@@ -19,7 +19,7 @@ from llm_jax.models.config import TransformerConfig
 from llm_jax.models.language import LanguageModel
 from llm_jax.models.linear import Linear
 from llm_jax.models.seeing import Context
-from llm_jax.ops import masks
+from llm_jax.ops import masks, positions
 from llm_jax.ops.routing import Routing
 
 
@@ -42,8 +42,13 @@ class Decoder(LanguageModel):
         (c.max_length + c.position_offset, c.embed_dim),
       )
     if c.positions == "relative":
+      # Drawn about 0, they take an optimiser that is no Adafactor longer to
+      # tell places apart than all else to be learned.
+      local = lambda key, shape, dtype=jnp.float32: positions.local_biases(
+        c.relative_buckets, c.relative_distance, c.sees == "all", c.num_heads
+      ).astype(dtype)
       self.distances_PN = self.param(
-        "distances", axes.init(normal, "PN"), (c.relative_buckets, c.num_heads)
+        "distances", axes.init(local, "PN"), (c.relative_buckets, c.num_heads)
       )
     if c.token_types:
       self.types_YE = self.param(

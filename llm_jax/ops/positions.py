@@ -102,6 +102,22 @@ def relative_bucket(
   return first + jnp.where(away < exact, away, wide)
 
 
+def local_biases(
+  buckets: int, furthest: int, both_ways: bool, num_heads: int
+) -> jax.Array:
+  """What buckets of distances add where each head looks less far, [P, N].
+
+    -slope_n d,  slope_n = 2^(-8 n / N), n = 1 .. N,  d the bucket's least
+
+  ALiBi, Press et al. 2022, arXiv:2108.12409, section 3.
+  """
+  away = jnp.arange(-furthest, furthest + 1)
+  bucket = relative_bucket(away, buckets, furthest, both_ways)
+  least_P = jnp.full(buckets, furthest).at[bucket].min(jnp.abs(away))
+  slope_N = 2.0 ** (-8 * jnp.arange(1, num_heads + 1) / num_heads)
+  return -least_P[:, None] * slope_N
+
+
 def rope_tables(
   position_BT: jax.Array,
   frequencies: list[float],

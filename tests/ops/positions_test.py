@@ -111,3 +111,19 @@ def test_part_of_a_head_is_rotated():
   part = rotated(x[..., : H - 2], at, f)
   np.testing.assert_array_equal(got[..., : H - 2], part)
   assert np.abs(got - rotated(x, at, [*f, 0.0])).max() > 0.1  # other pairs
+
+
+@pytest.mark.parametrize("both_ways", [True, False])
+def test_relative_biases_begin_as_alibis(both_ways):
+  """Of 8 heads the slopes are 1/2, 1/4, ..., 1/256, as its paper has them."""
+  bias_PN = positions.local_biases(16, 32, both_ways, 8)
+  away = np.array([-31, -5, -3, -1, 0, 1, 3])
+  found = bias_PN[positions.relative_bucket(away, 16, 32, both_ways)]
+  exact = 4 if both_ways else 8  # distances that are told one by one
+  for n, d in enumerate(away):
+    seen = abs(d) if both_ways else max(-d, 0)
+    if seen < exact:
+      np.testing.assert_allclose(found[n], -seen / 2.0 ** np.arange(1, 9))
+    else:  # of a bucket its least
+      assert (found[n] > -seen / 2.0 ** np.arange(1, 9)).all()
+      assert (found[n] <= -exact / 2.0 ** np.arange(1, 9)).all()
