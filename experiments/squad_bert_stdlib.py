@@ -7,6 +7,12 @@ al. 2018, arXiv:1810.04805, section 4.3), from nothing. Needs no download.
 
   python -m experiments.squad_bert_stdlib train
   python -m experiments.squad_bert_stdlib evaluate
+
+A laptop's CPU (4 cores). Not run to its end yet: after 391 of its 1000 steps an
+exact match of 50.3% on held-out questions, 52.0% of the best threshold, where
+telling no answer to any has 50.0%. By then it knows where arguments stand, and
+not yet whose: a loss of 1.19, near that of none or one of three, ln(12) / 2 =
+1.24.
 """
 
 import dataclasses
