@@ -204,8 +204,8 @@ class Experiment:
   )
   value_from: str | None = field(
     None,
-    "run folder of a reward model that a critic of its own begins as; none ="
-    " as the policy begins",
+    "run folder, or hf:FOLDER, of a reward model that a critic of its own"
+    " begins as; none = as the policy begins",
   )
   judge_may_change: bool = field(
     False, "a policy that draws goes on with another judge than it began with"

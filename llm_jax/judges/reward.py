@@ -15,10 +15,12 @@ Rewards = Callable[[Sequence[tuple[Messages, str]]], Iterable[float]]
 
 @dataclasses.dataclass(frozen=True)
 class RewardModel:
-  """The rewards of a trained run."""
+  """The rewards of a trained run, or of a folder of the ecosystem."""
 
   run: str = field(
-    "", "run folder of a reward model, or of a policy with implicit rewards"
+    "",
+    "run folder of a reward model, or of a policy with implicit rewards; or"
+    " hf:FOLDER, a reward model of the ecosystem",
   )
   normalised: bool = field(
     True, "with the gain and bias that a reward model ended its training with"
