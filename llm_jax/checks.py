@@ -28,7 +28,6 @@ from llm_jax.peft.prompts import Prefix
 def settings(experiment: Experiment) -> None:
   """ValueError where settings fit neither each other nor this machine."""
   _reads(experiment)
-  _outputs(experiment.model)
   _refreshes(experiment)
   _plays(experiment)
   _carries(experiment)
@@ -102,16 +101,6 @@ def _reads(experiment: Experiment) -> None:
     naming.examples(experiment, data)
   if isinstance(data, Marks):
     naming.marks(experiment, data)
-
-
-def _outputs(shape: Shape) -> None:
-  """ValueError where settings of a head are of none."""
-  for name in ("output_bias", "output_dense"):
-    found = getattr(shape, name, None)
-    if not shape.outputs and found not in (None, False, "none"):
-      raise ValueError(
-        f"--model.{name}={found}: there is no such head with --model.outputs=0"
-      )
 
 
 def _sources(experiment: Experiment) -> None:

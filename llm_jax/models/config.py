@@ -236,6 +236,7 @@ class TransformerConfig(Shape):
   )
 
   def __post_init__(self) -> None:
+    super().__post_init__()
     if self.num_heads % self.K:
       raise ValueError(
         f"--model.num_kv_heads={self.num_kv_heads}: must divide"

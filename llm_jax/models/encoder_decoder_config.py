@@ -84,6 +84,7 @@ class EncoderDecoderConfig(TransformerConfig):
       "num_heads": own.num_heads or self.num_heads,
       "mlp_dim": own.mlp_dim or self.mlp_dim,
       "outputs": 0,
+      "output_bias": False,
       "output_dense": "none",
       "head_dense": False,
       "head_dense_bias": True,

@@ -39,6 +39,7 @@ class RecurrentEncoderDecoderConfig(RecurrentConfig):
   )
 
   def __post_init__(self) -> None:
+    super().__post_init__()
     if self.directions == "both" and self.embed_dim % 2:
       raise ValueError(
         f"--model.embed_dim={self.embed_dim}: odd, and each of"

@@ -54,6 +54,12 @@ class Shape:
     low=0,
   )
 
+  def __post_init__(self) -> None:
+    if self.output_bias and not self.outputs:
+      raise ValueError(
+        "--model.output_bias=True: nothing reads it without --model.outputs"
+      )
+
   @property
   def num_experts(self) -> int:
     """M, experts of each layer; 0 = it is no mixture."""

@@ -45,6 +45,7 @@ _RULES = (
   ),
   _Rule(("qk_norm_over",), lambda c: c.qk_norm, "--model.qk_norm"),
   _Rule(("head_dense_bias",), lambda c: c.head_dense, "--model.head_dense"),
+  _Rule(("output_dense",), lambda c: c.outputs > 0, "--model.outputs"),
   _Rule(("token_types",), lambda c: c.sees == "all", "--model.sees=all"),
   _Rule(
     ("experts.per_token", "experts.normalise", "experts.balance"),

@@ -35,10 +35,13 @@ def made(name, folder, **how):
 
 def read_at(shape, mask_BT):
   """Where the number of a text stands: the first token, or the last one."""
+  return place(mask_BT, first=shape.sees == "all")
+
+
+def place(mask_BT, first):
   places_T = np.arange(mask_BT.shape[1])
-  first_B1 = np.zeros((len(mask_BT), 1), int)
   last_B1 = np.where(mask_BT, places_T, -1).max(1, keepdims=True)
-  return places_T == (first_B1 if shape.sees == "all" else last_B1)
+  return places_T == (0 * last_B1 if first else last_B1)
 
 
 @functools.cache
@@ -130,8 +133,7 @@ def _last(shape, mask_BT):
 
 def _other(shape, mask_BT):
   """A decoder's place of an encoder, and an encoder's of a decoder."""
-  sees = "before" if shape.sees == "all" else "all"
-  return read_at(dataclasses.replace(shape, sees=sees), mask_BT)
+  return place(mask_BT, first=shape.sees != "all")
 
 
 def _without_bias(params):

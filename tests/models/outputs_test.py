@@ -121,4 +121,4 @@ def test_a_recurrent_model_has_a_bias_there_too(cell):
 
 def test_the_heads_of_another_are_refused_without_it():
   with pytest.raises(ValueError, match="--model.output_dense=head: the head"):
-    dataclasses.replace(small.CONFIG, output_dense="head")
+    dataclasses.replace(small.CONFIG, outputs=1, output_dense="head")
