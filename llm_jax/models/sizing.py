@@ -211,10 +211,13 @@ def _(config: RecurrentConfig, length: int, source: int = 0) -> Flops:
 def _(
   config: RecurrentEncoderDecoderConfig, length: int, source: int = 0
 ) -> Flops:
-  """Of a token of the target and one of the source, rows being as long."""
-  del source
-  attention = 12.0 * config.embed_dim * length
-  work = 6.0 * parameters(config).matmul + attention
+  """Of a token of the target, and of as much of the source as is its share."""
+  c, S = config, source or length
+  read = c.num_layers * _reading(c)
+  if c.score == "general":  # keys are made of the source
+    read += c.embed_dim**2
+  written = parameters(c).matmul - read
+  work = 6.0 * (written + read * S / length) + 12.0 * c.embed_dim * S
   return Flops(work, work)
 
 

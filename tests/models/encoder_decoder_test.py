@@ -52,6 +52,9 @@ def test_sizing_knows_what_a_recurrent_one_does_and_keeps(shape):
   attention = {"general": 3 * D * D, "dot": 2 * D * D}[c.score]
   want = 6 * (maps + attention) + 6 * 2 * D * S  # scores and what is found
   assert sizing.flops_per_token(c, S).causal == want
+  read = 2 * J * cells[c.directions] + D * D * (c.score == "general")
+  more = 6 * read + 6 * 2 * D * S  # as much again is read
+  assert sizing.flops_per_token(c, S, 2 * S).causal == want + more
   its = model_lib.of_shape(c)
   _, variables = small.build(c)
   tokens, place, segment = cache_test.padded()
