@@ -55,7 +55,9 @@ def tiny_t5() -> EncoderDecoderConfig:
     max_length=512,
     positions="relative",
     activation="geglu",
+    attention_scale=1.0,
     norm_eps=1e-6,
+    tied=False,
     unroll=0,
   )
 
