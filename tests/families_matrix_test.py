@@ -115,7 +115,8 @@ def test_it_runs(kind, objective, home, tmp_path):
   alone = matrix.experiment(home, kind, objective)
   its = dataclasses.replace(alone, mesh=matrix.MESHES[kind])
   found = two_steps(its, tmp_path, saves=True)
-  assert np.isfinite(found["0 loss"]) and found["0 grad_norm"] > 0
+  assert np.isfinite(found["1 loss"])
+  assert found["0 grad_norm"] + found["1 grad_norm"] > 0  # groups may tie once
   assert goes_on(its, tmp_path, found) == []
   assert farthest(two_steps(alone, tmp_path / "alone"), found) < 1e-10
 
