@@ -159,8 +159,8 @@ WRONG = {
   "unknown key": (_config(attn_sinks=4), "attn_sinks=4, which is not known"),
   "activation": (_config(hidden_act="gelu"), "hidden_act='gelu'; known is"),
   "rope": (
-    _config(rope_parameters={"rope_type": "longrope", "factor": 2.0}),
-    "rope_type='longrope'; known are default, linear, llama3 and yarn",
+    _config(rope_parameters={"rope_type": "dynamic", "factor": 2.0}),
+    "rope_type='dynamic', which changes with the length of what is read; known",
   ),
   "deep config": (
     lambda f: (f / "config.json").write_text("[" * 100_000),
