@@ -199,7 +199,7 @@ def _settings(run: str, base: Experiment) -> Experiment:
   if importing_adapters.is_folder(run):
     peft = importing_adapters.method(run, "adapter")
     return dataclasses.replace(base, peft=peft)
-  folder = storage.path(run, "adapter").expanduser()
+  folder = storage.path(run, "adapter")
   try:
     found = claim.settings(folder)
     checks.checkpoint(folder, None)
@@ -253,9 +253,7 @@ def _load(
       f"--adapter={run}: trained weights of the base itself; use it with"
       " --workdir"
     )
-  store = Store(
-    storage.path(run, "adapter").expanduser() / "checkpoints", warn=say
-  )
+  store = Store(storage.path(run, "adapter") / "checkpoints", warn=say)
   part = "average" if its.average is not None else "trainable"
   at, found = store.restore_part({part: plan.abstract.trainable})
   frozen = weights.frozen_on(

@@ -29,7 +29,7 @@ def compare(folders: Sequence[str], into: pathlib.Path) -> int:
     raise ValueError(f"{given}: expected two run folders or more")
   if not all(folders):
     raise ValueError(f"{given}: a name is empty")
-  where = [storage.path(f, "runs").expanduser() for f in folders]
+  where = [storage.path(f, "runs") for f in folders]
   places = [path.resolve() for path in where]
   if twice := [f for i, f in enumerate(folders) if places[i] in places[:i]]:
     raise ValueError(f"--runs: {twice[0]} is named twice")

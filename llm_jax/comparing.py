@@ -36,7 +36,7 @@ def has_reference(experiment: Experiment) -> bool:
   return (
     base is None
     or importing.is_folder(base)
-    or bool(Store(storage.path(base).expanduser() / "checkpoints").steps())
+    or bool(Store(storage.path(base) / "checkpoints").steps())
   )
 
 

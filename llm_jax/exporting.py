@@ -72,8 +72,18 @@ def wanted(given: Mapping[str, Any]) -> Wanted:
   if dtype not in writing.DTYPES:
     known = ", ".join(writing.DTYPES)
     raise ValueError(f"--weights_dtype={dtype}: one of {known}")
-  path = storage.local(to, "to").expanduser()
-  if path.exists() and (not path.is_dir() or any(path.iterdir())):
+  if "\0" in to:
+    raise ValueError(f"--to={to!r}: is no name of a folder")
+  path = storage.local(to, "to")
+  try:
+    (path.parent / storage.partial_name(path.name)).exists()  # a name at all
+    is_link, is_empty = (
+      path.is_symlink(),
+      path.is_dir() and not [*path.iterdir()],
+    )
+  except (OSError, ValueError) as e:
+    raise ValueError(f"--to={to:.200}: {storage.reason(e)}") from e
+  if is_link or path.exists() and not is_empty:
     raise ValueError(f"--to={to}: is there already; name a new folder")
   return Wanted(path, shard_size, dtype, licence, bool(adapter))
 
@@ -215,7 +225,9 @@ def _adapter(
 def settings_of(shape: Shape) -> dict[str, Any]:
   """What weights mean, by name; ValueError for another kind of model."""
   if not isinstance(shape, TransformerConfig):
-    raise ValueError(f"--model: a {shape.kind} has no form in that format")
+    raise ValueError(
+      f"--model: a {shape.kind} model has no form in that format"
+    )
   out = {
     name: value
     for name, value in dataclasses.asdict(shape).items()

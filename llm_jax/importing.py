@@ -46,12 +46,17 @@ def parted(given: str) -> tuple[str, str | None]:
 def folder(given: str, flag: str = "init_from") -> Folder:
   """The folder that a flag names; ValueError where it holds no model."""
   base, _ = parted(given)
-  path = storage.local(base.removeprefix(PREFIX), flag).expanduser()
-  return Folder(path, f"--{flag}={given}")
+  name = base.removeprefix(PREFIX)
+  if not name:
+    raise ValueError(f"--{flag}={given}: no folder is named")
+  return Folder(storage.local(name, flag), f"--{flag}={given}")
 
 
 def model(
-  given: str, own: Shape, fixed: Collection[str] = ()
+  given: str,
+  own: Shape,
+  fixed: Collection[str] = (),
+  flag: str = "init_from",
 ) -> TransformerConfig:
   """The model that a folder holds, computed as an experiment says.
 
@@ -59,19 +64,22 @@ def model(
     given: "hf:PATH".
     own: the experiment's model.
     fixed: settings of it that were given as flags, without "model.".
+    flag: that named it, for errors.
 
   Raises:
     ValueError: no model that is known, or a flag that says something else.
   """
-  found = _as_settings(families.settings(folder(given)), f"--init_from={given}")
+  where = folder(given, flag)
+  found = _as_settings(families.settings(where), where.given)
   if type(own) is not type(found):
     raise ValueError(
-      f"--init_from={given}: is a {found.kind}, and --model is a {own.kind} one"
+      f"{where.given}: its model is of kind {found.kind}, and --model is"
+      f" a {own.kind} one"
     )
   same: Any = own  # kind
   if isinstance(found, EncoderDecoderConfig) and "first_id" not in fixed:
     same = dataclasses.replace(same, first_id=found.first_id)
-  return adopted(found, same, fixed, f"--init_from={given}")
+  return adopted(found, same, fixed, where.given)
 
 
 def classes(given: str) -> tuple[str, ...]:
@@ -83,6 +91,13 @@ def classes(given: str) -> tuple[str, ...]:
   return () if found == heads.plain(len(found)) else found
 
 
+def speaks_of(given: str) -> str:
+  """What a folder's head speaks of: "text", "token", "span"; "" without one."""
+  where = folder(given)
+  head = families.of(where).heads.get(where.architecture)
+  return head.of if head else ""
+
+
 def resolved(experiment: Experiment, fixed: Collection[str]) -> Experiment:
   """An experiment with the model of the folder that it begins from.
 
@@ -91,10 +106,20 @@ def resolved(experiment: Experiment, fixed: Collection[str]) -> Experiment:
   Args:
     experiment: with `init_from` "hf:PATH".
     fixed: as for `model`.
+
+  Raises:
+    ValueError: as `model`, or a head of something else than is learned here.
   """
-  given = experiment.init_from
+  given, objective = experiment.init_from, experiment.objective
   assert given is not None
   found = model(given, experiment.model, fixed)
+  reads = experiment.model.outputs or objective.problem_type
+  wanted, there = objective.outputs_of, speaks_of(given)
+  if there not in ("", wanted) and (reads or wanted != "text"):
+    raise ValueError(
+      f"--init_from={given}: its head says numbers of a {there}, and"
+      f" --objective={type(objective).__name__} reads those of a {wanted}"
+    )
   if changed := differing(experiment.model, found):
     progress.say(f"the model of {given}: {changed}")
   return dataclasses.replace(experiment, model=found)

@@ -6,7 +6,6 @@
 
 from collections.abc import Iterator, Sequence
 import dataclasses
-import pathlib
 from typing import Any, NamedTuple
 
 import jax
@@ -44,15 +43,19 @@ def resolved(experiment: Experiment) -> Experiment:
   if given is None or not is_folder(given):
     return experiment
   said = f"--init_from={given}"
-  base = peft.read(_folder(given, said)).base
-  path = pathlib.Path(base).expanduser()
-  if base and (path / "experiment.json").is_file():
+  base = peft.read(_folder(given, "init_from")).base
+  holds = lambda name: base and (storage.of_home(base, "") / name).is_file()
+  try:
+    is_run, is_model = holds("experiment.json"), holds("config.json")
+  except (OSError, ValueError):  # no name of a file at all
+    is_run = is_model = False
+  if is_run:
     named = base
-  elif base and (path / "config.json").is_file():
+  elif is_model:
     named = f"{importing.PREFIX}{base}"
   else:
     raise ValueError(
-      f"{said}: its {peft.CONFIG} names {base or 'no base'!r}, which is no"
+      f"{said}: its {peft.CONFIG} names {base or 'no base'!r:.80}, which is no"
       f" folder here; --init_from={importing.PREFIX}BASE+{given} or RUN+{given}"
       " names one"
     )
@@ -62,7 +65,7 @@ def resolved(experiment: Experiment) -> Experiment:
 
 def method(given: str, flag: str) -> Method:
   """The way of ours that a folder's adapters are of."""
-  told = peft.read(_folder(given, f"--{flag}={given}"))
+  told = peft.read(_folder(given, flag))
   if told.kind == "PROMPT_TUNING":
     return Prompt(tokens=told.tokens, init="random")
   if told.kind == "IA3":
@@ -99,7 +102,7 @@ def load(
   Raises:
     ValueError: no such folder, or not of this base.
   """
-  folder = _folder(given, f"--{flag}={given}")
+  folder = _folder(given, flag)
   told = peft.read(folder)
   shapes, letters = (dict(trees.paths(t)) for t in (abstract, suffixes))
   sizes = lines_lib.sizes(shapes, letters)
@@ -164,9 +167,12 @@ def folded(
     raise ValueError(f"--{flag}={given}: {e}") from e
 
 
-def _folder(given: str, said: str) -> Folder:
-  path = storage.local(given.removeprefix(PREFIX), said).expanduser()
-  return Folder(path, said, peft.CONFIG, peft.ONE)
+def _folder(given: str, flag: str) -> Folder:
+  name = given.removeprefix(PREFIX)
+  if not name:
+    raise ValueError(f"--{flag}={given}: no folder is named")
+  path = storage.local(name, flag)
+  return Folder(path, f"--{flag}={given}", peft.CONFIG, peft.ONE)
 
 
 class _Table(NamedTuple):

@@ -73,10 +73,12 @@ def check_room(experiment: Experiment, tokenizer: Tokenizer) -> None:
     if not isinstance(part, RewardModel):
       continue
     if importing.is_folder(part.run):
-      room = importing.model(part.run, experiment.model).max_length
+      room = importing.model(
+        part.run, TransformerConfig(), flag="judge.run"
+      ).max_length
       theirs = importing.tokenizer(part.run, "judge.run").fingerprint
     else:
-      folder = storage.path(part.run, "judge.run").expanduser()
+      folder = storage.path(part.run, "judge.run")
       its = claim.settings(folder)
       room = its.model.max_length - its.peft.places
       theirs = tokenizers.load(folder / "tokenizer").fingerprint
@@ -117,7 +119,7 @@ def _make(
   if settings.run is not None:
     if not settings.run:
       raise ValueError("--judge.run: no run folder of a reward model given")
-    folder, step = storage.path(settings.run, "judge.run").expanduser(), None
+    folder, step = storage.path(settings.run, "judge.run"), None
   try:
     its = claim.settings(folder)
     checks.checkpoint(folder, step)
@@ -306,6 +308,11 @@ class _Folder(_Model):
       init_from=given,
       mesh=experiment.mesh,
     )
+    if importing.speaks_of(given) not in ("", "text"):
+      raise ValueError(
+        f"says numbers of a {importing.speaks_of(given)}; a reward model, of a"
+        " text"
+      )
     if shape.outputs != 1:
       raise ValueError(
         f"says {shape.outputs} numbers of a text; a reward model says 1"

@@ -64,7 +64,7 @@ def _begun(experiment: Experiment) -> tuple[str, ...]:
     return ()
   if importing.is_folder(given):
     return importing.classes(given)
-  return _kept(storage.path(given, "init_from").expanduser())
+  return _kept(storage.path(given, "init_from"))
 
 
 def examples(experiment: Experiment, data: Examples) -> None:

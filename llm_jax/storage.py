@@ -38,11 +38,12 @@ def path(given: str | os.PathLike[str], flag: str = "") -> pathlib.Path:
     flag: that gave it, for errors.
 
   Raises:
-    ValueError: another kind of address, or its library is not installed.
+    ValueError: another kind of address, its library is not installed, or the
+      home of nobody who is known.
   """
   if not is_url(given):
     # Only strings are turned into paths: one in a bucket is no PathLike.
-    return pathlib.Path(given) if isinstance(given, str) else given  # type: ignore[return-value]
+    return of_home(given, flag) if isinstance(given, str) else given  # type: ignore[return-value]
   assert isinstance(given, str)
   scheme, said = given.partition("://")[0], given
   if flag:
@@ -74,7 +75,20 @@ def local(given: str, flag: str) -> pathlib.Path:
     raise ValueError(
       f"--{flag}={given}: must be on this machine, not in a bucket"
     )
-  return pathlib.Path(given)
+  return of_home(given, flag)
+
+
+def of_home(given: str, flag: str) -> pathlib.Path:
+  """A path of this machine, where "~" and "~NAME" are homes.
+
+  Raises:
+    ValueError: the home of nobody who is known.
+  """
+  try:
+    return pathlib.Path(given).expanduser()
+  except RuntimeError as e:
+    said = f"--{flag}={given}" if flag else given
+    raise ValueError(f"{said}: {str(e).rstrip('.').lower()}") from e
 
 
 def is_remote(path: pathlib.Path) -> bool:

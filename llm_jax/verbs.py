@@ -273,11 +273,8 @@ def lines(prompts_file: str | None) -> list[str]:
     return []
   given = f"--prompts_file={prompts_file}"
   try:
-    text = (
-      storage.path(prompts_file, "prompts_file")
-      .expanduser()
-      .read_text(encoding="utf-8")
-    )
+    path = storage.path(prompts_file, "prompts_file")
+    text = path.read_text(encoding="utf-8")
   except OSError as e:
     raise ValueError(f"{given}: cannot be read ({storage.reason(e)})") from e
   except UnicodeDecodeError as e:

@@ -441,7 +441,7 @@ def frozen_on(
 
 def origin(run: str, flag: str = "init_from") -> pathlib.Path:
   """The run that a flag names; ValueError where there is none."""
-  folder = storage.path(importing.parted(run)[0], flag).expanduser()
+  folder = storage.path(importing.parted(run)[0], flag)
   if not Store(folder / "checkpoints").steps():
     raise ValueError(f"--{flag}={run}: holds no trained run")
   return folder

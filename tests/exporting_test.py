@@ -213,3 +213,15 @@ def test_flags_that_say_nothing_are_refused(given, expected, tmp_path):
   with pytest.raises(ValueError) as told:
     exporting.wanted(plain | given)
   assert str(told.value).startswith(expected)
+
+
+@pytest.mark.parametrize(
+  "name", ["a" * 250, "a\0b", "link", "~nobody_at_all/x"]
+)
+def test_what_is_no_new_folder_is_refused_first(name, tmp_path):
+  (tmp_path / "link").symlink_to(tmp_path)
+  to = name if name[0] == "~" else f"{tmp_path}/{name}"
+  said = {"format": "hf", "to": to, "shard_size": 2.0, "licence": "mit"}
+  given = said | {"weights_dtype": "float32", "adapter": []}
+  with pytest.raises(ValueError, match="^--to="):
+    exporting.wanted(given)

@@ -65,6 +65,10 @@ def test_the_base_that_adapters_name_is_found(there, tmp_path):
   said = command.call("generate", f"--init_from=peft:{there}/llama_lora", *ASK)
   assert said.code == 2
   assert "names 'no base', which is no folder here" in said.error
+  for name in ("~nobody_at_all/x", "a" * 5000, "\0"):
+    tiny.peft(tmp_path / "its", "llama_lora", base_model_name_or_path=name)
+    said = command.call("generate", f"--init_from=peft:{its}", *ASK)
+    assert said.code == 2 and "which is no folder here" in said.error
 
 
 def test_a_run_goes_on_from_adapters_and_is_exported(there, tmp_path):
@@ -233,6 +237,25 @@ WRONG = {
   "more targets": (
     _config(target_modules=["q_proj", "k_proj"]),
     "layers.0.self_attn.k_proj.lora_A.weight is missing",
+  ),
+  "no such layer": (
+    _config(layers_to_transform=[99]),
+    "layers.0.self_attn.q_proj.lora_A.weight is there, and by target_modules,",
+  ),
+  "fewer targets": (
+    _config(target_modules=["q_proj"]),
+    "lora_A.weight is there, and by target_modules,",
+  ),
+  "no tensors": (
+    lambda f: [
+      s(f) for s in (_tensors(dict.clear), _config(target_modules=".*"))
+    ],
+    "holds no tensor at all",
+  ),
+  "dropout": (_config(lora_dropout=1.0), "lora_dropout=1.0; it must be from 0"),
+  "saved by a pattern": (
+    _config(modules_to_save="lm_head"),
+    "modules_to_save='lm_head'; it must be a list",
   ),
   "tokens": (
     _config(trainable_token_indices=[1]),

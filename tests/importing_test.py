@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from llm_jax import claim
-from tests import command
+from tests import command, encoder_decoder_runs_test
 from tests.interop import tiny
 from tests.tokenizers import older_test
 
@@ -110,11 +110,16 @@ def _rewrite(change):
   return spoil
 
 
-def _vocabulary(folder):
-  path = folder / "tokenizer.json"
-  found = json.loads(path.read_text())
-  found["model"]["vocab"]["many"] = 999
-  path.write_text(json.dumps(found))
+def _token_of(i):
+  """A token of such an id in tokenizer.json."""
+
+  def spoil(folder):
+    path = folder / "tokenizer.json"
+    found = json.loads(path.read_text())
+    found["model"]["vocab"]["many"] = i
+    path.write_text(json.dumps(found))
+
+  return spoil
 
 
 def _indexed(value):
@@ -188,6 +193,10 @@ WRONG = {
     "factor={'a': 1}; it must be a finite number",
   ),
   "rope bounds": (_rotary(low_freq_factor=4.0), "low_factor=4.0: must be"),
+  "rope of no length": (
+    _rotary(original_max_position_embeddings=0),
+    "--model.rope_scaling.original_length=0; must be",
+  ),
   "index outside": (
     _indexed({_NORM: "../base/model.safetensors"}),
     "'../base/model.safetensors', which is no name of a file beside it",
@@ -219,11 +228,16 @@ WRONG = {
     _rewrite(lambda t: t.update({_NORM: np.ones(16, np.int8)})),
     f"{_NORM} is of I8",
   ),
-  "vocabulary": (_vocabulary, "the tokenizer has 1000 ids"),
+  "vocabulary": (_token_of(999), "the tokenizer has 1000 ids"),
   "no tokenizer": (
     lambda f: (f / "tokenizer.json").unlink(),
     "holds no tokenizer.json",
   ),
+  "tokenizer's settings": (
+    lambda f: (f / "tokenizer_config.json").write_text("[1]"),
+    "tokenizer_config.json: is no object of JSON",
+  ),
+  "an id of 2^31": (_token_of(2**31), "names the id 2147483648; at most"),
   "broken tokenizer": (
     lambda f: (f / "tokenizer.json").write_text("{}"),
     "tokenizer.json is no tokenizer",
@@ -268,3 +282,31 @@ def test_an_encoder_goes_on_with_no_text(tmp_path):
   said = command.call("generate", *given, "--prompt=a")
   assert said.code == 2
   assert "an encoder (--model.sees=all) goes on with no text" in said.error
+
+
+@pytest.mark.parametrize("name", ["a" * 5000, "~nobody_at_all/x", ""])
+def test_what_is_no_name_of_a_folder(name):
+  said = command.call("generate", f"--init_from=hf:{name}", "--prompt=a")
+  assert said.code == 2 and said.error.startswith("error: --init_from=")
+  assert len(said.error) < 300
+
+
+WRONG_ENCODER_DECODERS = {
+  ("bart", "decoder_start_token_id", 264): "start_id=264: no id of --model.voc",
+  ("bart", "forced_bos_token_id", 999): "first_id=999: no id of --model.voc",
+  ("bart", "encoder_attention_heads", 3): "encoder.num_heads=3: must divide",
+  ("t5", "is_encoder_decoder", False): "is_encoder_decoder=False; known is",
+  ("t5", "relative_attention_max_distance", 4): "relative_distance=4: must be",
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG_ENCODER_DECODERS)
+def test_bad_encoder_decoders_are_told_in_a_line(wrong, tmp_path):
+  name, key, value = wrong
+  folder = tiny.whole(tmp_path / "base", name, dtype=np.float32)
+  _config(**{key: value})(folder)
+  given = f"--init_from=hf:{folder}"
+  its = encoder_decoder_runs_test.EXPERIMENT
+  said = command.call("show", given, experiment=its)
+  assert said.code == 2 and given in said.error
+  assert WRONG_ENCODER_DECODERS[wrong] in said.error

@@ -16,6 +16,7 @@ from llm_jax.objectives.multi_label import MultiLabel
 from llm_jax.objectives.regression import Regression
 from llm_jax.sharding.mesh import MeshShape
 from tests import command, drawing
+from tests.interop import tiny
 
 MOODS = ("glad", "sad")
 ENCODER = dataclasses.replace(
@@ -197,6 +198,20 @@ def test_what_cannot_be_is_told_in_a_line(home, changes, says):
   )
   assert said.code == 2 and says in said.error, said.err
   assert not (home / "refused").exists()
+
+
+def test_a_head_of_something_else_is_refused(home, tmp_path):
+  found = tiny.golden("bert_span", tiny.HEADS)
+  folder = tiny.write(tmp_path / "span", found["config"], found["tensors"])
+  said = command.call(
+    "train",
+    f"--init_from=hf:{folder}",
+    f"--workdir={tmp_path / 'run'}",
+    experiment=experiment(home),
+  )
+  assert said.code == 2
+  assert "its head says numbers of a span, and" in said.error
+  assert not (tmp_path / "run").exists()
 
 
 def test_data_that_a_run_does_not_tell_are_refused(home):

@@ -15,7 +15,7 @@ from llm_jax import storage
 def folder(given: str | None) -> pathlib.Path:
   """Where prepared data is kept between runs; made if it is not there."""
   base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-  path = storage.local(given or f"{base}/llm_jax", "data.cache").expanduser()
+  path = storage.local(given or f"{base}/llm_jax", "data.cache")
   try:
     path.mkdir(parents=True, exist_ok=True)
   except OSError as e:

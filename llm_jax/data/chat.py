@@ -245,7 +245,7 @@ class Template:
     return not any("system-1" in p.text for p in whole)
 
   def _read(self, given: str) -> str:
-    path = storage.path(given).expanduser()
+    path = storage.path(given)
     if path.suffix != ".jinja":
       raise ValueError(
         f"{self._flag}: one of {', '.join(NAMED)}, or the path of a .jinja file"

@@ -47,7 +47,7 @@ def read(given: str, flag: str) -> Foreign:
   Raises:
     ValueError: no folder, or one without a chat template or its tokens.
   """
-  folder = storage.local(given.removeprefix(PREFIX), flag).expanduser()
+  folder = storage.local(given.removeprefix(PREFIX), flag)
   config = _json(folder / "tokenizer_config.json", flag)
   found: Any = config.get("chat_template")
   path = folder / "chat_template.jinja"

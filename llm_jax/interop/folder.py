@@ -48,7 +48,11 @@ class Folder:
   ):
     self.path, self.given = path, given
     self._one, self._index = one, f"{one}.index.json"
-    if not path.is_dir():
+    try:
+      is_there = path.is_dir()
+    except OSError as e:  # as of a name that is too long
+      raise ValueError(f"{given:.200}: {e.strerror}") from e
+    if not is_there:
       raise ValueError(f"{given}: no such folder")
     self.config = self.read_json(about)
     if not self.config:

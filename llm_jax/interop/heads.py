@@ -7,7 +7,7 @@ has no head for tokens.
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from llm_jax.interop.family import Family, Keys, Settings
+from llm_jax.interop.family import alike, Family, Keys, Settings
 from llm_jax.interop.folder import Folder
 from llm_jax.interop.lines import Line
 
@@ -86,18 +86,29 @@ def labels(folder: Folder) -> tuple[str, ...]:
   """Names of classes, in order, as config.json says them.
 
   Raises:
-    ValueError: they are not numbered from 0.
+    ValueError: they are not numbered from 0, or two are alike.
   """
   keys = Keys(folder.config, folder.given)
   told = keys.get("id2label", {})
+  where = f"{folder.given}: config.json has"
+  count = alike(keys.get("num_labels", None) or 0, 0, f"{where} num_labels")
   if not told:
-    return plain(keys.get("num_labels", 2))
+    return plain(count or 2)
+  if count not in (0, len(told)):
+    raise ValueError(
+      f"{where} num_labels={count}, and {len(told)} names in id2label"
+    )
   if sorted(told) != sorted(map(str, range(len(told)))):
     raise ValueError(
-      f"{folder.given}: config.json has id2label={told!r:.80}; its keys must be"
-      f' "0" to "{len(told) - 1}"'
+      f'{where} id2label={told!r:.80}; its keys must be "0" to'
+      f' "{len(told) - 1}"'
     )
-  return tuple(str(told[str(i)]) for i in range(len(told)))
+  names = tuple(told[str(i)] for i in range(len(told)))
+  if not all(isinstance(name, str | int) for name in names):
+    raise ValueError(f"{where} id2label={told!r:.80}; names must be texts")
+  if len(set(map(str, names))) < len(names):
+    raise ValueError(f"{where} id2label={told!r:.80}; two names are alike")
+  return tuple(map(str, names))
 
 
 def lines(family: Family, settings: Settings, architecture: str) -> list[Line]:

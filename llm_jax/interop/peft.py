@@ -64,6 +64,11 @@ class Told(NamedTuple):
   saved: Sequence[str] = ()
   tokens: int = 0
 
+  @property
+  def says_all(self) -> bool:
+    """Whether it says of each map if it has an adapter, and not by patterns."""
+    return self.targets is not None and self.left_out is not None
+
   def rank_of(self, module: str) -> int:
     """R of a map."""
     return _of(self.ranks, module, self.rank)
@@ -76,7 +81,7 @@ class Told(NamedTuple):
 
   def wants(self, module: str, layer: int) -> bool:
     """Whether a map must have an adapter; False where only patterns say so."""
-    if self.targets is None or self.left_out is None:
+    if self.targets is None or self.left_out is None:  # not `says_all`
       return False
     chosen = self.layers is None or layer in self.layers
     left_out = any(ends(module, name) for name in self.left_out)
@@ -114,13 +119,14 @@ def read(folder: Folder) -> Told:
   keys.skip(*_HARMLESS, "task_type", "feedforward_modules")
   where = f"{folder.given}: {CONFIG} has"
   layers = keys.get("layers_to_transform", None)
+  keys.get("modules_to_save", [])  # no pattern
   out = Told(
     kind=kind,
     base=str(keys.get("base_model_name_or_path", "")),
     targets=_names(keys, "target_modules", where),
     left_out=_names(keys, "exclude_modules", where, ()),
     layers=_whole([layers] if isinstance(layers, int) else layers, where),
-    saved=_names(keys, "modules_to_save", where, ()) or (),
+    saved=_names(keys, "modules_to_save", where) or (),
   )
   for name in ("loftq_config", "trainable_token_indices"):
     keys.must(name, None, {}, [])
@@ -132,11 +138,15 @@ def read(folder: Folder) -> Told:
         f"{where} init_lora_weights={begins!r:.80}, with which the base was"
         " changed, too; save them with path_initial_model_for_weight_conversion"
       )
-    low, words = 1, "r"
+    dropout = keys.get("lora_dropout", 0.0)
+    if not 0 <= dropout < 1:
+      raise ValueError(
+        f"{where} lora_dropout={dropout}; it must be from 0, less than 1"
+      )
     out = out._replace(
-      rank=alike(keys.get(words, 8), 1, f"{where} {words}", low=low),
+      rank=alike(keys.get("r", 8), 1, f"{where} r", low=1),
       alpha=keys.get("lora_alpha", 8.0),
-      dropout=keys.get("lora_dropout", 0.0),
+      dropout=dropout,
       stabilised=keys.get("use_rslora", False),
       dora=keys.get("use_dora", False),
       ranks=_pattern(keys, "rank_pattern", where, 1),
@@ -164,7 +174,7 @@ def _names(
 
 
 def _whole(found: Any, where: str) -> Sequence[int] | None:
-  if found is None:
+  if found in (None, []):  # all
     return None
   for number in alike(found, [], f"{where} layers_to_transform"):
     alike(number, 1, f"{where} layers_to_transform")

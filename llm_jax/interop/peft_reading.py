@@ -47,6 +47,8 @@ def read(
   whole = {line.name: line for line in lines if not line.counted}
   heads = {name for name in whole if not name.startswith(prefix)}
   found = names(folder, prefix, heads)
+  if not found:
+    raise ValueError(f"{folder.given}: holds no tensor at all")
   reader = _Reader(folder, found, sizes, np.dtype(dtype))
   out: dict[str, Any] = {}
   if told.kind == "PROMPT_TUNING":
@@ -125,8 +127,10 @@ def _lora(reader: _Reader, told: Told, its: Map) -> dict[str, np.ndarray]:
     called = {
       k: line.name.format(layer=layer) for k, (line, _) in lines.items()
     }
-    there = any(name in found for name in called.values())
-    if not there and not told.wants(module, layer):
+    wanted, there = told.wants(module, layer), found.keys() & called.values()
+    if there and told.says_all and not wanted:
+      raise _unsaid(reader, min(there))
+    if not there and not wanted:
       rows.append({})
       scales.append(0.0)
       continue
@@ -156,6 +160,13 @@ def _lora(reader: _Reader, told: Told, its: Map) -> dict[str, np.ndarray]:
   return out | {"scale": np.asarray(scales, reader.dtype)}
 
 
+def _unsaid(reader: _Reader, name: str) -> ValueError:
+  return ValueError(
+    f"{reader.folder.given}: {name} is there, and by target_modules,"
+    " exclude_modules or layers_to_transform there is none"
+  )
+
+
 def _filled(
   x: np.ndarray | None, like: np.ndarray, kind: str, rank: int
 ) -> np.ndarray:
@@ -175,8 +186,11 @@ def _ia3(reader: _Reader, told: Told, its: Map) -> dict[str, np.ndarray]:
   for layer in layers:
     line, suffix = its.array("output_scale")
     kind, name = "output_scale", line.name.format(layer=layer)
+    wanted = told.wants(its.modules.format(layer=layer), layer)
+    if name in reader.found and told.says_all and not wanted:
+      raise _unsaid(reader, name)
     if name not in reader.found:
-      if told.wants(its.modules.format(layer=layer), layer):
+      if wanted:
         raise ValueError(f"{reader.folder.given}: {name} is missing")
       continue
     if reader.found[name].shape[:1] == (1,):

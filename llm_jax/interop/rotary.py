@@ -44,6 +44,8 @@ def read(
     if not 0 < part <= 1:
       raise ValueError(f"{where}={part}; it must be above 0, at most 1")
     dims = int(head_dim * part)
+    if not dims:
+      raise ValueError(f"{where}={part}; of {head_dim} dims it is none")
     out["rope_dim"] = 0 if dims == head_dim else dims
   return out | of(said, keys.given, length)
 
@@ -62,7 +64,8 @@ def of(said: dict[str, Any], given: str, length: int = 0) -> Settings:
 
   def number(name: str, default: float, like: float = 1.0) -> Any:
     where = f"{given}: config.json has {name}"
-    return alike(said.pop(name, None) or default, like, where)
+    found = said.pop(name, None)
+    return alike(default if found is None else found, like, where)
 
   out: Settings = {"rope_theta": number("rope_theta", 0.0)}
   original = number("original_max_position_embeddings", length, 1)
@@ -129,7 +132,9 @@ def _longrope(
       raise ValueError(f"{where} rope_type='longrope' without {name}")
     numbers = tuple(alike(x, 1.0, f"{where} {name}") for x in found)
     out[f"{name}s"] = numbers
-  factor = said.pop("factor", None) or max(length / original, 1.0)
+  factor = said.pop("factor", None)
+  if factor is None:
+    factor = max(length / original, 1.0)
   out["factor"] = alike(factor, 1.0, f"{where} factor")
   sharp = said.pop("attention_factor", None)
   if sharp is not None:

@@ -28,8 +28,9 @@ def _settings(keys: Keys) -> Settings:
   keys.must("scale_decoder_outputs", tied, False)
   tied = keys.get("scale_decoder_outputs", tied)
   layers = keys.get("num_layers", 6)
+  keys.must("is_encoder_decoder", True)
   # Told by feed_forward_proj, and of training.
-  keys.skip("dense_act_fn", "is_gated_act", "is_encoder_decoder")
+  keys.skip("dense_act_fn", "is_gated_act")
   keys.skip("dropout_rate", "classifier_dropout", "initializer_factor")
   keys.skip("n_positions", "output_past", *family.DRAWING)
   return {

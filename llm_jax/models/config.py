@@ -279,6 +279,13 @@ class TransformerConfig(Shape):
         f"--model.relative_buckets={self.relative_buckets}: must be a multiple"
         " of 4"
       )
+    near = self.relative_buckets // (4 if self.sees == "all" else 2)
+    if self.positions == "relative" and self.relative_distance <= near:
+      raise ValueError(
+        f"--model.relative_distance={self.relative_distance}: must be more than"
+        f" {near}, up to which each of --model.relative_buckets="
+        f"{self.relative_buckets} is one distance"
+      )
 
   def _rotates(self) -> None:
     """ValueError where what is rotated is no number of pairs."""

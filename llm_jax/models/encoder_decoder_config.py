@@ -68,6 +68,18 @@ class EncoderDecoderConfig(TransformerConfig):
         f"--model.num_kv_heads={self.K}: must divide"
         f" --model.encoder.num_heads={self.encoder.num_heads}"
       )
+    heads = self.encoder.num_heads
+    if heads and not self.head_dim and self.embed_dim % heads:
+      raise ValueError(
+        f"--model.encoder.num_heads={heads}: must divide"
+        f" --model.embed_dim={self.embed_dim}, or give --model.head_dim"
+      )
+    for name in ("start_id", "first_id"):
+      if 0 < self.vocab_size <= getattr(self, name):
+        raise ValueError(
+          f"--model.{name}={getattr(self, name)}: no id of"
+          f" --model.vocab_size={self.vocab_size}"
+        )
 
   @property
   def reads_sources(self) -> bool:

@@ -175,7 +175,7 @@ def _token(found: Any, special: bool) -> AddedToken:
 def _id(found: Any, file: str) -> int:
   try:
     return int(found)
-  except (TypeError, ValueError) as e:
+  except (TypeError, ValueError, OverflowError) as e:
     raise ValueError(f"{file}: {found!r:.80} is no id of a token") from e
 
 
@@ -187,4 +187,6 @@ def _json(path: pathlib.Path) -> dict[str, Any]:
     return {}
   except (OSError, ValueError, RecursionError) as e:
     raise ValueError(f"{path}: cannot be read ({e})") from e
-  return found if isinstance(found, dict) else {}
+  if not isinstance(found, dict):
+    raise ValueError(f"{path}: is no object of JSON")
+  return found

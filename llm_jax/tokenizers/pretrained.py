@@ -21,6 +21,7 @@ from llm_jax.tokenizers import places
 from llm_jax.tokenizers.bytes import utf8
 from llm_jax.tokenizers.folders import FILE
 
+_MOST = 2**24  # ids
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _IN_BYTE = "(?<=<)(?=0x[0-9A-F]{2}>)"  # where a byte's name is cut
 # What ends a turn of a chat, and what may fill rows: the first there is.
@@ -60,6 +61,10 @@ class PretrainedTokenizer:
     self.vocab_size = 1 + max(library.get_vocab(True).values(), default=-1)
     if not self.vocab_size:
       raise ValueError(f"{FILE}: has no token at all")
+    if self.vocab_size > _MOST:  # arrays of all ids are made
+      raise ValueError(
+        f"{FILE}: names the id {self.vocab_size - 1}; at most {_MOST - 1}"
+      )
     added = library.get_added_tokens_decoder()
     self._special = {t.content: i for i, t in added.items() if t.special}
     eos, bos = self._id(named.get("eos")), self._id(named.get("bos"))

@@ -194,6 +194,11 @@ REFUSED = {
     {"partial_rotary_factor": 0.75},
     "partial_rotary_factor=0.75",
   ),
+  "no dims of a head": (
+    "Phi3ForCausalLM",
+    {"partial_rotary_factor": 0.01},
+    "partial_rotary_factor=0.01; of 4 dims it is none",
+  ),
   "more than a head": (
     "Phi3ForCausalLM",
     {"partial_rotary_factor": 1.5},

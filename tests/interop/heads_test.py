@@ -244,6 +244,24 @@ REFUSED = {
     {"outputs": 5},
     "--model.outputs=5: the model of .* says 3 numbers; 0 takes as many",
   ),
+  "two labels alike": (
+    "bert_text",
+    _config(id2label={"0": "a", "1": "b", "2": "a"}),
+    {},
+    "two names are alike",
+  ),
+  "labels of no texts": (
+    "bert_text",
+    _config(id2label={"0": "a", "1": None, "2": ["c"]}),
+    {},
+    "names must be texts",
+  ),
+  "another number of labels": (
+    "bert_text",
+    _config(num_labels=7),
+    {},
+    "num_labels=7, and 3 names in id2label",
+  ),
   "labels not from 0": (
     "bert_text",
     _config(id2label={"1": "a", "2": "b", "3": "c"}),
