@@ -19,7 +19,7 @@ from llm_jax import cli
 
 EXPERIMENT = dataclasses.replace(
   sft_tiny_stdlib.EXPERIMENT,
-  model=span_t5_stdlib.EXPERIMENT.model,
+  model=dataclasses.replace(span_t5_stdlib.EXPERIMENT.model, dropout=0.1),
   data=seq2seq_lstm_stdlib.EXPERIMENT.data,
   init_from="runs/span_t5_stdlib",
   steps=400,

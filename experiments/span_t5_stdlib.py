@@ -26,7 +26,7 @@ BASE = pretrain_tiny_stdlib.EXPERIMENT
 
 EXPERIMENT = dataclasses.replace(
   BASE,
-  model=dataclasses.replace(presets.tiny_t5(), dropout=0.1),
+  model=presets.tiny_t5(),  # as v1.1 was, without dropout
   tokenizer=SentencePiece(kind="bpe", vocab_size=2048, extra_ids=32),
   data=Text(
     sources=(Stdlib("docs"),),
@@ -34,6 +34,7 @@ EXPERIMENT = dataclasses.replace(
     source=SourceSide(length=128),
     length=48,
   ),
+  optimizer=dataclasses.replace(BASE.optimizer, peak=5e-3),
   steps=1500,
   batch_size=32,
   validation=Validation(every=250, batches=20, baselines=False),

@@ -18,6 +18,7 @@ from llm_jax import (
   importing,
   naming,
   normalising,
+  rewriting,
   storage,
   trees,
   weights,
@@ -118,7 +119,8 @@ def export(
     tokenizer = importing.tokenizer_of(experiment, folder)
     made = _tokenizer(experiment, tokenizer)
     model = model_lib.make(experiment, tokenizer)
-    settings = settings_of(model.shape)
+    own = settings_of(model.shape)
+    settings = rewriting.settings(own)
     objective = experiment.objective
     names = naming.names(experiment, folder)
     among: Sequence[Family] = families.FAMILIES
@@ -146,6 +148,7 @@ def export(
       params = weights.merged(plan, policy)
     except ValueError as e:
       raise ValueError(f"--workdir={folder}: {e}") from e
+    params, suffixes = rewriting.params(own, params, plan.suffixes)
     said |= _ids(tokenizer, said.get("pad_token_id"))
     if model.shape.outputs:
       params = heads.params_without_tokens(params, settings)
@@ -156,7 +159,7 @@ def export(
         partial,
         lines,
         params,
-        plan.suffixes,
+        suffixes,
         wanted.dtype,
         max(1, int(wanted.shard_gigabytes * _GIGABYTE)),
         progress,

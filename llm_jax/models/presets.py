@@ -46,7 +46,11 @@ def tiny() -> TransformerConfig:
 
 
 def tiny_t5() -> EncoderDecoderConfig:
-  """T5 v1.1's settings (arXiv:2002.05202), as small as `tiny`."""
+  """T5 v1.1's settings (arXiv:2002.05202), as small as `tiny`.
+
+  Differs from it: scores of attention are divided by sqrt(H), and the head is
+  the embedding. `export` writes it in T5's words all the same.
+  """
   return EncoderDecoderConfig(
     num_layers=3,
     embed_dim=192,
@@ -55,9 +59,7 @@ def tiny_t5() -> EncoderDecoderConfig:
     max_length=512,
     positions="relative",
     activation="geglu",
-    attention_scale=1.0,
     norm_eps=1e-6,
-    tied=False,
     unroll=0,
   )
 
