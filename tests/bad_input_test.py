@@ -26,7 +26,7 @@ WRONG = {
   "--every=3": "--checkpoints.every or --log.every?",
   "--step=3": "unknown flag --step; did you mean --steps?",
   "--tokenizer.x=3": "--tokenizer.x; did you mean --tokenizer.extra_ids?",
-  "--model.rope=3": "did you mean --model.rope_theta?",
+  "--model.rope=3": "did you mean --model.rope_theta or --model.rope_dim?",
   "--xyzzy": "unknown flag --xyzzy; --help lists all",
   "--steps=3.5": "--steps=3.5: must be a whole number, at least 0",
   "--steps=-1": "--steps=-1: must be a whole number, at least 0",

@@ -44,9 +44,9 @@ class Decoder(LanguageModel):
     if c.positions == "relative":
       # Drawn about 0, they take an optimiser that is no Adafactor longer to
       # tell places apart than all else to be learned.
-      local = lambda key, shape, dtype=jnp.float32: positions.local_biases(
+      local = lambda key, shape: positions.local_biases(
         c.relative_buckets, c.relative_distance, c.sees == "all", c.num_heads
-      ).astype(dtype)
+      )
       self.distances_PN = self.param(
         "distances", axes.init(local, "PN"), (c.relative_buckets, c.num_heads)
       )

@@ -58,6 +58,7 @@ def test_rows_hold_both_values():
 
 @pytest.mark.parametrize("measure", comparison.BETTER)
 def test_less_is_better_of_what_is_spent_only(measure):
-  spent = measure in ("loss", "perplexity", "ece") or "bits_per" in measure
+  spent = measure in ("loss", "perplexity", "ece", "mse")
+  spent = spent or "bits_per" in measure
   gain = _gains({"a": {measure: 1.0}}, {"a": {measure: 2.0}})["a", measure]
   assert gain == (1.0 if spent else -1.0)

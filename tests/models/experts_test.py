@@ -146,4 +146,5 @@ def test_settings_that_cannot_be_are_refused():
     TransformerConfig(experts=Experts(num=2, per_token=3))
   with pytest.raises(ValueError, match="mlp_bias=True: experts have no"):
     TransformerConfig(experts=Experts(num=2), mlp_bias=True)
-  assert TransformerConfig(experts=Experts(num=0, per_token=3))
+  with pytest.raises(ValueError, match="per_token=3: nothing reads it"):
+    TransformerConfig(experts=Experts(num=0, per_token=3))
