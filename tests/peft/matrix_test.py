@@ -30,6 +30,7 @@ def begins_at_the_base(name, made, policy):
   elif name in (
     "dora",
     "lstm",
+    "special_untied",  # whose keys are scaled, then normed: fused otherwise
   ):  # divides a norm by itself, summed in another order
     np.testing.assert_allclose(got, want, rtol=1e-12, atol=1e-12)
   else:
