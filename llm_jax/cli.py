@@ -201,6 +201,11 @@ def _parse(given: flags.FlagValues, argv: list[str], draws: bool) -> str:
 def _near(name: str, given: flags.FlagValues) -> str:
   """The flag that was meant, maybe."""
   head, _, last = name.rpartition(".")
+  if last == "paths" and any(f.startswith(f"{head}.") for f in given):
+    return (
+      f"; --{head} reads no files here: in a copy of the experiment,"
+      " sources=(...) names what does"
+    )
   # First by the last part alone, --peak for --optimizer.peak, those with few
   # parts before; then among settings of the same part; then among all.
   same = [f for f in given if f.rpartition(".")[2] == last]

@@ -12,6 +12,7 @@ import pytest
 
 from llm_jax import build, claim, config
 from llm_jax.data.arrays import Arrays
+from llm_jax.data.text import Text
 from tests import command
 from tests.command import refused
 
@@ -103,6 +104,13 @@ def test_mutant_an_experiment_without_mistakes_gets_further(tmp_path):
   flags = command.train_flags(tmp_path)
   with pytest.raises(AssertionError):
     refused(tmp_path, "show", *flags)
+
+
+def test_files_for_a_source_that_reads_none(tmp_path):
+  its = dataclasses.replace(command.EXPERIMENT, data=Text())
+  flag = "--data.sources.0.paths=a.txt"
+  said = refused(tmp_path, "show", flag, experiment=its)
+  assert "--data.sources.0 reads no files here: in a copy of the exp" in said
 
 
 @pytest.mark.parametrize(

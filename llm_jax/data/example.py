@@ -5,10 +5,14 @@ import json
 import math
 from typing import Any, Literal
 
+import numpy as np
+
 from llm_jax.data import splits
 
 Kind = Literal["classes", "class_sets", "numbers"]
 Label = str | tuple[str, ...] | float
+
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,15 +99,15 @@ def _name(value: Any) -> str | None:
 
 
 def _number(value: Any, what: str) -> float:
-  """A finite one, of a text, too: a table of text has no others."""
+  """A finite float32, of a text, too: a table of text has no others."""
   try:
     found = math.nan if isinstance(value, bool | list) else float(value)
   except (TypeError, ValueError, OverflowError):
     found = math.nan
-  if not math.isfinite(found):
+  if not abs(found) <= _LARGEST:
     raise ValueError(
-      f"{what} is {value!r:.60}, not a finite number, as --data.rows=numbers"
-      " has it"
+      f"{what} is {value!r:.60}, not a finite number of 32 bits, as"
+      " --data.rows=numbers has it"
     )
   return found
 

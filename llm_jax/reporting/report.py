@@ -131,8 +131,9 @@ def _sentence(given: dict, rows: results.Rows, about: dict) -> str:
   """What was trained, on what, how far and where."""
   model, data, parts = _object(given, "model"), _object(given, "data"), []
   if model:
+    layers = model.get("num_layers", "?")
     parts.append(
-      f"A decoder of {model.get('num_layers', '?')} layers,"
+      f"{_shape(model)} of {layers} layer{'' if layers == 1 else 's'},"
       f" {model.get('embed_dim', '?')} wide"
     )
   if data:
@@ -152,9 +153,23 @@ def _sentence(given: dict, rows: results.Rows, about: dict) -> str:
   return ", ".join(p for p in parts if p)
 
 
+def _shape(model: dict) -> str:
+  """What kind of model the settings are of, in words."""
+  its = settings.kind(model)
+  if its.startswith("Recurrent"):
+    cell = str(model.get("cell", "recurrent")).upper()
+    both = ", which reads and writes," if "EncoderDecoder" in its else ""
+    return f"A model of {cell}s{both}"
+  if its == "EncoderDecoderConfig":
+    return "An encoder-decoder"
+  return "An encoder" if model.get("sees") == "all" else "A decoder"
+
+
 def _source(source: dict) -> str:
   """A source of text by its class and the first setting that says which."""
-  first = [v for k, v in source.items() if k != "class" and v][:1]
+  first = [source["paths"]] if source.get("paths") else []
+  first += [v for k, v in source.items() if k != "class" and v]
+  first = first[:1]
   which = f" ({settings.shown(first[0])})" if first else ""
   return f"{settings.kind(source)}{which}"
 

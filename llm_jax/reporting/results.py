@@ -30,6 +30,21 @@ MEASURES = (
 
 _OF_PAIRS = ("accuracy", "margin", "macro_f1")
 
+# Of tags of words, and of answers by spans.
+_MARKED = (
+  "loss",
+  "word_accuracy",
+  "exact_match",
+  "precision",
+  "recall",
+  "f1",
+  "has_answer_exact_match",
+  "has_answer_f1",
+  "no_answer_exact_match",
+  "best_f1",
+  "best_f1_threshold",
+)
+
 
 class Rows:
   """The rows of metrics.jsonl by split, each step once and in order."""
@@ -110,12 +125,14 @@ def evaluation(found: dict[str, Any]) -> Evaluation | None:
   given = {k: v for k, v in given.items() if isinstance(v, dict)}
   compared = preferences.compares(given.get("model", {}))
   model = given.get("model", {})
+  marked = number(model.get("f1")) is not None
   columns = preferences.columns(model) if compared else MEASURES
+  columns = _MARKED if marked else columns
   known = dict.fromkeys((*columns, *MEASURES))
   rows = {
     name: {m: number(row.get(m)) for m in known} for name, row in given.items()
   }
-  by = columns[0]
+  by = "f1" if marked else columns[0]
   if not any(finite(row[by]) for row in rows.values()):
     by = "mse" if number(model.get("mse")) is not None else "loss"
   level = {k: v for k, row in rows.items() if finite(v := row[by])}
@@ -123,7 +140,8 @@ def evaluation(found: dict[str, Any]) -> Evaluation | None:
   return Evaluation(
     split=str(found.get("split", "")),
     step=count(found.get("checkpoint_step")),
-    by=f"{named(by)}, a {'longer' if compared else 'shorter'} bar is better",
+    by=f"{named(by)}, a {'longer' if compared or marked else 'shorter'} bar is"
+    " better",
     columns=tuple(
       (m, named(m))
       for m in columns
@@ -147,12 +165,14 @@ def _verdict(compared: dict[str, float], by: str, of: str) -> str:
   others = {name: v for name, v in compared.items() if name != "model"}
   if "model" not in compared or not others:
     return ""
-  if by == "accuracy":
+  if by in ("accuracy", "f1"):
     best = max(others, key=lambda k: others[k])
     points = 100 * (compared["model"] - others[best])
     way = "more" if points > 0 else "less"
+    level = f"{compared['model']:.1%}"
+    said = "has an F1 of" if by == "f1" else "is right on"
     return (
-      f"The model is right on {compared['model']:.1%} of {of},"
+      f"The model {said} {level}{'' if by == 'f1' else f' of {of}'},"
       f" {abs(points):.1f} points {way} than the best baseline, {named(best)}."
     )
   best = min(others, key=lambda k: others[k])
@@ -185,9 +205,10 @@ def figures(
   tokens, seconds = rows.seen()
   train = f"{share} train" if (share := trained(about)) else ""
   of_pairs = preferences.compares(best)
-  unit = "" if of_pairs or "mse" in best else "nats/token"
+  known = {name for name, v in best.items() if number(v) is not None}
+  unit = "" if of_pairs or known & {"mse", "f1"} else "nats/token"
   # What is drawn has no loss of its own: it is the score, negated.
-  is_score = "score" in best and best.get("perplexity") is None
+  is_score = "score" in known and "perplexity" not in known
   loss = "" if is_score else measure("loss", best.get("loss"))
   found = [
     (f"{split} loss", loss, unit),
@@ -196,6 +217,7 @@ def figures(
     ("perplexity", measure("perplexity", best.get("perplexity")), note),
     *((named(m), measure(m, best.get(m)), note) for m in MEASURES[:3]),
     *((named(m), measure(m, best.get(m)), note) for m in _OF_PAIRS if of_pairs),
+    *((named(m), measure(m, best.get(m)), note) for m in ("f1", "exact_match")),
     ("tokens seen", quantity(tokens), f"{rows.last:,} steps"),
     ("parameters", quantity(number(about.get("parameters"))), train),
     ("training time", duration(seconds), "without waits"),

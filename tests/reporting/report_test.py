@@ -11,6 +11,12 @@ import pytest
 
 from llm_jax import config, storage
 from llm_jax.experiment import Experiment
+from llm_jax.models.config import TransformerConfig
+from llm_jax.models.encoder_decoder_config import EncoderDecoderConfig
+from llm_jax.models.recurrent_config import RecurrentConfig
+from llm_jax.models.recurrent_encoder_decoder_config import (
+  RecurrentEncoderDecoderConfig,
+)
 from llm_jax.reporting import (
   curves,
   files,
@@ -147,6 +153,45 @@ def test_the_page_holds_all_of_a_run_and_needs_nothing_else(folder):
   assert not re.search(r"https?:|@import|url\((?!#)", text)
   widths = re.findall(r'<i style="width: ([\d.]+)%"', text)
   assert widths == ["50.0", "100.0", "66.7"]
+
+
+def test_answers_by_spans_are_beside_the_baseline_by_their_f1(folder):
+  model = {"loss": 1.25, "exact_match": 0.25, "f1": 0.5}
+  simple = {"exact_match": 0.1, "f1": 0.125}
+  results = {"results": {"model": model, "first_word": simple}}
+  path = folder / "evaluation.json"
+  files.write_json(path, files.read_json(path) | results)
+  page = _page(folder)
+  best = "37.5 points more than the best baseline, first word"
+  assert f"The model has an F1 of 50.0%, {best}" in page.text
+  for part in ("F1, a longer bar is better", "12.5%", "test loss", "1.250"):
+    assert part in page.text, part
+  raw = (folder / "report.html").read_text()
+  assert re.findall(r'<i style="width: ([\d.]+)%"', raw) == ["100.0", "25.0"]
+  # Mutant: without an F1 the loss is what is compared.
+  del model["f1"], simple["f1"]
+  files.write_json(path, files.read_json(path) | results)
+  assert "loss, a shorter bar is better" in _page(folder).text
+
+
+@pytest.mark.parametrize(
+  "model,says",
+  [
+    (TransformerConfig(num_layers=1), "A decoder of 1 layer, "),
+    (TransformerConfig(num_layers=2, sees="all"), "An encoder of 2 layers, "),
+    (EncoderDecoderConfig(num_layers=2), "An encoder-decoder of 2 layers, "),
+    (RecurrentConfig(num_layers=2, cell="gru"), "A model of GRUs of 2 layers"),
+    (
+      RecurrentEncoderDecoderConfig(num_layers=1),
+      "A model of LSTMs, which reads and writes, of 1 layer, ",
+    ),
+  ],
+)
+def test_a_model_is_called_what_it_is(model, says, folder):
+  about = files.read_json(folder / "experiment.json")
+  about["settings"] = config.to_json(Experiment(model=model))
+  files.write_json(folder / "experiment.json", about)
+  assert says in _page(folder).text
 
 
 def test_text_of_a_run_is_never_markup_and_keeps_its_spaces(folder):
