@@ -82,7 +82,10 @@ def _tags(tokens: Tagged, split: str, said: Iterable[Any]) -> Measured:
     told.append([tokens.classes[n] for n in its])
   simple = _most_frequent(tokens, read)
   lines = [
-    "".join(f"{w} {t} {s}\n" for w, t, s in zip(*rows, strict=True))
+    # White space parts columns, so that none is left in a word.
+    "".join(
+      f"{'_'.join(w.split())} {t} {s}\n" for w, t, s in zip(*rows, strict=True)
+    )
     for rows in zip(read, meant, told, strict=True)
   ]
   return Measured(

@@ -32,6 +32,7 @@ def home(tmp_path_factory):
 
 def sentence(i):
   words = [WORDS[(i * k + k) % 7] for k in range(1, 5)]
+  words.append("of\nnote")  # one word, as lists can have it
   tags = ["B-NAME" if w[0].isupper() else "O" for w in words]
   return json.dumps({"words": words, "tags": tags})
 

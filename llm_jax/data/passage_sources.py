@@ -43,7 +43,8 @@ class PassageForm:
     split = "" if self.into == "any" else self.into
     question = tables.text(row, "question", where)
     context = tables.text(row, "context", where)
-    name = str(row.get("id", where))
+    given = row.get("id")
+    name = where if given is None else str(given)
     try:
       return Passage(name, question, context, answers, split)
     except ValueError as e:
@@ -59,10 +60,13 @@ def _answers(value: Any, where: str) -> Iterator[tuple[str, int]]:
       texts = [its["text"] for its in value]
       starts = [its["answer_start"] for its in value]
     found = [(str(t), int(at)) for t, at in zip(texts, starts, strict=True)]
-    if all(isinstance(t, str) for t in texts):
+    exact = not any(
+      isinstance(at, bool) or int(at) != float(at) for at in starts
+    )
+    if exact and all(isinstance(t, str) for t in texts):
       yield from found
       return
-  except (TypeError, ValueError, KeyError):
+  except (TypeError, ValueError, KeyError, OverflowError):
     pass
   raise ValueError(
     f"{where}: answers are {value!r:.80}, not texts, each with answer_start"
@@ -106,7 +110,7 @@ def squad(path: pathlib.Path) -> Iterator[tuple[str, Row]]:
   Raises:
     ValueError: a file of another shape.
   """
-  text = tables.decode(path.read_bytes(), str(path))
+  text = tables.decode(path.read_bytes(), str(path)).removeprefix("\ufeff")
   try:
     articles = json.loads(text)["data"]
     rows = [

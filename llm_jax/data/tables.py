@@ -1,5 +1,6 @@
 """Files on disk, and the rows of those that are tables."""
 
+import codecs
 from collections.abc import Iterator, Mapping, Sequence
 import glob
 import gzip
@@ -145,7 +146,7 @@ def _jsonl(path: pathlib.Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _object(line: bytes, where: str) -> dict[str, Any]:
-  said = decode(line, where)
+  said = decode(line.removeprefix(codecs.BOM_UTF8), where)
   try:
     row = json.loads(said)
   except json.JSONDecodeError as e:  # its own "line 1" is not the file's

@@ -104,7 +104,7 @@ class ColumnFiles:
     """ValueError names the file and line of what is no column."""
     split = "" if self.into == "any" else self.into
     for path in tables.found(self.paths, self.endings):
-      text = tables.decode(path.read_bytes(), str(path))
+      text = tables.decode(path.read_bytes(), str(path)).removeprefix("\ufeff")
       pairs: list[tuple[str, str]] = []
       began = 1
       for number, line in enumerate([*text.splitlines(), ""], 1):

@@ -37,8 +37,13 @@ _MEASURES = (
   "bits_per_target_byte",
   "loss",
   "token_accuracy",
+  "word_accuracy",
   "exact_match",
+  "f1",
   "macro_f1",
+  "matthews",
+  "mse",
+  "pearson",
 )
 _FEW = 2  # settings that name a run, at most
 

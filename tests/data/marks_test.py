@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 
 import numpy as np
 import pytest
@@ -280,6 +281,10 @@ QAS = [
 ]
 
 
+def at(place):
+  return [{"text": "Anna", "answer_start": place}]
+
+
 def write(folder, name, value):
   path = folder / name
   path.write_text(value if isinstance(value, str) else json.dumps(value))
@@ -314,6 +319,9 @@ def test_squads_file_and_flat_rows_are_the_same(tmp_path):
     ({"data": [{"paragraphs": [{"qas": []}]}]}, "holds no question"),
     ({"data": [{"paragraphs": [{"qas": QAS}]}]}, "(KeyError: 'context')"),
     (squad([QAS[0] | {"answers": "Anna"}]), "question a: answers are 'Anna'"),
+    (squad([QAS[0] | {"answers": at(12.5)}]), "question a: answers are ["),
+    (squad([QAS[0] | {"answers": at(True)}]), "question a: answers are ["),
+    (squad([QAS[0] | {"answers": at(math.inf)}]), "question a: answers are ["),
     (squad([QAS[0] | {"is_impossible": True}]), "is_impossible, and has"),
     (squad([{"id": "c", "question": "q"}]), "question c: no field 'answers'"),
     (squad([QAS[0]], "x" * 99), "question a: its answer 'Anna' does not"),
@@ -323,6 +331,20 @@ def test_files_that_are_none(value, says, tmp_path):
   with pytest.raises(ValueError) as e:
     list(write(tmp_path, "train.json", value).passages())
   assert says in str(e.value) and "\n" not in str(e.value)
+
+
+def test_a_byte_order_mark_is_no_part_of_a_file(tmp_path):
+  plain = list(write(tmp_path, "a.json", squad(QAS)).passages())
+  marked = "\ufeff" + json.dumps(squad(QAS))
+  assert list(write(tmp_path, "a.json", marked).passages()) == plain
+  row = json.dumps({"context": TEXT, **QAS[0], "id": None})
+  (found,) = write(tmp_path, "b.jsonl", f"\ufeff{row}\r\n").passages()
+  assert found.truths == ["Anna"]
+  assert found.id == f"{tmp_path / 'b.jsonl'}:1"  # of none it is its place
+  path = tmp_path / "c.conll"
+  path.write_text("\ufeffAnna B-PER\r\n")
+  (found,) = ColumnFiles(paths=(str(path),)).sentences()
+  assert found.words == ("Anna",)
 
 
 def test_two_questions_of_one_id_are_refused(tmp_path):

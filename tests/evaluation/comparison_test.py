@@ -7,6 +7,7 @@ HERE = {
     "loss": 2.0,
     "token_accuracy": 0.75,
     "exact_match": 0.5,
+    "f1": 0.75,
     "tokens": 9.0,
   },
   "text": {"loss": 4.0, "token_accuracy": 0.25, "tokens": 9.0},
@@ -17,6 +18,7 @@ THERE = {
     "loss": 5.0,
     "token_accuracy": 0.5,
     "exact_match": 0.0,
+    "f1": 0.25,
     "tokens": 9.0,
   },
   "text": {"loss": 3.5, "token_accuracy": 0.5, "tokens": 9.0},
@@ -33,6 +35,7 @@ def test_gains_are_positive_where_this_run_is_better():
     ("data", "loss"): 3.0,
     ("data", "token_accuracy"): 0.25,
     ("data", "exact_match"): 0.5,
+    ("data", "f1"): 0.5,
     ("text", "loss"): -0.5,
     ("text", "token_accuracy"): -0.25,
   }
