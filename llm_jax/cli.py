@@ -202,10 +202,7 @@ def _near(name: str, given: flags.FlagValues) -> str:
   """The flag that was meant, maybe."""
   head, _, last = name.rpartition(".")
   if last == "paths" and any(f.startswith(f"{head}.") for f in given):
-    return (
-      f"; --{head} reads no files here: in a copy of the experiment,"
-      " sources=(...) names what does"
-    )
+    return f"; --{head} reads no files; sources=(...) of a copy may have one"
   # First by the last part alone, --peak for --optimizer.peak, those with few
   # parts before; then among settings of the same part; then among all.
   same = [f for f in given if f.rpartition(".")[2] == last]

@@ -110,7 +110,7 @@ def test_files_for_a_source_that_reads_none(tmp_path):
   its = dataclasses.replace(command.EXPERIMENT, data=Text())
   flag = "--data.sources.0.paths=a.txt"
   said = refused(tmp_path, "show", flag, experiment=its)
-  assert "--data.sources.0 reads no files here: in a copy of the exp" in said
+  assert "--data.sources.0 reads no files; sources=(...) of a copy" in said
 
 
 @pytest.mark.parametrize(
