@@ -4,7 +4,7 @@ What words and what passages share: splits, batches, errors.
 """
 
 import abc
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 import pathlib
 from typing import Any
 
@@ -41,6 +41,43 @@ class Corpus(abc.ABC):
       its, text = self._told(documents[i])
       if its == split:
         yield text
+
+  def parts(
+    self,
+    version: str,
+    kind: Callable[..., Any],
+    tokenised: Callable[[Iterator[str]], dict[str, Any]],
+    tokenizer: Tokenizer,
+    progress: Progress,
+  ) -> list[dict[str, Any]]:
+    """Splits of each source as tuples of arrays, made once and cached.
+
+    Args:
+      version: of what is made.
+      kind: of tuple, by names of its arrays.
+      tokenised: prepared documents -> split -> tuple.
+      tokenizer: that it uses.
+      progress: shows that it goes on.
+    """
+
+    def load(path: pathlib.Path) -> Any:
+      with np.load(path) as saved:
+        return kind(**saved)
+
+    out = []
+    for documents in self._documents:
+      about = (version, documents.identity, tokenizer.fingerprint)
+      name = cache.fingerprint(*about, repr(self._shares))
+      final = self._folder / "tokens" / name
+
+      def make(folder: Any, its: prepared.Prepared = documents) -> None:
+        lines = progress(its, total=len(its), label="tokenising")
+        for split, part in tokenised(iter(lines)).items():
+          np.savez(folder / f"{split}.npz", **part._asdict())
+
+      cache.once(final, make)
+      out.append({s: load(final / f"{s}.npz") for s in splits.SPLITS})
+    return out
 
   @abc.abstractmethod
   def tokenise(self, tokenizer: Tokenizer, progress: Progress) -> "Marked":

@@ -97,26 +97,11 @@ class Corpus(marked.Corpus):
 
   def tokenise(self, tokenizer: Tokenizer, progress: Progress) -> "Tagged":
     """Token ids of every split, or those in the cache."""
-    parts = []
-    for documents in self._documents:
-      about = ("tags-1", documents.identity, tokenizer.fingerprint)
-      name = cache.fingerprint(*about, repr(self._shares))
-      final = self._folder / "tokens" / name
-
-      def make(folder: Any, its: prepared.Prepared = documents) -> None:
-        lines = progress(its, total=len(its), label="tokenising")
-        found = _tokenised(map(from_json, lines), tokenizer, self._shares)
-        for split, part in found.items():
-          np.savez(folder / f"{split}.npz", **part._asdict())
-
-      cache.once(final, make)
-      parts.append({s: _load(final / f"{s}.npz") for s in splits.SPLITS})
+    make = lambda lines: _tokenised(
+      map(from_json, lines), tokenizer, self._shares
+    )
+    parts = self.parts("tags-1", Part, make, tokenizer, progress)
     return Tagged(self._settings, self._documents, tokenizer, parts)
-
-
-def _load(path: Any) -> Part:
-  with np.load(path) as saved:
-    return Part(**saved)
 
 
 def _tokenised(

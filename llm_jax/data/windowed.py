@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from llm_jax.contracts import Progress, Tokenizer
-from llm_jax.data import cache, marked, prepared, splits
+from llm_jax.data import marked, prepared, splits
 from llm_jax.data.each_once import EachOnce
 from llm_jax.data.framing import Frame
 from llm_jax.data.packing import Row
@@ -58,26 +58,11 @@ class Corpus(marked.Corpus):
 
   def tokenise(self, tokenizer: Tokenizer, progress: Progress) -> "Windowed":
     """Token ids of every split, or those in the cache."""
-    parts = []
-    for documents in self._documents:
-      about = ("passages-1", documents.identity, tokenizer.fingerprint)
-      name = cache.fingerprint(*about, repr(self._shares))
-      final = self._folder / "tokens" / name
-
-      def make(folder: Any, its: prepared.Prepared = documents) -> None:
-        lines = progress(its, total=len(its), label="tokenising")
-        found = _tokenised(map(from_json, lines), tokenizer, self._shares)
-        for split, part in found.items():
-          np.savez(folder / f"{split}.npz", **part._asdict())
-
-      cache.once(final, make)
-      parts.append({s: _load(final / f"{s}.npz") for s in splits.SPLITS})
+    make = lambda lines: _tokenised(
+      map(from_json, lines), tokenizer, self._shares
+    )
+    parts = self.parts("passages-1", Part, make, tokenizer, progress)
     return Windowed(self._settings, self._documents, tokenizer, parts)
-
-
-def _load(path: Any) -> Part:
-  with np.load(path) as saved:
-    return Part(**saved)
 
 
 class _Written:
