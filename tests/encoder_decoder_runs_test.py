@@ -111,12 +111,18 @@ def test_a_folder_of_others_goes_in_and_out(tmp_path):
   assert (config["pad_token_id"], config["is_encoder_decoder"]) == (0, True)
 
 
-def test_what_no_format_says_is_refused(whole, home, tmp_path):
+def test_a_run_is_written_in_the_words_of_t5(whole, home, tmp_path):
+  to = tmp_path / "out"
   said = command.call(
-    *("export", f"--workdir={home / 'whole'}", f"--to={tmp_path / 'out'}"),
+    *("export", f"--workdir={home / 'whole'}", f"--to={to}"),
     experiment=EXPERIMENT,
   )
-  assert said.code == 2 and "--model.attention_scale=None" in said.error
+  assert said.code == 0, said.err
+  config = json.loads((to / "config.json").read_text())
+  assert (config["model_type"], config["tie_word_embeddings"]) == ("t5", False)
+  # Ours has one table and divides scores: `rewriting` has the law.
+  tensors = load_file(to / "model.safetensors")
+  assert {"shared.weight", "lm_head.weight"} <= tensors.keys()
 
 
 OTHERS = [

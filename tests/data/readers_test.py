@@ -167,7 +167,7 @@ WRONG = {
 LINES = {
   "deep": '{"prompt": ' + "[" * 100_000 + "]" * 100_000 + "}",
   "digits": '{"prompt": ' + "1" * 5000 + "}",
-  "mark": "\ufeff" + json.dumps(ROWS["alpaca"]),
+  "mark": json.dumps(ROWS["alpaca"]) + "\ufeff",
   "zeros": "\x00\x00",
 }
 

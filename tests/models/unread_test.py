@@ -20,7 +20,11 @@ REFUSED = [
   ({"token_types": 2}, {"sees": "all"}, "token_types=2"),
   ({"position_offset": 2}, {"positions": "learned"}, "position_offset=2"),
   ({"relative_buckets": 8}, {"positions": "relative"}, "relative_buckets=8"),
-  ({"relative_distance": 8}, {"positions": "relative"}, "relative_distance=8"),
+  (
+    {"relative_distance": 99},
+    {"positions": "relative"},
+    "relative_distance=99",
+  ),
   ({"first_norm": False, "norm_at": "sum"}, {"norm_at": "both"}, "first_norm"),
   (
     {"rope_theta": 5.0, "positions": "none"},
