@@ -5,7 +5,6 @@ The stored numbers are of `tests/goldens/families.py`.
 
 import contextlib
 import dataclasses
-import functools
 
 import flax.linen as nn
 import jax
@@ -276,38 +275,3 @@ def test_older_files_of_bert_are_read(tmp_path):
   save_file(tensors, file)
   with pytest.raises(ValueError, match=r"decoder\.weight is a tensor that"):
     read(old, "float32")
-
-
-@functools.cache
-def _mesh():
-  devices = np.array(jax.devices()).reshape(4, 2)
-  return jax.sharding.Mesh(devices, ("fsdp", "tensor"))
-
-
-@pytest.mark.parametrize(
-  "name", ["llama3", "mixtral", "gpt2", "phi3", "olmo2", "modernbert", "bart"]
-)
-def test_each_device_reads_its_part_and_all_is_there(name, tmp_path):
-  golden = tiny.golden(name)
-  folder = tiny.write(
-    tmp_path / name,
-    golden["config"],
-    golden["tensors"],
-    dtype=np.float32,
-    files=3,
-  )
-  given = f"hf:{folder}"
-  shape, whole = read(folder, "float32", kind=kind(name))
-  boxed = jax.eval_shape(model_lib.of_shape(shape).init, jax.random.key(0))
-  boxed = boxed["params"]
-  placed = jax.tree.map(
-    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-    axes.unbox(boxed),
-    axes.shardings(boxed, _mesh()),
-  )
-  cut = importing.params(
-    given, "init_from", shape, placed, axes.suffixes(boxed), SAME
-  )
-  jax.tree.map(np.testing.assert_array_equal, cut, whole)
-  same = jax.tree.map(lambda x, s: x.sharding == s.sharding, cut, placed)
-  assert all(jax.tree.leaves(same))
