@@ -96,7 +96,8 @@ def card(
     start, end = map(str, around)
     use = _FRAMED.replace("START", start).replace("END", end)
   measured = evaluation.get("results", {}).get("model", {})
-  rows = [f"| {k} | {v:.6g} |" for k, v in measured.items()]
+  # In a file, what is not finite is a word: "inf".
+  rows = [f"| {k} | {float(v):.6g} |" for k, v in measured.items()]
   metrics = "\n".join(["| measure | value |", "|---|---|", *rows])
   if not rows:
     metrics = "Nothing was measured; `evaluate` does."
