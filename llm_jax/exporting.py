@@ -179,6 +179,7 @@ def export(
         isinstance(experiment.data, Asked),
         (tokenizer.start_id, tokenizer.eos_id)
         if isinstance(experiment.data, Examples)
+        and not model.shape.reads_sources  # whose tokenizer puts them there
         else None,
       )
       storage.write(partial / "README.md", card.encode())

@@ -227,7 +227,7 @@ def params(
   new: tuple[str, ...] = ("output_",)
   if where.architecture in family.heads:  # one for tokens is the experiment's
     new = () if shape.tied else ("head",)
-    said["tied"] = shape.tied
+    said |= {"tied": shape.tied, "head_scale": shape.head_scale}
   found = _as_settings(said, where.given)
   there = adopted(found, shape, fixed, where.given)
   if there != shape:

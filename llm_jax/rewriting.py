@@ -16,7 +16,8 @@ def settings(found: Mapping[str, Any]) -> dict[str, Any]:
   out = dict(found)
   if _is_like_t5(found):
     out["attention_scale"] = 1.0
-    out["tied"] = found["tied"] and found["head_scale"]
+    if not found["outputs"]:
+      out["tied"] = found["tied"] and found["head_scale"]
   return out
 
 
@@ -37,7 +38,7 @@ def params(
   out: dict[str, Any] = {}
   for path, x in trees.paths(own):
     trees.put(out, path, x * scale if path.endswith("query/kernel") else x)
-  if found["tied"] and not found["head_scale"]:
+  if found["tied"] and not (found["outputs"] or found["head_scale"]):
     out["head"], suffixes = out["embedding"].T, {**suffixes, "head": "DV"}
   return out, suffixes
 

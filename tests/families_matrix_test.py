@@ -37,9 +37,6 @@ REFUSED = {
     {"encoder": NOT_TOLD, **_no_source("Preferences")},
   ),
   **dict.fromkeys(("ranking", "classes"), _no_source("Preferences")),
-  **dict.fromkeys(("text classes", "sets", "numbers"), _no_source("Examples")),
-  "tags": _no_source("Tags"),
-  "passages": _no_source("Passages"),
   **{
     name: {
       "encoder": DRAWS_ALL.format(kind),

@@ -147,8 +147,9 @@ def judged(home, rows="pairs"):
   )
 
 
-def told(home, objective, rows, outputs):
+def told(home, objective, rows, outputs, sides=False):
   """Texts, and what is told of each."""
+  more = {"source": SourceSide(length=8)} if sides else {}
   return {
     "objective": objective,
     "data": Examples(
@@ -157,12 +158,14 @@ def told(home, objective, rows, outputs):
       length=8,
       widths=1,
       cache=str(home / "cache"),
+      **more,
     ),
     "model": {"outputs": outputs},
   }
 
 
-def tagged(home):
+def tagged(home, sides=False):
+  more = {"source": SourceSide(length=8)} if sides else {}
   return {
     "objective": Tagging(),
     "data": Tags(
@@ -171,12 +174,14 @@ def tagged(home):
       length=8,
       widths=1,
       cache=str(home / "cache"),
+      **more,
     ),
     "model": {"outputs": 2},
   }
 
 
-def passages(home):
+def passages(home, sides=False):
+  more = {"source": SourceSide(length=16)} if sides else {}
   return {
     "objective": Answers(),
     "data": Passages(
@@ -186,6 +191,7 @@ def passages(home):
       widths=1,
       none_at="last",
       cache=str(home / "cache"),
+      **more,
     ),
     "model": {"outputs": 2},
   }
@@ -253,12 +259,12 @@ OBJECTIVES = {
     "model": {"outputs": 2},
   },
   "text classes": lambda home, apart: told(
-    home, Classification(), "classes", 2
+    home, Classification(), "classes", 2, apart
   ),
-  "sets": lambda home, apart: told(home, MultiLabel(), "class_sets", 2),
-  "numbers": lambda home, apart: told(home, Regression(), "numbers", 1),
-  "tags": lambda home, apart: tagged(home),
-  "passages": lambda home, apart: passages(home),
+  "sets": lambda home, apart: told(home, MultiLabel(), "class_sets", 2, apart),
+  "numbers": lambda home, apart: told(home, Regression(), "numbers", 1, apart),
+  "tags": lambda home, apart: tagged(home, apart),
+  "passages": lambda home, apart: passages(home, apart),
   "ppo": lambda home, apart: draws(home, PPO()) | {"model": {"outputs": 1}},
   "grpo": lambda home, apart: draws(home, group.grpo(4)),
   "online dpo": lambda home, apart: draws(home, dpo.DPO(), batch=16, pair_of=4),

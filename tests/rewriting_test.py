@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from llm_jax import exporting, rewriting
+from llm_jax.interop import heads
 from llm_jax.models.encoder_decoder_config import Encoder
 from tests import small
 from tests.models.encoder_decoder_test import batch
@@ -51,6 +52,24 @@ def test_it_says_the_same(change):
     queries = variables["params"]["blocks"]["cross"]["query"]
     params["blocks"]["cross"]["query"] = queries
     assert np.abs(logp(theirs, params, rows) - wanted).max() > 1e-3
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_what_says_numbers_has_no_head_for_tokens(tied):
+  """And its table is written once, whatever that head was."""
+  own = dataclasses.replace(
+    OWN, tied=tied, outputs=3, output_bias=True, output_dense="tanh"
+  )
+  found = exporting.settings_of(own)
+  its = rewriting.settings(found)
+  family, said = exporting.described(its)
+  assert said["architectures"] == ["T5ForSequenceClassification"]
+  lines = heads.lines(family, its, said["architectures"][0])
+  names = {line.name for line in lines}
+  assert {"transformer.shared.weight", "classification_head.dense.bias"} < names
+  assert not any("lm_head" in name for name in names)
+  params, _ = rewriting.params(found, {"embedding": np.ones((2, 2))}, {})
+  assert "head" not in params
 
 
 @pytest.mark.parametrize("shape", [small.APART["bart"], small.CONFIG])

@@ -38,7 +38,7 @@ class Exampled:
     tokenizer: Tokenizer,
   ):
     self._settings, self._by_source = settings, by_source
-    self._frame = Frame.of(tokenizer, settings.between)
+    self._frame = Frame.of(tokenizer, settings.between, settings.source)
     least = self._frame.added(True) + 2
     if settings.length < least:
       raise ValueError(

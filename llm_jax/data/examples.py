@@ -9,10 +9,11 @@ import numpy as np
 
 from llm_jax.config import field
 from llm_jax.contracts import Progress, Tokenizer
-from llm_jax.data import example_tokens, mixture, prepared, splits
+from llm_jax.data import example_tokens, mixture, prepared, sides, splits
 from llm_jax.data.example import from_json, Kind
 from llm_jax.data.example_sources import ExampleFiles, TFDSExamples, Told
 from llm_jax.data.exampled import Exampled
+from llm_jax.data.sides import SourceSide
 from llm_jax.data.stdlib_examples import StdlibExamples
 
 
@@ -20,7 +21,7 @@ from llm_jax.data.stdlib_examples import StdlibExamples
 class Examples(mixture.Mixture):
   """Weighted sources of texts, or pairs of texts, of which something is told.
 
-  A row is one example, see `framing`.
+  A row is one example, see `framing`; with a source, for an encoder-decoder.
   """
 
   sources: tuple[StdlibExamples | ExampleFiles | TFDSExamples, ...] = (
@@ -56,9 +57,11 @@ class Examples(mixture.Mixture):
     "the token whose output tells: the last one, or the first, as only an"
     " encoder can",
   )
+  source: SourceSide = SourceSide()
 
   def __post_init__(self) -> None:
     super().__post_init__()
+    sides.check_twice(self.source, self.length)
     given = f"--data.classes={','.join(self.classes)}"
     if self.classes and self.rows == "numbers":
       raise ValueError(f"{given}: --data.rows=numbers have no classes")

@@ -8,12 +8,13 @@ from typing import ClassVar, Literal
 
 from llm_jax.config import field
 from llm_jax.contracts import Progress
-from llm_jax.data import mixture, windowed
+from llm_jax.data import mixture, sides, windowed
 from llm_jax.data.passage_sources import (
   PassageFiles,
   TFDSPassages,
   Told,
 )
+from llm_jax.data.sides import SourceSide
 from llm_jax.data.stdlib_passages import StdlibPassages
 
 
@@ -55,6 +56,11 @@ class Passages(mixture.Mixture):
     "the token that stands for no answer: the last one, or the first, as only"
     " an encoder can",
   )
+  source: SourceSide = SourceSide()
+
+  def __post_init__(self) -> None:
+    super().__post_init__()
+    sides.check_twice(self.source, self.length)
 
   def prepare(self, progress: Progress) -> windowed.Corpus:
     """Reads every source once, or finds it in the cache."""

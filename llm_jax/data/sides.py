@@ -42,6 +42,15 @@ class SourceSide:
     return ids[self.start]
 
 
+def check_twice(source: SourceSide, length: int) -> None:
+  """ValueError where what is read is to be written again and is not as long."""
+  if source.length not in (0, length):
+    raise ValueError(
+      f"--data.source.length={source.length}: an encoder reads the text that a"
+      f" decoder reads again, of --data.length={length}; {length}"
+    )
+
+
 def begins(tokenizer: Tokenizer) -> tuple[int, ...]:
   """Ids before a source: what begins a text, unless that ends one (BART)."""
   start = tokenizer.start_id

@@ -168,7 +168,8 @@ class Tagged(marked.Marked):
     parts: list[dict[str, Part]],
   ):
     super().__init__(settings, documents, tokenizer)
-    self._parts, self._frame = parts, Frame.of(tokenizer)
+    self._parts = parts
+    self._frame = Frame.of(tokenizer, source=settings.source)
     given = settings.classes
     if given:
       self._names = ClassNames(given, by_number=True)
@@ -217,7 +218,7 @@ class Tagged(marked.Marked):
     def make(r: int) -> Row:
       (a, b), (i, j) = rows.id_R2[r].tolist(), rows.word_R2[r].tolist()
       out = frame(part.ids[a:b]).row(s.length)
-      at = part.piece_W[i:j] - a + 1
+      at = part.piece_W[i:j] - a + frame.before
       out["mask_BT"][at] = True
       tag_T, word_T = np.zeros((2, s.length), np.int32)
       tag_T[at], word_T[at] = tag_W[i:j], np.arange(i, j) + before

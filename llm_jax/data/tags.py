@@ -8,7 +8,8 @@ from typing import ClassVar
 
 from llm_jax.config import field
 from llm_jax.contracts import Progress
-from llm_jax.data import mixture, tagged
+from llm_jax.data import mixture, sides, tagged
+from llm_jax.data.sides import SourceSide
 from llm_jax.data.stdlib_tags import StdlibTags
 from llm_jax.data.tag_sources import ColumnFiles, Sentences, TagFiles, TFDSTags
 
@@ -38,9 +39,11 @@ class Tags(mixture.Mixture):
     " each compiled once; 1 = always all of --data.length",
     low=1,
   )
+  source: SourceSide = SourceSide()
 
   def __post_init__(self) -> None:
     super().__post_init__()
+    sides.check_twice(self.source, self.length)
     if len(set(self.classes)) < len(self.classes):
       raise ValueError(f"--data.classes={','.join(self.classes)}: each once")
 

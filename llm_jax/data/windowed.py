@@ -154,7 +154,7 @@ class Windowed(marked.Marked):
   ):
     super().__init__(settings, documents, tokenizer)
     self._parts = parts
-    self._frame = Frame.of(tokenizer, settings.between)
+    self._frame = Frame.of(tokenizer, settings.between, settings.source)
     asked = [np.diff(p[s].question_N) for p in parts for s in splits.SPLITS]
     most = max(int(sizes.max(initial=0)) for sizes in asked)
     longest = min(most, settings.question)
@@ -228,7 +228,7 @@ class Windowed(marked.Marked):
     )
     first_R = nth_R * step_N[question_R]
     last_R = np.minimum(first_R + room_N[question_R], size_N[question_R])
-    begin_R = 1 + asked_N[question_R] + s.between
+    begin_R = self._frame.before + asked_N[question_R] + s.between
     return Windows(question_R, first_R, last_R, begin_R)
 
   def _rows(

@@ -6,8 +6,9 @@ transformers 5.23.
 
 from typing import Any
 
-from llm_jax.interop import family
+from llm_jax.interop import family, heads
 from llm_jax.interop.family import Family, Keys, Settings, Told
+from llm_jax.interop.heads import Head
 from llm_jax.interop.lines import Line
 
 # What every BART is, in our settings.
@@ -78,10 +79,10 @@ def _config(settings: Settings) -> dict[str, Any]:
   s.must(activation=tuple(names), tied=(True, None))
   encoder, width = family.encoder(settings), settings["embed_dim"]
   for part, its in (("", settings), ("encoder.", encoder)):
-    heads = its["num_heads"]
-    if (its["num_kv_heads"], its["head_dim"]) != (heads, width / heads):
+    count = its["num_heads"]
+    if (its["num_kv_heads"], its["head_dim"]) != (count, width / count):
       raise ValueError(
-        f"--model.{part}num_heads={heads}: in a BART as many are of keys, each"
+        f"--model.{part}num_heads={count}: in a BART as many are of keys, each"
         " D / N wide"
       )
   kind = "ForConditionalGeneration" if s.get("head_bias", False) else "Model"
@@ -153,4 +154,14 @@ FAMILY = Family(
     ("lm_head.weight", "embedding"),
   ),
   known=_KNOWN,
+  heads=heads.named(
+    ("Bart",),
+    Head(
+      *("text", "ForSequenceClassification", "classification_head.out_proj"),
+      dense="tanh",
+      lines=heads.dense("classification_head.dense"),
+      untold=3,
+    ),
+    Head("span", "ForQuestionAnswering", "qa_outputs"),
+  ),
 )

@@ -186,9 +186,6 @@ ROBERTA = _family(
   Head(
     *("text", _TEXT, "classifier.out_proj"),
     dense="tanh",
-    lines=(
-      Line("output_dense/kernel", "classifier.dense.weight", "_ D"),
-      Line("output_dense/bias", "classifier.dense.bias", "_"),
-    ),
+    lines=heads.dense("classifier.dense"),
   ),
 )

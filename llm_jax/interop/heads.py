@@ -42,6 +42,7 @@ class Head(NamedTuple):
     dense: `output_dense` of our settings.
     lines: of what comes before it, where only models with this head have that.
     root: what the model's own names begin with there; "" = as elsewhere.
+    untold: how many it says where config.json does not tell.
   """
 
   of: str
@@ -51,6 +52,15 @@ class Head(NamedTuple):
   dense: str = "none"
   lines: tuple[Line, ...] = ()
   root: str = ""
+  untold: int = 2
+
+
+def dense(their: str) -> tuple[Line, ...]:
+  """Lines of a map before that to numbers, of their name."""
+  return (
+    Line("output_dense/kernel", f"{their}.weight", "_ D"),
+    Line("output_dense/bias", f"{their}.bias", "_"),
+  )
 
 
 def named(stems: Sequence[str], *heads: Head) -> dict[str, Head]:
@@ -75,15 +85,20 @@ def settings(family: Family, folder: Folder) -> Settings:
   keys = Keys(folder.config, folder.given)
   keys.must("problem_type", None, *PROBLEMS)
   return {
-    "outputs": len(labels(folder)),
+    "outputs": len(labels(folder, head.untold)),
     "output_bias": head.bias,
     "output_dense": head.dense,
     "tied": True,  # which stands in for the head for tokens
+    "head_scale": False,  # which that alone reads
   }
 
 
-def labels(folder: Folder) -> tuple[str, ...]:
+def labels(folder: Folder, default: int = 2) -> tuple[str, ...]:
   """Names of classes, in order, as config.json says them.
+
+  Args:
+    folder: that holds it.
+    default: how many there are where it says nothing.
 
   Raises:
     ValueError: they are not numbered from 0, or two are alike.
@@ -93,7 +108,7 @@ def labels(folder: Folder) -> tuple[str, ...]:
   where = f"{folder.given}: config.json has"
   count = alike(keys.get("num_labels", None) or 0, 0, f"{where} num_labels")
   if not told:
-    return plain(count or 2)
+    return plain(count or default)
   if count not in (0, len(told)):
     raise ValueError(
       f"{where} num_labels={count}, and {len(told)} names in id2label"
@@ -113,18 +128,19 @@ def labels(folder: Folder) -> tuple[str, ...]:
 
 def lines(family: Family, settings: Settings, architecture: str) -> list[Line]:
   """All of a model: the family's lines and those of its head."""
-  out, head = family.lines(settings), family.heads.get(architecture)
+  found, head = family.lines(settings), family.heads.get(architecture)
   if head is None:
-    return out
+    return found
+  old, new = family.prefix, root(family, architecture)
+  own = lambda line: new + line.name.removeprefix(old)
+  out = [
+    line._replace(name=own(line)) if line.name.startswith(old) else line
+    for line in found
+  ]
   out += [*head.lines, Line("output_head", f"{head.map}.weight", "O D")]
   if head.bias:
     out.append(Line("output_bias", f"{head.map}.bias", "O"))
-  old, new = family.prefix, root(family, architecture)
-  own = lambda line: new + line.name.removeprefix(old)
-  return [
-    line._replace(name=own(line)) if line.name.startswith(old) else line
-    for line in out
-  ]
+  return out
 
 
 def root(family: Family, architecture: str) -> str:
@@ -136,7 +152,8 @@ def root(family: Family, architecture: str) -> str:
 def without_tokens(settings: Settings) -> Settings:
   """Settings of a model that says numbers only."""
   dense = settings["head_dense"] and settings["output_dense"] == "head"
-  return {**settings, "tied": True, "head_bias": False, "head_dense": dense}
+  its = {"tied": True, "head_bias": False, "head_dense": dense}
+  return {n: x for n, x in settings.items() if n != "head_scale"} | its
 
 
 def params_without_tokens(

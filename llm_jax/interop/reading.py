@@ -79,6 +79,7 @@ def check(
     new: as for `params`.
   """
   left, given = dict(found), folder.given
+  root, copies = heads.root(family, folder.architecture), dict(family.copies)
   unread = set(shapes) - {line.path for line in lines}
   for line in lines:
     if line.path not in shapes:
@@ -97,7 +98,9 @@ def check(
       left.pop(name, None)
   for name in left:
     if not name.endswith(family.extra):
-      original = dict(family.copies).get(name)
+      own = name.startswith(root)
+      own_name = family.prefix + name.removeprefix(root) if own else name
+      original = copies.get(own_name)
       if original and _is_copy(folder, found, name, original, lines):
         continue
       raise ValueError(f"{given}: {name} is a tensor that nothing reads")

@@ -6,8 +6,9 @@ configuration class of transformers 5.23.
 
 from typing import Any
 
-from llm_jax.interop import family
+from llm_jax.interop import family, heads
 from llm_jax.interop.family import Family, Keys, Settings, Told
+from llm_jax.interop.heads import Head
 from llm_jax.interop.lines import Line
 
 # What each of them is, in our settings.
@@ -69,7 +70,7 @@ def _config(settings: Settings) -> dict[str, Any]:
   s.must(**{name: (value,) for name, value in _ALWAYS.items()})
   s.must(activation=tuple(names), num_kv_heads=(settings["num_heads"],))
   tied = s.get("tied", True)
-  s.must(head_scale=(True,) if tied else (False, None))
+  s.must(head_scale=(tied, None))
   encoder = family.encoder(settings)
   for name in ("num_heads", "num_kv_heads", "head_dim", "mlp_dim"):
     if encoder[name] != settings[name]:
@@ -150,4 +151,14 @@ FAMILY = Family(
     ("lm_head.weight", "embedding"),
   ),
   known=_KNOWN,
+  heads=heads.named(
+    ("T5",),
+    Head(
+      *("text", "ForSequenceClassification", "classification_head.out_proj"),
+      dense="tanh",
+      lines=heads.dense("classification_head.dense"),
+      root="transformer.",
+    ),
+    Head("span", "ForQuestionAnswering", "qa_outputs"),
+  ),
 )

@@ -9,6 +9,7 @@ import pytest
 
 from llm_jax.data import framing
 from llm_jax.data.framing import Frame, shortened
+from llm_jax.data.sides import SourceSide
 from llm_jax.tokenizers import store
 from tests.tokenizers import older_test
 
@@ -40,6 +41,36 @@ def test_a_row_says_where_it_is_padded():
   assert row["type_BT"].tolist() == [0, 0, 0, 0, 1, 1, 0, 0]
   assert not row["mask_BT"].any() and row["mask_BT"].dtype == bool
   np.testing.assert_array_equal(row["target_BT"], row["tokens_BT"])
+
+
+def test_a_source_is_written_again_behind_its_start():
+  """The rows that transformers' BART and T5 make of `input_ids` alone."""
+  row = Frame(0, 2, between=2, first_id=9)([7, 8], [5]).row(8)
+  assert row["source_BS"].tolist() == [0, 7, 8, 2, 2, 5, 2, 0]
+  assert row["tokens_BT"].tolist() == [9, 0, 7, 8, 2, 2, 5, 0]
+  assert row["target_BT"].tolist() == row["source_BS"].tolist()
+  for side in ("", "source_"):
+    end = "S" if side else "T"
+    assert row[f"{side}segment_B{end}"].tolist() == [1] * 7 + [0]
+    assert row[f"{side}position_B{end}"].tolist() == [*range(7), 0]
+  assert not row["mask_BT"].any() and row["mask_BT"].dtype == bool
+
+
+def test_a_tokenizer_without_a_start_puts_none_before_a_source():
+  """T5's: a eos b eos."""
+
+  class Tokenizer:
+    start_id, bos_id, eos_id, pad_id = 1, 1, 1, 0
+
+  frame = Frame.of(Tokenizer, source=SourceSide(8, "pad"))
+  assert frame == Frame(None, 1, 1, first_id=0)
+  found = frame([7, 8], [5])
+  assert found.ids.tolist() == [7, 8, 1, 5, 1]
+  assert found.types.tolist() == [0, 0, 0, 1, 1]
+  assert frame([7]).ids.tolist() == [7, 1]
+  assert (frame.before, frame.added(False), frame.added(True)) == (0, 1, 2)
+  # A decoder's text begins with what ended the one before it.
+  assert Frame.of(Tokenizer)([7]).ids.tolist() == [1, 7, 1]
 
 
 def id_by_id(first, second, room):
@@ -101,6 +132,12 @@ def test_pairs_are_framed_as_transformers_frames_them(name, between, tmp_path):
     assert found.ids.tolist() == want["ids"], (length, a, b)
     if want["types"] is not None:
       assert found.types.tolist() == want["types"]
+    # An encoder-decoder reads the same, and writes it behind its own start.
+    apart = Frame.of(tokenizer, between, SourceSide(length, "eos"))
+    assert apart == frame._replace(first_id=tokenizer.eos_id)
+    assert (
+      apart(first[:1], [5]).ids.tolist() == frame(first[:1], [5]).ids.tolist()
+    )
   # Mutant: as many tokens between as the other has.
   other = Frame.of(tokenizer, 3 - between)
   a, b = (tokenizer.encode(text) for text in GOLD["pairs"][0])

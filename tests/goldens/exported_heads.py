@@ -25,7 +25,7 @@ def write(target, name):
 
   given = heads_test.made(name, target / "given")
   with families_test.float64():
-    shape, params = families_test.read(given)
+    shape, params = heads_test.read(given, "float64")
     heads_test.again(name, given, shape, params, target / name)
   said = json.loads((target / name / "config.json").read_text())
   said = {"pad_token_id": 0} | said  # as `export` has it of a tokenizer
@@ -59,14 +59,15 @@ def check(target, name):
   place_BT = np.maximum(mask_BT.cumsum(1) - 1, 0)
   if kind.startswith("Roberta"):
     place_BT = place_BT + said["pad_token_id"] + 1
-  tensor, more = torch.from_numpy, {}
+  tensor, more = torch.from_numpy, {"position_ids": torch.from_numpy(place_BT)}
+  if said.get("is_encoder_decoder"):
+    more = {}  # it shifts its source itself
   if "type_BT" in found:
     more["token_type_ids"] = tensor(found["type_BT"])
   with torch.no_grad():
     out = net(
       tensor(found["ids_BT"]),
       attention_mask=tensor(mask_BT),
-      position_ids=tensor(place_BT),
       **more,
     )
   if "start_logits" in out:

@@ -6,7 +6,9 @@ in an environment with torch 2.13 and transformers 5.23; weights and precision
 are those of `families.py`. Each file holds config.json, [(name, shape)], ids
 with their mask, kinds of tokens where there are several, and the numbers: of
 texts [B, O], of tokens [B, T, O], of spans [B, T, 2]. Where an encoder reads
-its first token, padding is on the right alone.
+its first token, padding is on the right alone; so it is of encoder-decoders,
+which are given a source and shift it themselves, and whose rows are two texts
+with what ends them.
 """
 
 import json
@@ -17,7 +19,8 @@ import numpy as np
 import torch
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent.parent))
-from tests.goldens import families
+from tests.goldens import encoder_decoders, families
+from tests.interop import tiny
 
 FOLDER = pathlib.Path(__file__).parent / "heads"
 _DECODER = families._SMALL | dict(
@@ -43,14 +46,23 @@ _BASES = {
   "bert": ("Bert", _BERT),
   "roberta": ("Roberta", _BERT | dict(type_vocab_size=1)),
   "modernbert": ("ModernBert", _MODERN),
+  **{
+    name: ("Bart" if name == "bart" else "T5", encoder_decoders.CASES[name])
+    for name in tiny.ENCODER_DECODERS
+  },
 }
+_TOLD = ("architectures", "model_type")  # by the class
 _HEADS = {
   "text": "ForSequenceClassification",
   "token": "ForTokenClassification",
   "span": "ForQuestionAnswering",
 }
 _ALL = ("llama", "gpt2", "bert", "roberta", "modernbert")
-_OF = {"text": tuple(_BASES), "token": _ALL, "span": (*_ALL, "mistral")}
+_OF = {
+  "text": tuple(_BASES),
+  "token": _ALL,
+  "span": (*_ALL, "mistral", "bart", "t5"),
+}
 ENCODERS = ("bert", "roberta", "modernbert")
 
 
@@ -60,9 +72,10 @@ def case(base, of):
   more = {} if of == "span" else _THREE
   if of == "text" and base in ("qwen3", "mistral"):  # a reward
     more = dict(num_labels=1, problem_type="regression")
-  if of == "text" and base == "roberta":
+  if of == "text" and base in ("roberta", "t5_first"):
     more = _THREE | dict(problem_type="multi_label_classification")
-  return f"{stem}{_HEADS[of]}", settings | more
+  own = {k: v for k, v in settings.items() if k not in _TOLD}
+  return f"{stem}{_HEADS[of]}", own | more
 
 
 def golden(base, of):
@@ -73,13 +86,21 @@ def golden(base, of):
   ids_BT = rng.integers(3, 48, (3, 8))
   mask_BT = np.ones_like(ids_BT)
   mask_BT[1, 6:] = 0
-  if base in ENCODERS:
+  if base in ENCODERS or base in tiny.ENCODER_DECODERS:
     mask_BT[2, 5:] = 0
   else:
     mask_BT[2, :3] = 0
   ids_BT = np.where(mask_BT, ids_BT, said["pad_token_id"] or 0)
   place_BT = np.maximum(mask_BT.cumsum(1) - 1, 0)
   tensor, more = torch.from_numpy, {}
+  if base in tiny.ENCODER_DECODERS:
+    last_B = mask_BT.sum(1) - 1
+    ids_BT[range(3), last_B] = ids_BT[range(3), [2, 1, 3]] = said[
+      "eos_token_id"
+    ]
+    with torch.no_grad():
+      out = net(tensor(ids_BT), attention_mask=tensor(mask_BT))
+    return _stored(said, tensors, ids_BT, mask_BT, out)
   if said.get("type_vocab_size", 1) > 1:
     more["type_BT"] = rng.integers(0, said["type_vocab_size"], ids_BT.shape)
   if base == "roberta":
@@ -91,7 +112,12 @@ def golden(base, of):
       position_ids=tensor(place_BT),
       **({"token_type_ids": tensor(more["type_BT"])} if more else {}),
     )
-  if of == "span":
+  return _stored(said, tensors, ids_BT, mask_BT, out) | more
+
+
+def _stored(said, tensors, ids_BT, mask_BT, out):
+  """What a file holds."""
+  if "start_logits" in out:
     numbers = torch.stack([out.start_logits, out.end_logits], -1)
   else:
     numbers = out.logits
@@ -102,7 +128,6 @@ def golden(base, of):
     ids_BT=ids_BT,
     mask_BT=mask_BT,
     numbers=numbers.numpy(),
-    **more,
   )
 
 

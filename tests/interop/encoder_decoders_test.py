@@ -19,7 +19,6 @@ from llm_jax import model as model_lib
 from llm_jax.data import sides
 from llm_jax.generation import decode
 from llm_jax.interop import families
-from llm_jax.interop.family import Keys
 from llm_jax.models import blocks
 from llm_jax.models.attention import Attention
 from llm_jax.models.config import TransformerConfig
@@ -327,6 +326,15 @@ PUBLISHED = {
     _BART_LARGE_CNN | {"force_bos_token_to_be_generated": False},
     {"first_id": -1, "start_id": 2, "head_bias": False, "tied": True},
   ),
+  "bart-large-mnli": (
+    "BartForSequenceClassification",
+    _BART_LARGE_CNN
+    | {
+      "force_bos_token_to_be_generated": False,
+      "id2label": {"0": "contradiction", "1": "neutral", "2": "entailment"},
+    },
+    {"outputs": 3, "output_bias": True, "output_dense": "tanh", "tied": True},
+  ),
   "t5-small": (
     "T5ForConditionalGeneration",
     _T5_SMALL,
@@ -347,7 +355,10 @@ def test_published_words_are_read_and_written(name):
   found = families.settings(folder)
   assert {key: found[key] for key in want} == want
   shape = importing._as_settings(found, "x")
-  family, said = exporting.described(exporting.settings_of(shape))
+  _, said = exporting.described(exporting.settings_of(shape))
   assert architecture in said["architectures"]
-  again = importing._as_settings(family.settings(Keys(said, "again")), "x")
+  folder = types.SimpleNamespace(
+    architecture=architecture, given="again", config=said
+  )
+  again = importing._as_settings(families.settings(folder), "x")
   assert again == shape

@@ -6,6 +6,7 @@ The stored numbers are of `tests/goldens/heads.py`.
 import dataclasses
 import functools
 import json
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from safetensors.numpy import load_file
 from llm_jax import axes, exporting, importing, trees
 from llm_jax import model as model_lib
 from llm_jax.contracts import Scores
+from llm_jax.data.framing import Framed
 from llm_jax.interop import families, heads, writing
 from llm_jax.interop.folder import Folder
 from llm_jax.models.config import TransformerConfig
@@ -33,6 +35,12 @@ def made(name, folder, **how):
   return tiny.write(folder / name, found["config"], found["tensors"], **how)
 
 
+def read(folder, dtype="float32"):
+  """A golden's shape and params."""
+  kind = families_test.kind(folder.name.rpartition("_")[0])
+  return families_test.read(folder, dtype, kind)
+
+
 def read_at(shape, mask_BT):
   """Where the number of a text stands: the first token, or the last one."""
   return place(mask_BT, first=shape.sees == "all")
@@ -47,22 +55,35 @@ def place(mask_BT, first):
 @functools.cache
 def compiled(shape):
   def outputs(params, batch):
-    module = Decoder(shape)
+    module = model_lib.KINDS[type(shape)].module(shape)
     return module.apply({"params": params}, batch, method="score").output_BTO
 
   return jax.jit(outputs)
 
 
-def numbers(shape, params, found, name, at=read_at):
+def twice(shape, found):
+  """Rows that an encoder reads, and a decoder again."""
+  rows = [
+    Framed(ids[mask > 0], None, shape.start_id).row(len(ids))
+    for ids, mask in zip(found["ids_BT"], found["mask_BT"], strict=True)
+  ]
+  return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+
+
+def numbers(shape, params, found, name, at=read_at, rows=twice):
   """What an objective reads of the model."""
   mask_BT = found["mask_BT"].astype(np.int32)
-  batch = {
-    "tokens_BT": found["ids_BT"],
-    "target_BT": found["ids_BT"],
-    "segment_BT": mask_BT,
-    "position_BT": np.maximum(mask_BT.cumsum(1) - 1, 0),
-    **{k: found[k] for k in ("type_BT",) if k in found},
-  }
+  batch = (
+    rows(shape, found)
+    if shape.reads_sources
+    else {
+      "tokens_BT": found["ids_BT"],
+      "target_BT": found["ids_BT"],
+      "segment_BT": mask_BT,
+      "position_BT": np.maximum(mask_BT.cumsum(1) - 1, 0),
+      **{k: found[k] for k in ("type_BT",) if k in found},
+    }
+  )
   batch = {k: jnp.asarray(x, jnp.int32) for k, x in batch.items()}
   output_BTO = compiled(shape)(params, batch)
   if name.endswith("_text"):
@@ -86,7 +107,7 @@ def test_numbers_are_those_of_transformers_and_are_written_again(
 ):
   found, folder = golden(name), made(name, tmp_path)
   with families_test.float64():
-    shape, params = families_test.read(folder)
+    shape, params = read(folder, "float64")
     assert apart(numbers(shape, params, found, name), found) < 1e-9
     again(name, folder, shape, params, tmp_path / "again")
 
@@ -97,7 +118,7 @@ def again(name, folder, shape, params, target):
   settings, first = exporting.settings_of(shape), Folder(folder, "a")
   labels = heads.labels(first)
   family = families.of(first)
-  of = name.split("_")[1]
+  of = name.rpartition("_")[2]
   _, said = exporting.described(settings, (family,), of, labels)
   assert said["architectures"] == [first.architecture]
   target.mkdir()
@@ -114,14 +135,19 @@ def again(name, folder, shape, params, target):
   assert one.keys() == two.keys()
   for key, x in one.items():
     assert x.shape == two[key].shape and x.tobytes() == two[key].tobytes(), key
-  assert families_test.read(target)[0] == shape
+  kind = families_test.kind(name.rpartition("_")[0])
+  assert families_test.read(target, kind=kind)[0] == shape
 
 
 @pytest.mark.parametrize(
-  "name", ["llama_text", "gpt2_span", "bert_text", "modernbert_token"]
+  "name",
+  [
+    *("llama_text", "gpt2_span", "bert_text", "modernbert_token"),
+    *("bart_text", "t5_span"),
+  ],
 )
 def test_numbers_in_float32(name, tmp_path):
-  shape, params = families_test.read(made(name, tmp_path), "float32")
+  shape, params = read(made(name, tmp_path))
   found = golden(name)
   assert apart(numbers(shape, params, found, name), found) < 2e-5
 
@@ -145,6 +171,11 @@ def _turned(params):
   return {**params, "output_head": params["output_head"][:, ::-1]}
 
 
+def _of_first(shape, mask_BT):
+  """Of two texts, the end of the first."""
+  return np.arange(mask_BT.shape[1]) == np.array([[2], [1], [3]])
+
+
 SAME = lambda its: its
 MUTANTS = {
   "bias dropped": ("bert_token", _without_bias, SAME, read_at),
@@ -157,13 +188,17 @@ MUTANTS = {
   "last place": ("gpt2_text", SAME, SAME, _last),
   "last token of an encoder": ("bert_text", SAME, SAME, _other),
   "first token of a decoder": ("llama_text", SAME, SAME, _other),
+  "dense map of a decoder skipped": ("bart_text", SAME, "none", read_at),
+  "last place of a target": ("t5_text", SAME, SAME, _last),
+  "end of the first text": ("bart_text", SAME, SAME, _of_first),
+  "bias of a decoder's ends dropped": ("t5_span", _without_bias, SAME, read_at),
 }
 
 
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_classic_mistakes_are_caught(mutant, tmp_path):
   name, change, dense, at = MUTANTS[mutant]
-  shape, params = families_test.read(made(name, tmp_path), "float32")
+  shape, params = read(made(name, tmp_path))
   if dense == "tanh":
     params = {**params, "output_dense": params["head_dense"]}
     bias = jnp.zeros(shape.embed_dim)
@@ -173,6 +208,67 @@ def test_classic_mistakes_are_caught(mutant, tmp_path):
   found = golden(name)
   said = numbers(shape, change(params), found, name, at)
   assert apart(said, found) > 1e-2
+
+
+def _as_it_stands(shape, found):
+  """A target that is its source, not moved."""
+  rows = twice(shape, found)
+  return rows | {"tokens_BT": rows["source_BS"]}
+
+
+def _begun_with_pad(shape, found):
+  other = dataclasses.replace(shape, start_id=found["config"]["pad_token_id"])
+  return twice(other, found)
+
+
+def _moved_left(shape, found):
+  rows = twice(shape, found)
+  return rows | {"tokens_BT": np.roll(rows["source_BS"], -1, 1)}
+
+
+def _with_padding(shape, found):
+  """What pads a source is read."""
+  rows = twice(shape, found)
+  return rows | {"source_segment_BS": np.ones_like(rows["source_BS"])}
+
+
+def _unread(shape, found):
+  """The encoder reads another text."""
+  rows = twice(shape, found)
+  return rows | {"source_BS": rows["source_BS"][::-1]}
+
+
+@pytest.mark.parametrize(
+  ("name", "rows"),
+  [
+    *(("bart_text", rows) for rows in (_as_it_stands, _begun_with_pad)),
+    *(("t5_span", rows) for rows in (_moved_left, _with_padding, _unread)),
+  ],
+)
+def test_other_rows_of_encoder_decoders_are_caught(name, rows, tmp_path):
+  shape, params = read(made(name, tmp_path))
+  found = golden(name)
+  assert apart(numbers(shape, params, found, name, rows=rows), found) > 1e-2
+
+
+def test_a_tanh_left_out_is_caught(tmp_path):
+  shape, params = read(made("bart_text", tmp_path))
+  found = golden("bart_text")
+  plain = lambda self, x_BTD: self.output_dense(x_BTD)
+  compiled.cache_clear()
+  with mock.patch.object(Decoder, "before_outputs", plain):
+    said = numbers(shape, params, found, "bart_text")
+  compiled.cache_clear()
+  assert apart(said, found) > 1e-2
+
+
+def test_a_bart_that_tells_no_number_of_labels_has_three(tmp_path):
+  found = golden("bart_text")
+  gone = ("id2label", "label2id", "num_labels")
+  config = {k: v for k, v in found["config"].items() if k not in gone}
+  folder = tiny.write(tmp_path / "bart_text", config, found["tensors"])
+  assert read(folder)[0].outputs == 3
+  assert importing.classes(f"hf:{folder}") == ()
 
 
 def test_a_pooler_is_read_beside_a_head_for_tokens(tmp_path):
