@@ -49,6 +49,8 @@ class Offline:
     block: which rows of each batch are this process's.
     together: how many rows a sample is, if `rows` gives several at once.
     widths: how many a batch may have, up to all T.
+    letters: that end the names of arrays which are cut: S where a source is as
+      long as its target.
   """
 
   def __init__(
@@ -59,6 +61,7 @@ class Offline:
     block: Share = (0, 1),
     together: int = 1,
     widths: int = 1,
+    letters: str = "T",
   ):
     of_block(0, batch_size, block, together)  # or say what is wrong
 
@@ -95,7 +98,8 @@ class Offline:
         made = stack([places[i].row() for i in mine], together)
         if widths == 1:
           return made
-        return narrow(made, max(p.width() for p in places.values()), widths)
+        used = max(p.width() for p in places.values())
+        return narrow(made, used, widths, letters)
 
     parts = [Endless(r) for r in rows]
     samples = (
@@ -138,10 +142,12 @@ class Finite:
     block: Share = (0, 1),
     together: int = 1,
     widths: int = 1,
+    letters: str = "T",
   ):
     of_block(0, batch_size, block, together)  # or say what is wrong
     self._rows, self._batch_size, self._block = rows, batch_size, block
     self._together, self._widths = together, widths
+    self._letters = letters
 
   def __len__(self) -> int:
     return -(-len(self._rows) * self._together // self._batch_size)
@@ -166,7 +172,7 @@ class Finite:
     whole = of_block(index, self._batch_size, (0, 1), together)
     last = len(self._rows) - 1
     used = max(self._rows.width(0, min(i, last)) for i in whole)
-    return narrow(made, used, self._widths)
+    return narrow(made, used, self._widths, self._letters)
 
 
 def of_block(
@@ -196,17 +202,18 @@ def stack(rows: Sequence[Row], together: int = 1) -> Batch:
   return {name: put([row[name] for row in rows]) for name in rows[0]}
 
 
-def narrow(batch: Batch, used: int, widths: int) -> Batch:
+def narrow(batch: Batch, used: int, widths: int, letters: str = "T") -> Batch:
   """Arrays of T positions -> their first ones, `used` at least.
 
   Args:
     batch: of which no row has anything behind `used`.
     used: positions that are kept.
     widths: n; the result has a width of ceil(T / n) k, or T.
+    letters: that end the names of arrays which are cut.
   """
 
   def one(name: str, x: np.ndarray) -> np.ndarray:
-    if not name.endswith("T"):
+    if not name.endswith(tuple(letters)):
       return x
     step = -(-x.shape[-1] // widths)
     return x[..., : -(-used // step) * step]

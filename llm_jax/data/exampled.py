@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from llm_jax.contracts import Share, Source, Tokenizer
-from llm_jax.data import batches, cache, example_rows, mixture, splits
+from llm_jax.data import batches, cache, example_rows, mixture, sides, splits
 from llm_jax.data.class_names import ClassNames
 from llm_jax.data.example_rows import ExampleRows
 from llm_jax.data.example_tokens import Part
@@ -69,7 +69,14 @@ class Exampled:
       if len(its):  # others are held out whole
         rows.append(its)
         weights.append(given[i] if given else float(len(its)))
-    return batches.Offline(rows, weights, batch_size, block, widths=s.widths)
+    return batches.Offline(
+      rows,
+      weights,
+      batch_size,
+      block,
+      widths=s.widths,
+      letters=sides.letters(s.source),
+    )
 
   def held_out(
     self, split: str, batch_size: int, block: Share = (0, 1)
@@ -78,8 +85,11 @@ class Exampled:
     self._check(split)
     every = range(len(self._by_source))
     rows = example_rows.Joined([self._rows(i, split, None) for i in every])
-    widths = self._settings.widths
-    return batches.Finite(rows, batch_size, block, widths=widths)
+    s = self._settings
+    letters = sides.letters(s.source)
+    return batches.Finite(
+      rows, batch_size, block, widths=s.widths, letters=letters
+    )
 
   def labels(self, split: str) -> dict[str, np.ndarray]:
     """What is told of the examples of a split, by column, in its order."""

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from llm_jax.contracts import Progress, Share, Source, Tokenizer
-from llm_jax.data import batches, cache, mixture, prepared, splits
+from llm_jax.data import batches, cache, mixture, prepared, sides, splits
 from llm_jax.data.each_once import EachOnce
 from llm_jax.data.example_rows import Joined
 
@@ -123,15 +123,25 @@ class Marked(abc.ABC):
           f"--data.sources.{i}: has nothing to train on; leave it out"
         )
     weights = s.weights or [float(len(its)) for its in rows]
-    return batches.Offline(rows, weights, batch_size, block, widths=s.widths)
+    return batches.Offline(
+      rows,
+      weights,
+      batch_size,
+      block,
+      widths=s.widths,
+      letters=sides.letters(s.source),
+    )
 
   def held_out(
     self, split: str, batch_size: int, block: Share = (0, 1)
   ) -> batches.Finite:
     """A whole split of all sources, each row once, in order."""
     rows = Joined(self._every(split, None))
-    widths = self._settings.widths
-    return batches.Finite(rows, batch_size, block, widths=widths)
+    s = self._settings
+    letters = sides.letters(s.source)
+    return batches.Finite(
+      rows, batch_size, block, widths=s.widths, letters=letters
+    )
 
   def _every(self, split: str, seed: int | None) -> list[EachOnce]:
     """Rows of all sources; ValueError where a split is none, or empty."""

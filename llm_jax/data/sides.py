@@ -51,6 +51,11 @@ def check_twice(source: SourceSide, length: int) -> None:
     )
 
 
+def letters(source: SourceSide) -> str:
+  """Of the dims of rows whose target is the source again, see `batches`."""
+  return "TS" if source.length else "T"
+
+
 def begins(tokenizer: Tokenizer) -> tuple[int, ...]:
   """Ids before a source: what begins a text, unless that ends one (BART)."""
   start = tokenizer.start_id

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from llm_jax.data import example_rows, exampled
+from llm_jax.data import example_rows, exampled, sides
 from llm_jax.data.class_names import ClassNames
 from llm_jax.data.example import Example, from_json, label_of
 from llm_jax.data.example_sources import (
@@ -15,6 +15,7 @@ from llm_jax.data.example_sources import (
   TFDSExamples,
 )
 from llm_jax.data.examples import Examples
+from llm_jax.data.sides import SourceSide
 from llm_jax.data.stdlib_examples import PACKAGES, StdlibExamples
 from llm_jax.tokenizers.bytes import ByteTokenizer
 from tests.data import chats, hosts
@@ -112,6 +113,40 @@ def test_one_position_tells_and_a_row_begins_and_ends_as_texts_do(
     assert mask.tolist().index(True) == {"first": 0, "last": 5}[read_at]
     assert mask.sum() == 1
   assert batch["type_BT"][0, :6].tolist() == [0, 0, 0, 0, 1, 1]
+
+
+def check_source(home):
+  """A source is its target, as wide; what is cut away holds nothing."""
+  rows = [{"text": "a" * (i // 4 + 1), "label": i % 2} for i in range(40)]
+  whole, cut = (
+    made(home, rows, source=SourceSide(24, "bos"), widths=n, validation=0.0)
+    for n in (1, 4)
+  )
+  widths = set()
+  for one, other in zip(
+    *(d.held_out("train", 8) for d in (whole, cut)), strict=True
+  ):
+    width = other["tokens_BT"].shape[1]
+    widths.add(width)
+    assert other["source_BS"].shape == (8, width)
+    np.testing.assert_array_equal(other["source_BS"], other["target_BT"])
+    for name, x in other.items():
+      if name != "class_B":
+        np.testing.assert_array_equal(x, one[name][:, :width], name)
+        assert not one[name][:, width:].any(), name
+  assert len(widths) > 1 and max(widths) < 24
+  batch = cut.train(8, 0).next()
+  assert batch["source_BS"].shape == batch["tokens_BT"].shape
+
+
+def test_a_source_is_cut_as_its_target_is(home):
+  check_source(home)
+
+
+def test_mutant_a_source_that_is_never_cut_is_caught(home, monkeypatch):
+  monkeypatch.setattr(sides, "letters", lambda source: "T")
+  with pytest.raises(AssertionError):
+    check_source(home)
 
 
 def test_sets_and_numbers(home):

@@ -120,7 +120,7 @@ def np_padded(batch):
 def test_mutant_a_width_too_small_is_caught(tmp_path, monkeypatch):
   narrow = batches.narrow
   monkeypatch.setattr(
-    batches, "narrow", lambda batch, n, widths: narrow(batch, n - 16, widths)
+    batches, "narrow", lambda batch, n, *how: narrow(batch, n - 16, *how)
   )
   with pytest.raises(AssertionError):
     test_a_batch_is_as_wide_as_its_longest_row("pairs", tmp_path)
