@@ -114,7 +114,9 @@ def load(
     )
   for run, its in settings.items():
     if importing_adapters.is_folder(run):
-      loaded[run] = _theirs(run, experiment, plan, base)
+      begun = importing.untrained(experiment, folder)
+      on = experiment.init_from if begun else None
+      loaded[run] = _theirs(run, experiment, plan, base, on or str(folder))
       continue
     policy = _load(run, its, model, mesh, tokenizer, base)
     loaded[run] = policy.pop("adapters")
@@ -217,15 +219,15 @@ def _settings(run: str, base: Experiment) -> Experiment:
 
 
 def _theirs(
-  given: str, base: Experiment, plan: weights.Plan, params: Any
+  given: str, base: Experiment, plan: weights.Plan, params: Any, on: str
 ) -> dict[str, Any]:
-  """The adapters of a folder of peft's for the base `params`."""
+  """The adapters of a folder of peft's for the base `params`, named `on`."""
   like = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
     params,
   )
   adapters, replaced = importing_adapters.load(
-    given, "adapter", base.model, like, plan.suffixes
+    given, "adapter", base.model, like, plan.suffixes, on
   )
   if replaced:
     path, _ = next(iter(trees.paths(replaced)))

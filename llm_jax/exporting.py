@@ -125,7 +125,7 @@ def export(
     names = naming.names(experiment, folder)
     among: Sequence[Family] = families.FAMILIES
     if wanted.adapter:
-      among = exporting_adapters.words(experiment)
+      among = importing.words(experiment.init_from or "")
     family, said = described(settings, among, objective.outputs_of, names)
     if model.shape.outputs and objective.problem_type:
       said["problem_type"] = objective.problem_type

@@ -8,22 +8,14 @@ import numpy as np
 
 from llm_jax import importing, trees, weights
 from llm_jax.experiment import Experiment
-from llm_jax.interop import families, peft, peft_maps, peft_writing
 from llm_jax.interop import lines as lines_lib
+from llm_jax.interop import peft, peft_maps, peft_writing
 from llm_jax.interop.family import Family
 from llm_jax.interop.lines import Line
 from llm_jax.models.shape import Shape
 from llm_jax.peft.ia3 import IA3
 from llm_jax.peft.lora import LoRA
 from llm_jax.peft.prompts import Prompt
-
-
-def words(experiment: Experiment) -> tuple[Family, ...]:
-  """Families in whose words a run's base may be named: its folder's own."""
-  base, _ = importing.parted(experiment.init_from or "")
-  if importing.is_folder(base):
-    return (families.of(importing.folder(base)),)
-  return families.FAMILIES
 
 
 def described(

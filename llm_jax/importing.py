@@ -4,7 +4,7 @@ The folder says what weights mean: all settings of shape. The experiment says
 how they are computed with.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 import dataclasses
 import operator
 import pathlib
@@ -15,6 +15,7 @@ from llm_jax.checkpoints.store import Store
 from llm_jax.contracts import Progress, Tokenizer
 from llm_jax.experiment import Experiment
 from llm_jax.interop import families, heads, reading
+from llm_jax.interop.family import Family
 from llm_jax.interop.folder import Folder
 from llm_jax.models.config import TransformerConfig
 from llm_jax.models.encoder_decoder_config import EncoderDecoderConfig
@@ -50,6 +51,12 @@ def folder(given: str, flag: str = "init_from") -> Folder:
   if not name:
     raise ValueError(f"--{flag}={given}: no folder is named")
   return Folder(storage.local(name, flag), f"--{flag}={given}")
+
+
+def words(given: str) -> Sequence[Family]:
+  """Families in whose words a base may be named: a folder in its own alone."""
+  base, _ = parted(given)
+  return (families.of(folder(base)),) if is_folder(base) else families.FAMILIES
 
 
 def model(

@@ -6,6 +6,7 @@
 
 from collections.abc import Iterator, Sequence
 import dataclasses
+import pathlib
 from typing import Any, NamedTuple
 
 import jax
@@ -13,8 +14,9 @@ import numpy as np
 
 from llm_jax import importing, storage, trees
 from llm_jax.experiment import Experiment
-from llm_jax.interop import families, heads, peft, peft_maps, peft_reading
+from llm_jax.interop import heads, peft, peft_maps, peft_reading
 from llm_jax.interop import lines as lines_lib
+from llm_jax.interop.family import Family
 from llm_jax.interop.folder import Folder
 from llm_jax.interop.lines import Line
 from llm_jax.models.shape import Shape
@@ -23,7 +25,7 @@ from llm_jax.peft.ia3 import IA3
 from llm_jax.peft.lora import LoRA
 from llm_jax.peft.method import Method
 from llm_jax.peft.prompts import Prompt
-from llm_jax.reporting import progress
+from llm_jax.reporting import files, progress
 
 PREFIX = importing.ADAPTERS
 
@@ -44,14 +46,9 @@ def resolved(experiment: Experiment) -> Experiment:
     return experiment
   said = f"--init_from={given}"
   base = peft.read(_folder(given, "init_from")).base
-  holds = lambda name: base and (storage.of_home(base, "") / name).is_file()
-  try:
-    is_run, is_model = holds("experiment.json"), holds("config.json")
-  except (OSError, ValueError):  # no name of a file at all
-    is_run = is_model = False
-  if is_run:
+  if _holds(base, "experiment.json"):
     named = base
-  elif is_model:
+  elif _holds(base, "config.json"):
     named = f"{importing.PREFIX}{base}"
   else:
     raise ValueError(
@@ -61,6 +58,53 @@ def resolved(experiment: Experiment) -> Experiment:
     )
   progress.say(f"the base of {given} is {named}")
   return dataclasses.replace(experiment, init_from=f"{named}+{given}")
+
+
+def _holds(folder: str, name: str) -> bool:
+  """Whether what may be the name of a folder is one with such a file."""
+  try:
+    return bool(folder) and (storage.of_home(folder, "") / name).is_file()
+  except (OSError, ValueError):  # no name of a file at all
+    return False
+
+
+def _check_base(folder: Folder, named: str, base: str) -> None:
+  """Says in a line which base adapters were made for, if it is another.
+
+  Args:
+    folder: of the adapters.
+    named: the base that they name; "" = none.
+    base: that they are put on.
+
+  Raises:
+    ValueError: the base that they name is here, and another kind of model.
+  """
+  here = importing.parted(base)[0]
+  path = here.removeprefix(importing.PREFIX)
+  last = lambda name: pathlib.PurePath(name).name
+  if not named:
+    return
+  theirs, ours = _model_type(named), _model_type(path)
+  if None not in (theirs, ours) and theirs != ours:
+    raise ValueError(
+      f"{folder.given}: made for {named:.80}, a model of type {theirs!r:.40},"
+      f" and {here} is {ours!r:.40}"
+    )
+  if last(named) != last(path):
+    progress.say(
+      f"{folder.given}: made for {named:.80}; here it is put on {here}"
+    )
+
+
+def _model_type(folder: str) -> Any:
+  """What the config.json of what may be a folder says of its model."""
+  if not _holds(folder, "config.json"):
+    return None
+  try:
+    found = files.read_json(storage.of_home(folder, "") / "config.json")
+  except ValueError:
+    return None
+  return found.get("model_type") if isinstance(found, dict) else None
 
 
 def method(given: str, flag: str) -> Method:
@@ -85,6 +129,7 @@ def load(
   shape: Shape,
   abstract: Any,
   suffixes: Any,
+  base: str,
 ) -> tuple[Any, Any]:
   """A folder's adapters, and what they replace of a base's params.
 
@@ -94,6 +139,7 @@ def load(
     shape: of the base's model.
     abstract: the base's params, as shapes with shardings.
     suffixes: their dims.
+    base: "hf:FOLDER", whose own names are read, or a run.
 
   Returns:
     Collection "adapters", and params of the base's structure: both on every
@@ -104,9 +150,11 @@ def load(
   """
   folder = _folder(given, flag)
   told = peft.read(folder)
+  _check_base(folder, told.base, base)
   shapes, letters = (dict(trees.paths(t)) for t in (abstract, suffixes))
   sizes = lines_lib.sizes(shapes, letters)
-  table = _table(folder, shape, suffixes, sizes)
+  tables = _tables(shape, importing.words(base))
+  table = _table(folder, tables, suffixes, sizes)
   adapters, replaced = peft_reading.read(
     folder,
     told,
@@ -152,7 +200,7 @@ def folded(
   _, adapters = importing.parted(given)
   if adapters is None:
     return params
-  found, replaced = load(adapters, flag, shape, abstract, suffixes)
+  found, replaced = load(adapters, flag, shape, abstract, suffixes, given)
 
   def fold(params: Any, adapters: Any, replaced: Any) -> Any:
     return merge.merge(trees.overlay(params, replaced), adapters, suffixes)
@@ -183,7 +231,10 @@ class _Table(NamedTuple):
 
 
 def _table(
-  folder: Folder, shape: Shape, suffixes: Any, sizes: peft_maps.Sizes
+  folder: Folder,
+  tables: Iterator[_Table],
+  suffixes: Any,
+  sizes: peft_maps.Sizes,
 ) -> _Table:
   """The base in the words in which most of the adapters are named."""
 
@@ -197,13 +248,13 @@ def _table(
     there = peft_maps.names(folder, table.root, set())
     return sum(peft_maps.module(name) in names for name in there)
 
-  return max(_tables(shape), key=known)
+  return max(tables, key=known)
 
 
-def _tables(shape: Shape) -> Iterator[_Table]:
+def _tables(shape: Shape, among: Sequence[Family]) -> Iterator[_Table]:
   """The base in the words of each family, with the head that it has."""
   settings: Any = dataclasses.asdict(shape)
-  for family in families.FAMILIES:
+  for family in among:
     names = [n for n in family.architectures if "Conditional" in n]
     if bool(names) != shape.reads_sources:
       continue

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from llm_jax import claim
+from llm_jax import claim, importing
 from llm_jax.data.preference_sources import PreferenceFiles
 from llm_jax.data.preferences import Preferences
 from llm_jax.experiment import Validation
+from llm_jax.interop import families
 from llm_jax.objectives.ranking import Ranking
 from llm_jax.peft.lora import LoRA
 from llm_jax.sharding.mesh import MeshShape
@@ -176,6 +177,48 @@ def test_a_head_that_was_trained_goes_along(there, tmp_path):
   assert abs(loss("again", base, "--steps=0") - want) < 1e-5
   other = loss("other", f"hf:{there}/base", "--steps=0")
   assert abs(other - want) > 1e-3
+
+
+def _of_phi3(folder):
+  """Adapters of one map of queries, keys and values, as Phi-3 has it."""
+  _config(target_modules=["qkv_proj"])(folder)
+  stem = "base_model.model.model.layers.{}.self_attn.qkv_proj.lora_{}.weight"
+  shapes = {"A": (3, 16), "B": (32, 3)}
+  tensors = {
+    stem.format(i, k): tiny.adapter(k, shape).astype(np.float32)
+    for i in range(3)
+    for k, shape in shapes.items()
+  }
+  save_file(tensors, folder / "adapter_model.safetensors")
+
+
+def test_adapters_of_another_kind_of_base(there, tmp_path, monkeypatch):
+  """By the names of its maps, or by the base that they name, if it is here."""
+  given = f"--init_from=hf:{there}/base+peft:{tmp_path}/its"
+  ask = ("generate", given, f"--workdir={tmp_path}/none", *ASK)
+  phi3 = tiny.whole(tmp_path / "phi3", "phi3", dtype=np.float32)
+  its = tiny.peft(
+    tmp_path / "its", "llama_lora", base_model_name_or_path=str(phi3)
+  )
+  said = command.call(*ask)
+  assert said.code == 2 and "a model of type 'phi3', and hf:" in said.error
+  put_on = ("generate", f"--init_from=hf:{there}/base", *ask[2:])
+  said = command.call(*put_on, f"--adapter=peft:{its}")
+  assert said.code == 2 and "a model of type 'phi3', and hf:" in said.error
+  # One that is not here is named.
+  tiny.peft(its, "llama_lora", base_model_name_or_path="someone/another")
+  said = command.call(*ask)
+  assert said.code == 0 and "made for someone/another; here it is" in said.err
+  tiny.peft(its, "llama_lora", base_model_name_or_path="someone/base")
+  said = command.call(*ask)
+  assert said.code == 0 and "made for" not in said.err
+  _of_phi3(its)
+  said = command.call(*ask)
+  assert said.code == 2
+  assert "qkv_proj.lora_A.weight is a tensor for which this" in said.error
+  # The mutant: a base is read in the names of any family.
+  monkeypatch.setattr(importing, "words", lambda given: families.FAMILIES)
+  assert command.call(*ask).code == 0
 
 
 def _config(**change):

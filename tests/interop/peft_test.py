@@ -57,7 +57,9 @@ def load(folder, shape, params, suffixes):
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), params
   )
   given = f"peft:{folder}"
-  return importing_adapters.load(given, "adapter", shape, abstract, suffixes)
+  return importing_adapters.load(
+    given, "adapter", shape, abstract, suffixes, "a run"
+  )
 
 
 @functools.cache
