@@ -52,5 +52,7 @@ def settings(folder: Folder) -> Settings:
     found |= head
   elif not folder.architecture.endswith(_HEADED):
     found["tied"] = True  # no head at all
+  elif family.own_head and family.own_head not in folder.tensors():
+    found["tied"] = True
   keys.check()
   return found

@@ -49,6 +49,8 @@ class Family(NamedTuple):
     renamed: (old, new) ends of names, of older files.
     known: settings that its config.json can say; others must be as they are by
       default.
+    own_head: the tensor without which the head is the table, whatever
+      config.json says of it; "" = that says it.
   """
 
   name: str
@@ -62,6 +64,7 @@ class Family(NamedTuple):
   copies: tuple[tuple[str, str], ...] = (("lm_head.weight", "embedding"),)
   renamed: tuple[tuple[str, str], ...] = ()
   heads: Mapping[str, Any] = MappingProxyType({})  # of `heads.Head`
+  own_head: str = ""
 
 
 class Keys:

@@ -24,7 +24,8 @@ _ACTIVATIONS = {"relu": "relu", "gated-gelu": "geglu", "gated-silu": "swiglu"}
 def _settings(keys: Keys) -> Settings:
   activation = keys.must("feed_forward_proj", *_ACTIVATIONS)
   # Where the head is the table, what it reads is scaled; files of transformers
-  # 5 tell of that apart, and there every head is called tied.
+  # 5 tell of that apart, and there every head is called tied, and is where none
+  # is stored (`own_head`).
   tied = keys.get("tie_word_embeddings", True)
   keys.must("scale_decoder_outputs", tied, False)
   tied = keys.get("scale_decoder_outputs", tied)
@@ -56,6 +57,7 @@ def _settings(keys: Keys) -> Settings:
   }
 
 
+_UNSCALED = {"scale_decoder_outputs": False}
 _KNOWN = (
   *("encoder", "num_layers", "embed_dim", "mlp_dim", "num_heads"),
   *("num_kv_heads", "head_dim", "vocab_size", "max_length", "norm_eps"),
@@ -70,7 +72,8 @@ def _config(settings: Settings) -> dict[str, Any]:
   s.must(**{name: (value,) for name, value in _ALWAYS.items()})
   s.must(activation=tuple(names), num_kv_heads=(settings["num_heads"],))
   tied = s.get("tied", True)
-  s.must(head_scale=(tied, None))
+  if not tied:
+    s.must(head_scale=(False, None))
   encoder = family.encoder(settings)
   for name in ("num_heads", "num_kv_heads", "head_dim", "mlp_dim"):
     if encoder[name] != settings[name]:
@@ -95,6 +98,8 @@ def _config(settings: Settings) -> dict[str, Any]:
     "layer_norm_epsilon": settings["norm_eps"],
     "n_positions": settings["max_length"],
     "tie_word_embeddings": tied,
+    # Which transformers 5 knows, and those before do not.
+    **({} if s.get("head_scale", tied) == tied else _UNSCALED),
     **family.begins(settings),
   }
 
@@ -161,4 +166,5 @@ FAMILY = Family(
     ),
     Head("span", "ForQuestionAnswering", "qa_outputs"),
   ),
+  own_head="lm_head.weight",
 )

@@ -12,7 +12,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 GOLDENS = pathlib.Path(__file__).parent.parent / "goldens" / "families"
-ENCODER_DECODERS = ("bart", "t5", "t5_first")
+ENCODER_DECODERS = ("bart", "t5", "t5_first", "t5_tied")
 HEADS = GOLDENS.parent / "heads"
 ADAPTERS = GOLDENS.with_name("peft")
 
