@@ -147,6 +147,9 @@ def _begun(tokens: Tokens, first: int) -> Tokens:
 class TakenOut:
   """Rows of sources and targets; see `sides` for what is in them.
 
+  A source that is apart begins as texts do (BART's <s>, as in its pretraining,
+  arXiv:1910.13461), like one of instructions and like one that is asked.
+
   Args:
     what: is taken away.
     mode: that a source begins with.
@@ -169,13 +172,16 @@ class TakenOut:
   ):
     self._what, self._shape, self._vocabulary = what, shape, vocabulary
     self._tokens, marks = tokens, vocabulary.marks
-    self._mode = np.array([], np.int32)
+    before: list[int] = []
+    if shape.source.length:
+      before += sides.begins(vocabulary.tokenizer)
     if mode is not None:
       if mode not in marks.modes:
         raise ValueError(
           f"--data.corruption.modes={mode}: the tokenizer has no id for it"
         )
-      self._mode = np.array([marks.modes[mode]], np.int32)
+      before.append(marks.modes[mode])
+    self._before = np.array(before, np.int32)
     self._seed = _FIXED if seed is None else tuple(seed)
     room_NG = self._room()
     longest = len(room_NG) - 1
@@ -204,7 +210,7 @@ class TakenOut:
     out = []
     for ids in self._texts(epoch, index):
       pair = self._what.pair(ids, self._vocabulary, r)
-      source = np.concatenate([self._mode, pair.source])
+      source = np.concatenate([self._before, pair.source])
       out.append(pair._replace(source=source))
     return out
 
@@ -231,7 +237,7 @@ class TakenOut:
 
     Up to the longest that there is room for.
     """
-    lengths, more = self._lengths, len(self._mode)
+    lengths, more = self._lengths, len(self._before)
     room: list[tuple[int, ...]] = []
     while True:
       size = len(room)

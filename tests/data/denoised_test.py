@@ -12,6 +12,7 @@ from llm_jax.data.denoisers import Masked, Mixture, PrefixLM, Spans
 from llm_jax.data.sides import SourceSide
 from llm_jax.data.tokens import Tokens
 from llm_jax.data.words import Vocabulary
+from llm_jax.generation import decode
 from llm_jax.tokenizers.bytes import ByteTokenizer
 from llm_jax.tokenizers.extra import Extended
 from tests.data.batches_test import assert_same, joined, take
@@ -381,3 +382,37 @@ def test_sources_begin_as_told():
   its = dataclasses.replace(APART, start="bos")
   ((rows, _),) = parts(Spans(), source=its)
   assert rows.row(0, 0)["tokens_BT"][0] == TOKENIZER.bos_id
+
+
+def check_sources(packed, way):
+  """As BART's in its pretraining: <s> text </s>, arXiv:1910.13461."""
+  begun = Vocabulary(_Begun())
+  bos = begun.tokenizer.bos_id
+
+  def sources(source, vocabulary):
+    shape = denoised.Shape(T, packed, source)
+    made = denoised.parts(way, TOKENS, shape, vocabulary, (3, 1))
+    rows = [row for its, _ in made for row in epoch(its)]
+    return [read.tolist() for row in rows for read, _ in examples(row)]
+
+  for read in (found := sources(APART, begun)):
+    assert read[0] == bos and read.count(bos) == 1
+    if read[-1] == EOS and read[-2] != EOS:  # a prefix alone may have no end
+      asked = decode.framed(read[1:-1], begun.tokenizer, apart=True)
+      assert read == asked
+  assert found
+  # In one row it begins as the row does; where nothing begins a text, nothing.
+  for others in (sources(ONE, begun), sources(APART, VOCABULARY)):
+    assert others and not any(bos in read for read in others)
+
+
+@pytest.mark.parametrize("way", WAYS[2:], ids=lambda w: str(w)[:25])
+@pytest.mark.parametrize("packed", [False, True], ids=["cut", "packed"])
+def test_a_source_that_is_apart_is_as_one_that_is_asked(packed, way):
+  check_sources(packed, way)
+
+
+def test_mutant_sources_without_what_begins_a_text_are_caught(monkeypatch):
+  monkeypatch.setattr(denoised.sides, "begins", lambda tokenizer: ())
+  with pytest.raises(AssertionError):
+    check_sources(True, Spans())
