@@ -53,7 +53,7 @@ def from_json(line: str) -> Example:
 
 
 def label_of(value: Any, kind: Kind, what: str) -> Label:
-  """A label as rows of a kind have it.
+  """A label as rows of a kind have it; names without white space around them.
 
   Args:
     value: as it was read.
@@ -88,14 +88,14 @@ def label_of(value: Any, kind: Kind, what: str) -> Label:
 
 
 def _name(value: Any) -> str | None:
-  """Of a class; None where it is none."""
+  """Of a class, without white space around it; None where it is none."""
   if isinstance(value, bool):
     return str(value).lower()
   if isinstance(value, float) and value.is_integer():
     value = int(value)  # as tables with holes have whole numbers
   if isinstance(value, int):
     return str(value)
-  return value if isinstance(value, str) and value.strip() else None
+  return (value.strip() or None) if isinstance(value, str) else None
 
 
 def _number(value: Any, what: str) -> float:

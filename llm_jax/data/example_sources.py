@@ -59,7 +59,7 @@ class ExampleForm:
 class _Read:
   """Rows read one by one."""
 
-  kind: ClassVar[str] = "examples-1"
+  kind: ClassVar[str] = "examples-2"
 
   def examples(self: Any, kind: Kind) -> Iterator[Example]:
     """ValueError names where a row stands and its column."""

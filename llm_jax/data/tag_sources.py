@@ -30,7 +30,10 @@ class TagForm:
     return repr((self.words, self.tags, self.into))
 
   def read(self, row: Row, where: str) -> Sentence:
-    """One row; ValueError names where it stands and the column."""
+    """One row, tags without white space around them.
+
+    ValueError names where it stands and the column.
+    """
     words, tags = (
       self._list("words", row, where),
       self._list("tags", row, where),
@@ -38,13 +41,15 @@ class TagForm:
     for word in words:
       tables.whole(word, f"a word of column {self.words!r}", where)
     for tag in tags:
-      if not isinstance(tag, str | int) or isinstance(tag, bool):
+      named = isinstance(tag, str | int) and not isinstance(tag, bool)
+      if not (named and str(tag).strip()):
         raise ValueError(
           f"{where}: column {self.tags!r} has {tag!r:.60}, not the name or the"
           " number of a tag"
         )
     split = "" if self.into == "any" else self.into
-    return Sentence(tuple(words), tuple(map(str, tags)), split, where)
+    names = tuple(str(tag).strip() for tag in tags)
+    return Sentence(tuple(words), names, split, where)
 
   def _list(self, setting: str, row: Row, where: str) -> list[Any]:
     name: str = getattr(self, setting)
@@ -64,7 +69,7 @@ class TagForm:
 class _Read:
   """Rows read one by one."""
 
-  kind: ClassVar[str] = "tags-1"
+  kind: ClassVar[str] = "tags-2"
 
   def sentences(self: Any) -> Iterator[Sentence]:
     return (self.read(row, where) for where, row in self.rows())

@@ -381,6 +381,8 @@ def test_a_column_that_a_flag_names_must_be_there():
     ("classes", 2.0, "2"),
     ("classes", 2.5, r"'l' is 2.5, not the name .*=numbers has a number a"),
     ("classes", ["a"], r"is \['a'\], not the name .*=class_sets has several"),
+    ("classes", "glad ", "glad"),
+    ("class_sets", ["a", "a "], "not a list of names or numbers of classes, e"),
     ("classes", " ", "is ' ', not the name or the number of a class$"),
     ("class_sets", ["a", 1], ("a", "1")),
     ("class_sets", "a", "not a list of classes .*=classes has one a text"),

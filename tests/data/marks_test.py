@@ -116,6 +116,7 @@ def test_tags_are_of_the_training_split_or_are_given():
     ),
     ({"words": "a b", "tags": ["O"]}, "column 'words' is 'a b', not a list"),
     ({"words": ["a"], "tags": [None]}, "column 'tags' has None, not the name"),
+    ({"words": ["a"], "tags": [" "]}, "column 'tags' has ' ', not the name"),
     ({"words": [3], "tags": ["O"]}, "a word of column 'words' is not text"),
   ],
 )
@@ -130,7 +131,7 @@ def test_rows_that_are_no_words_with_tags(line, says, tmp_path):
 
 def test_tables_and_columns_in_files(tmp_path):
   path = tmp_path / "rows.jsonl"
-  path.write_text(json.dumps({"tokens": ["a", "b"], "ner": [0, 3]}) + "\n")
+  path.write_text(json.dumps({"tokens": ["a", "b"], "ner": [0, "3 "]}) + "\n")
   source = TagFiles(paths=(str(path),), words="tokens", tags="ner", into="test")
   (found,) = source.sentences()
   assert found == Sentence(("a", "b"), ("0", "3"), "test", f"{path}:1")
