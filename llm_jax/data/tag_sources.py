@@ -89,7 +89,7 @@ class TFDSTags(_Read, TFDSRows, TagForm):
 class ColumnFiles:
   """A word a line, a sentence until an empty line, as CoNLL has them.
 
-  Columns are parted by white space; lines of "-DOCSTART-" are left out.
+  Columns are parted by spaces and tabs; lines of "-DOCSTART-" are left out.
   """
 
   endings: ClassVar[tuple[str, ...]] = (".conll", ".txt", ".bio", ".iob2")
@@ -103,7 +103,7 @@ class ColumnFiles:
     """Changes with any byte of any file, and with how lines are read."""
     files = tables.found(self.paths, self.endings, progress)
     digest = tables.digest(files, self.endings, progress)
-    return f"columns-1 {self.word} {self.tag} {self.into} {digest}"
+    return f"columns-2 {self.word} {self.tag} {self.into} {digest}"
 
   def sentences(self) -> Iterator[Sentence]:
     """ValueError names the file and line of what is no column."""
@@ -112,8 +112,10 @@ class ColumnFiles:
       text = tables.decode(path.read_bytes(), str(path)).removeprefix("\ufeff")
       pairs: list[tuple[str, str]] = []
       began = 1
-      for number, line in enumerate([*text.splitlines(), ""], 1):
-        columns = line.split()
+      # White space and ends of lines of other kinds are part of a word.
+      for number, line in enumerate([*text.split("\n"), ""], 1):
+        columns = line.removesuffix("\r").replace("\t", " ").split(" ")
+        columns = [*filter(None, columns)]
         if columns and columns[0] != "-DOCSTART-":
           began = began if pairs else number
           pairs.append(self._columns(columns, f"{path}:{number}"))

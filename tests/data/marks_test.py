@@ -150,6 +150,11 @@ def test_tables_and_columns_in_files(tmp_path):
   )
   (first, _) = ColumnFiles(paths=(str(path),), tag=1).sentences()
   assert first.tags == ("NNP", "VBZ")
+  # Other white space and ends of lines are no columns, and no lines.
+  odd = "10\u00a0000\u2028x\x0by\x0c\x85z"
+  path.write_bytes(f"{odd}\tNUM \tO\r\nb NUM O\n".encode())
+  (found,) = source.sentences()
+  assert found.words == (odd, "b") and found.tags == ("O", "O")
   path.write_text("EU B-ORG\nalone\n")
   with pytest.raises(ValueError, match="eng.conll:2: 1 columns, none of them"):
     list(source.sentences())
