@@ -80,6 +80,7 @@ class Run:
   store: Store
   metrics: reporting.Metrics
   normalise: Callable[[TrainState], None]  # once it is trained and saved
+  notes: tuple[str, ...]  # what was left out of the data, or done to them
 
 
 def data(experiment: Experiment, folder: pathlib.Path) -> Data:
@@ -214,7 +215,10 @@ def run(experiment: Experiment, folder: pathlib.Path, mesh: Mesh) -> Run:
     mesh,
     share,
   )
-  return Run(state, plan.step, source, hooks, save, store, metrics, normalise)
+  notes = tuple(getattr(made.tokens, "notes", ()))
+  return Run(
+    state, plan.step, source, hooks, save, store, metrics, normalise, notes
+  )
 
 
 def _source(

@@ -1,6 +1,6 @@
 """A run folder holds one experiment: claimed before anything is made in it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 import contextlib
 import fcntl
 import os
@@ -169,7 +169,7 @@ def _lock(folder: pathlib.Path, held: contextlib.ExitStack) -> None:
     return
 
 
-def note(folder: pathlib.Path, **facts: int) -> None:
+def note(folder: pathlib.Path, **facts: int | Sequence[str]) -> None:
   """Adds to experiment.json what is known once the model is made."""
   if jax.process_index() == 0:
     path = folder / "experiment.json"

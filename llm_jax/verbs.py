@@ -89,6 +89,7 @@ def train(experiment: Experiment, folder: pathlib.Path, name: str) -> int:
         folder,
         parameters=trees.size(run.state.roles["policy"]),
         trained=trees.size(run.state.trainable["policy"]),
+        notes=run.notes,
       )
     stop.training = True
     try:

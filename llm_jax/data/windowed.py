@@ -165,14 +165,16 @@ class Windowed(marked.Marked):
         f" {longest} tokens, --data.length={settings.length} has room for a"
         f" window of {max(room, 0)}, which must be more"
       )
+    notes = [note for s in splits.SPLITS if (note := self._parted(s))]
     cut = sum(int((sizes > settings.question).sum()) for sizes in asked)
     if cut:
-      self.notes = [
+      notes.insert(
+        0,
         f"--data.question={settings.question}: {cut} of"
         f" {sum(map(len, asked))} questions are longer, the longest {most}"
-        " tokens; their ends are not read"
-      ]
-
+        " tokens; their ends are not read",
+      )
+    self.notes = notes
     self.none_first = settings.none_at == "first"
     train = [p["train"] for p in parts if len(p["train"])]
     self.has_none = any((p.answer_N2 < 0).any() for p in train)
@@ -230,6 +232,26 @@ class Windowed(marked.Marked):
     last_R = np.minimum(first_R + room_N[question_R], size_N[question_R])
     begin_R = self._frame.before + asked_N[question_R] + s.between
     return Windows(question_R, first_R, last_R, begin_R)
+
+  def _parted(self, split: str) -> str:
+    """What is said of answers that no window has all of."""
+    sizes, lost = [], 0
+    for part in (parts[split] for parts in self._parts):
+      question_R, first_R, last_R, _ = self._windows(part)
+      begin_N, end_N = part.answer_N2.T
+      whole_R = (first_R <= begin_N[question_R]) & (end_N[question_R] < last_R)
+      windows_N = np.bincount(question_R, whole_R, len(part))
+      there_N = begin_N >= 0
+      sizes.append((end_N - begin_N + 1)[there_N])
+      lost += int((there_N & (windows_N == 0)).sum())
+    if not lost:
+      return ""
+    size_N = np.concatenate(sizes)
+    return (
+      f"--data.overlap={self._settings.overlap}: {lost} of {len(size_N)}"
+      f" answers of the {split} split are in no window whole, the longest"
+      f" {size_N.max()} tokens; their windows are taken to have none"
+    )
 
   def _rows(
     self, source: int, split: str, seed: Sequence[int] | None

@@ -234,6 +234,31 @@ def test_windows_hold_all_of_a_text_and_tell_its_answer(kind, none_at):
   assert ((last[:-1] - first[1:])[again] == SMALL.overlap).all()
 
 
+def test_answers_that_no_window_has_whole_are_counted():
+  """By hand: 12 tokens of text a window, 6 of them shared with the next."""
+  at = TEXT.index("Anna lies in Rome")
+  size = lambda n: Passage(str(n), "where?", TEXT, ((TEXT[at : at + n], at),))
+  asked = [size(n) for n in (4, 7, 12, 17)]
+  found = told(SMALL, [*asked, ASKED[2]])
+  at, room = at + 1, 24 - 6 - 3  # an accent is two bytes
+  starts = range(0, 60, room - 6)
+  lost = sum(
+    not any(s <= at and at + n <= s + room for s in starts)
+    for n in (4, 7, 12, 17)
+  )
+  assert 0 < lost < 4
+  assert found.notes == [
+    f"--data.overlap=6: {lost} of 4 answers of the train split are in no window"
+    " whole, the longest 17 tokens; their windows are taken to have none"
+  ]
+  # As many as rows say: none of such a question has an answer.
+  rows_of = found.windows("train")[0].question_R
+  none = [row["start_B"] == 0 for row in rows(found)]
+  assert lost == sum(np.all(np.array(none)[rows_of == n]) for n in range(4))
+  # What is no longer than two windows share, and one more, is in one whole.
+  assert told(SMALL, [size(n) for n in range(1, 8)]).notes == []
+
+
 def test_mutants_of_windows_are_caught(monkeypatch):
   monkeypatch.setattr(
     windowed,
