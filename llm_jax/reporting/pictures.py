@@ -10,7 +10,10 @@ from llm_jax.reporting.numerals import finite, quantity
 
 
 def pictures(
-  rows: results.Rows, evaluated: results.Evaluation | None, per_update: int = 1
+  rows: results.Rows,
+  evaluated: results.Evaluation | None,
+  per_update: int = 1,
+  rewarded: bool = True,
 ) -> list[dict]:
   """Title, legend and SVG of each curve that the rows hold.
 
@@ -18,6 +21,7 @@ def pictures(
     rows: of the run.
     evaluated: whose baselines are levels, if any.
     per_update: steps that learn from the same drawn completions.
+    rewarded: whether what is told of a row is a reward, and no mere class.
   """
   out = []
 
@@ -38,7 +42,8 @@ def pictures(
     lines = [*both(rows, "accuracy"), *_levels(evaluated, "accuracy")]
     add("Accuracy", "", lines, linear=True)
     add("Margin", "", both(rows, "margin"), linear=True)
-    add("Reward", "", _rewards(rows), linear=True)
+    if rewarded:
+      add("Reward", "", _rewards(rows), linear=True)
   steps, rate = rows.curve("train", "learning_rate")
   line = Line("last", steps, rate, "first", last_of(rate, "{:.3g}"))
   add("Learning rate", "", [line], zero=True)

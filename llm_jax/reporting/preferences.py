@@ -13,7 +13,7 @@ CLASS_COLUMNS = ("accuracy", "micro_f1", "macro_f1", "matthews", "ece")
 
 @dataclasses.dataclass(frozen=True)
 class Class:
-  """A class of completions, and how well it is told apart."""
+  """A class of completions, texts or words, and how well it is told apart."""
 
   name: str
   examples: str
@@ -30,6 +30,7 @@ class Told:
   svg: str  # the calibration curve, "" without one
   of: str  # what the curve is of
   classes: list[Class]
+  counted: str  # what each class has some of
 
 
 def compares(measures: dict[str, Any]) -> bool:
@@ -104,12 +105,24 @@ def of_classes(found: dict[str, Any]) -> list[Class]:
   ]
 
 
+def counted(found: dict[str, Any]) -> str:
+  """What evaluation.json counts of each class."""
+  results = found.get("results")
+  model = results.get("model") if isinstance(results, dict) else None
+  known = model if isinstance(model, dict) else {}
+  if number(known.get("words")) is None:
+    return "examples"
+  return "words" if number(known.get("f1")) is None else "entities"
+
+
 def told(found: dict[str, Any]) -> Told | None:
   """What evaluation.json says; None where it says nothing."""
   known, svg = facts(found), _calibration(found.get("calibration"))
   each = of_classes(found)
   of = "examples" if each else "pairs"
-  return Told(known, svg, of, each) if known or svg or each else None
+  if not (known or svg or each):
+    return None
+  return Told(known, svg, of, each, counted(found))
 
 
 def _calibration(given: Any) -> str:

@@ -84,9 +84,14 @@ def _read(folder: pathlib.Path) -> dict[str, Any]:
   return {
     "name": name,
     "about": _sentence(given, rows, about),
-    "notes": notes + pictures.gaps(rows),
+    "notes": [*notes, *_noted(about), *pictures.gaps(rows)],
     "figures": results.figures(rows, evaluation, about),
-    "pictures": pictures.pictures(rows, evaluation, _per_update(given)),
+    "pictures": pictures.pictures(
+      rows,
+      evaluation,
+      _per_update(given),
+      settings.kind(given.get("data")) != "Examples",
+    ),
     "evaluation": evaluation,
     "preferences": preferences.told(found),
     "datasets": comparisons.datasets(found),
@@ -125,6 +130,14 @@ def _whole(path: pathlib.Path, notes: list[str]) -> dict[str, Any]:
 def _object(about: dict[str, Any], name: str) -> dict[str, Any]:
   value = about.get(name)
   return value if isinstance(value, dict) else {}
+
+
+def _noted(about: dict[str, Any]) -> list[str]:
+  """What was left out of the data, or done to them."""
+  found = about.get("notes")
+  return (
+    [n for n in found if isinstance(n, str)] if isinstance(found, list) else []
+  )
 
 
 def _sentence(given: dict, rows: results.Rows, about: dict) -> str:

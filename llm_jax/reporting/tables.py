@@ -55,7 +55,8 @@ def evaluation(found: dict[str, Any]) -> str:
   if said:
     parts.append("\n".join(f"{name}: {value}" for name, value in said))
   if classes := preferences.of_classes(found):
-    lines = [["", "examples", "precision", "recall", "F1"]]
+    of = preferences.counted(found)
+    lines = [["", of, "precision", "recall", "F1"]]
     lines += [list(dataclasses.astuple(c)) for c in classes]
     parts.append(aligned(lines))
   parts += [_best_of(name, its) for name, its in found.get("said", {}).items()]

@@ -113,6 +113,18 @@ def test_classes_are_told_by_class():
     assert preferences.told(CLASSES | {"classes": junk}).classes == []
 
 
+def test_what_classes_have_some_of_is_told():
+  assert preferences.told(CLASSES).counted == "examples"
+  for model, of in (
+    ({"word_accuracy": 0.9, "words": 40.0}, "words"),
+    ({"word_accuracy": 0.9, "words": 40.0, "f1": 0.5}, "entities"),
+  ):
+    found = CLASSES | {"results": {"model": model}}
+    assert preferences.told(found).counted == of
+    assert of in tables.evaluation(found)
+    assert "examples" not in tables.evaluation(found)
+
+
 @pytest.fixture
 def page(tmp_path):
   files.write_json(tmp_path / "evaluation.json", FOUND)
@@ -133,6 +145,20 @@ def test_the_page_has_curves_and_no_nats_a_token(page):
   for name in ("longer is better 0.750", "chosen 0.400", "rejected -0.400"):
     assert name in page
   assert re.search(r"<td>80.0%</td>\s*<td>1.250</td>\s*<td>3.0%</td>", page)
+
+
+def test_a_class_of_texts_is_no_reward(page, tmp_path):
+  """What was left out of its data is told, too."""
+  said = ["3 of 9 examples are longer; they are cut", 7]
+  data = {"class": "llm_jax.data.examples:Examples"}
+  about = {"settings": {"data": data}, "notes": said}
+  files.write_json(tmp_path / "experiment.json", about)
+  told = report.write(tmp_path).read_text()
+  assert 'aria-label="Reward"' not in told
+  assert 'aria-label="Accuracy"' in told and said[0] in told
+  data["class"] = "llm_jax.data.preferences:Preferences"
+  files.write_json(tmp_path / "experiment.json", about | {"notes": None})
+  assert 'aria-label="Reward"' in report.write(tmp_path).read_text()
 
 
 @pytest.mark.parametrize(
