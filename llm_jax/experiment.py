@@ -94,7 +94,12 @@ class Evaluation:
   name: str = field("", "of its line in tables")
   data: DataSettings = Text()
   split: str = field("validation", "which split of it")
-  batches: int = field(0, "batches, at most; 0 = the whole split", low=0)
+  batches: int = field(
+    0,
+    "batches, at most, and what is whole in them of sentences and of questions"
+    " about texts; 0 = the whole split",
+    low=0,
+  )
   questions: int = field(
     100, "questions answered, for exact match; 0 = none", low=0
   )

@@ -154,9 +154,9 @@ def _found(
   said: Iterable[Any],
   longest: int,
 ) -> dict[str, _Answer]:
-  """By id, of the questions any window of which was read."""
+  """By id, of the questions all windows of which were read."""
   windows, place_R = tokens.windows(split)
-  names = list(passages)
+  names, left = list(passages), np.bincount(windows.question_R)
   scored: dict[str, list[tuple[spans.Span, str]]] = {}
   none: dict[str, float] = {}
   for output_BT2, about in said:
@@ -165,7 +165,8 @@ def _found(
     ):
       if not mask_T.any():  # it fills up the batch
         continue
-      name = names[int(windows.question_R[r])]
+      n = int(windows.question_R[r])
+      name, left[n] = names[n], left[n] - 1
       begin, place_W2 = int(windows.begin_R[r]), place_R[r]
       end = begin + len(place_W2)
       score = float(output_T2[0 if tokens.none_first else end].sum())
@@ -176,7 +177,10 @@ def _found(
         a, b = place_W2[span.first, 0], place_W2[span.last, 1]
         its.append((span, passages[name].context[a:b].strip()))
   out = {}
-  for name, at_none in none.items():
+  for n, name in enumerate(names):
+    if left[n]:  # of the first batches alone
+      continue
+    at_none = none[name]
     best: dict[str, float] = {}
     for span, text in sorted(scored[name], key=lambda its: -its[0].score):
       if text:

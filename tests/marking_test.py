@@ -224,7 +224,7 @@ def test_what_other_objectives_read_is_refused(home):
   assert "--data (Tags): Spans reads spans, not tags" in said.error
 
 
-def test_windows_of_a_text_are_joined_by_the_best_score():
+def test_windows_of_a_text_are_joined_by_the_best_score(monkeypatch):
   """By hand: the answer stands in the second window alone."""
   its = [marks_test.ASKED[1]]
   found = marks_test.told(marks_test.SMALL, its)
@@ -243,8 +243,19 @@ def test_windows_of_a_text_are_joined_by_the_best_score():
   assert marks.written[".json"] == {"2": "Anna"}
   assert marks.written[".best.json"]["2"][0] == {"text": "Anna", "score": 4.0}
   assert marks.measures["exact_match"] == 1
+  assert windows.question_R.max() == 0
+  # Of the first batches alone it is not answered: its windows are not all read.
+  part = {n: x[:-1] for n, x in batch.items()}
+  with pytest.raises(ValueError, match="no question to evaluate on"):
+    marking._answers(found, "train", [(said[:-1], part)], Spans())
+  two = marks_test.told(marks_test.SMALL, [*its, marks_test.ASKED[0]])
+  told = marking._answers(two, "train", [(said, batch)], Spans())
+  assert told.written[".json"] == {"2": "Anna"}
+  assert told.measures["questions"] == 1
   # Mutant: the last window alone.
-  alone = {n: x[-1:] for n, x in batch.items()}
+  last, places = found.windows("train")
+  last = type(last)(*(x[-1:] for x in last)), places[-1:]
+  monkeypatch.setattr(found, "windows", lambda split: last)
+  alone = {"mask_BT": batch["mask_BT"][-1:], "row_B": batch["row_B"][:1]}
   marks = marking._answers(found, "train", [(said[-1:], alone)], Spans())
   assert marks.measures["exact_match"] == 0
-  assert windows.question_R.max() == 0
