@@ -14,8 +14,11 @@ from llm_jax.checkpoints import reach, staging
 from llm_jax.experiment import Experiment, MAY_CHANGE
 from llm_jax.reporting import environment, files
 
-# What a run makes in its folder before its first step.
-_MADE_FIRST = ("tokenizer", "classes.json", "tensorboard", "heartbeats")
+# What a run makes in its folder before its first step, or is evaluated with.
+_MADE_FIRST = (
+  *("tokenizer", "classes.json", "tensorboard", "heartbeats"),
+  *("evaluating", "predictions", "evaluation.json"),
+)
 
 
 def settings(folder: pathlib.Path) -> Experiment:

@@ -275,8 +275,6 @@ def _run_verb(
   if begins and verb in _OF_FOLDERS and not there:
     # A folder of the ecosystem stands for a run that has not begun.
     experiment = _of_folder(experiment, given)
-    if verb == "evaluate":
-      verbs.begin(experiment, folder, name)
   elif verb in ("evaluate", "export", "generate", "label", "merge"):
     # A run is used with the settings it was trained with, but for the flags
     # given now, and for what it is measured and judged by, which is no part
@@ -303,9 +301,10 @@ def _run_verb(
 
     return pods.plan(experiment, *pod)
   if verb == "evaluate":
-    return evaluating.evaluate(
-      experiment, folder, step, given.against, given.kl_from, given.only
-    )
+    with verbs.begun(experiment, folder, name):
+      return evaluating.evaluate(
+        experiment, folder, step, given.against, given.kl_from, given.only
+      )
   if verb == "generate":
     return verbs.generate(
       experiment,

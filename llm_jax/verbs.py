@@ -1,6 +1,6 @@
 """What each verb of the command line does, once its flags are read."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 import contextlib
 import itertools
 import pathlib
@@ -121,11 +121,20 @@ def train(experiment: Experiment, folder: pathlib.Path, name: str) -> int:
   return 143 if stop.asked else 0
 
 
-def begin(experiment: Experiment, folder: pathlib.Path, name: str) -> None:
-  """Makes the folder of a run of which nothing is trained yet."""
+@contextlib.contextmanager
+def begun(
+  experiment: Experiment, folder: pathlib.Path, name: str
+) -> Iterator[None]:
+  """Of a run of which nothing is trained yet, the folder.
+
+  It is made where there is none; if what follows fails, there is none again.
+  """
   with contextlib.ExitStack() as held:
+    if (folder / "experiment.json").exists():
+      yield
+      return
     with claim.claim(folder, name, experiment, held):
-      pass
+      yield
 
 
 def plan(experiment: Experiment) -> int:

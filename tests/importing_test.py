@@ -17,13 +17,13 @@ def base(tmp_path_factory):
   return tiny.whole(folder, dtype=np.float32, files=2)
 
 
-def flags(folder, base):
+def flags_of(folder, base):
   text = command.text_file(folder)
   return (f"--init_from=hf:{base}", *command.train_flags(folder, text))
 
 
 def test_a_folder_is_shown_trained_resumed_measured_and_asked(base, tmp_path):
-  given = flags(tmp_path, base)
+  given = flags_of(tmp_path, base)
   said = command.call("show", *given)
   assert said.code == 0, said.err
   assert "--model.num_layers=3" in said.out
@@ -71,7 +71,7 @@ def test_a_folder_with_tokenizer_model_alone(tmp_path):
 
 
 def test_a_flag_that_the_folder_contradicts_is_refused(base, tmp_path):
-  given = flags(tmp_path, base)
+  given = flags_of(tmp_path, base)
   said = command.call("plan", *given, "--model.num_layers=5")
   assert said.code == 2
   assert "--model.num_layers=5: the model of" in said.error
@@ -245,6 +245,20 @@ WRONG = {
 }
 
 
+@pytest.mark.parametrize("verb", ["evaluate", "train"])
+@pytest.mark.parametrize(
+  "flags,says",
+  [
+    (["--data.split=nowhere"], "--data.split"),
+    (["--data.length=9999"], "--data.length=9999: longer than"),
+    (["--data.validation=0"], "validation split is empty"),
+  ],
+)
+def test_what_is_refused_leaves_nothing(verb, flags, says, base, tmp_path):
+  given = (*flags_of(tmp_path, base), *flags)
+  assert says in command.refused(tmp_path, verb, *given)
+
+
 @pytest.mark.parametrize("wrong", WRONG)
 def test_bad_folders_are_told_in_a_line(wrong, tmp_path):
   spoil, expected = WRONG[wrong]
@@ -262,7 +276,7 @@ def test_bad_folders_are_told_in_a_line(wrong, tmp_path):
 
 
 def test_a_run_keeps_the_tokenizer_and_what_is_beside_it(base, tmp_path):
-  given = flags(tmp_path, base)
+  given = flags_of(tmp_path, base)
   said = command.call("train", *given, "--steps=1", "--validation.every=0")
   assert said.code == 0, said.err
   kept = tmp_path / "run/tokenizer"
