@@ -85,8 +85,16 @@ def _of_pieces(
 
 def _of_words(said: Said, words: dict[str, str]) -> tokenizers.Tokenizer:
   """BERT's: arXiv:1810.04805, section 3; words by arXiv:1609.08144."""
-  lines = _text(said.path / _WORDS).split("\n")
-  vocab = {line.removesuffix("\r"): i for i, line in enumerate(lines) if line}
+  vocab: dict[str, int] = {}
+  for i, line in enumerate(_text(said.path / _WORDS).split("\n")):
+    word = line.removesuffix("\r")
+    if word in vocab:
+      raise ValueError(
+        f"{_WORDS}: line {i + 1} has {word!r:.60}, as line {vocab[word] + 1}"
+        " has: a token of two ids"
+      )
+    if line:
+      vocab[word] = i
   library = tokenizers.Tokenizer(
     models.WordPiece(vocab, unk_token=words["unk"])
   )

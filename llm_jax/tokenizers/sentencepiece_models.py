@@ -5,6 +5,7 @@ before a model is taken. They may differ where a model that folds characters
 (NFKC) meets marks that combine with a letter and are no part of it.
 """
 
+import math
 import re
 from typing import Any
 
@@ -67,6 +68,12 @@ def converted(
   ):
     if wrong:
       raise ValueError(f"{name}: {words} in a model, which is not known")
+  for piece in its.pieces:
+    if not math.isfinite(piece.score):
+      raise ValueError(
+        f"{name}: the piece {piece.piece!r:.60} has the score {piece.score};"
+        " scores are finite numbers"
+      )
   library = tokenizers.Tokenizer(_model(its))
   defined = _DEFINED in kinds
   _clean(library, cleaned, once or defined)

@@ -194,7 +194,12 @@ def _word(its):
   its.trainer_spec.model_type = 3
 
 
+def _no_score(its):
+  its.pieces[300].score = float("nan")
+
+
 REFUSED = [
+  (_no_score, "has the score nan; scores are finite numbers"),
   (b"IQ== 0\nIg== 1\n", r"tiktoken kind .*save the folder with transformers"),
   (b"", "is no model of SentencePiece"),
   (b"\xff\x00nothing", "is no model of SentencePiece"),
@@ -242,6 +247,15 @@ def test_settings_that_are_refused(name, said, wrong, tmp_path):
   with pytest.raises(ValueError, match=wrong) as e:
     store.theirs(folder, {"model_type": name})
   assert "\n" not in str(e.value)
+
+
+def test_a_word_of_two_ids_is_refused(tmp_path):
+  path = write(tmp_path, "bert") / "vocab.txt"
+  lines = path.read_text().split("\n")
+  path.write_text("\n".join([*lines[:9], f"{lines[6]}\r", *lines[9:]]))
+  said = f"^vocab.txt: line 10 has {lines[6]!r}, as line 7 has: a token of two"
+  with pytest.raises(ValueError, match=said):
+    store.theirs(tmp_path, {"model_type": "bert"})
 
 
 def test_a_folder_without_any(tmp_path):
