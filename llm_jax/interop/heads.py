@@ -101,7 +101,8 @@ def labels(folder: Folder, default: int = 2) -> tuple[str, ...]:
     default: how many there are where it says nothing.
 
   Raises:
-    ValueError: they are not numbered from 0, or two are alike.
+    ValueError: they are not numbered from 0, two are alike, or label2id
+      numbers them otherwise.
   """
   keys = Keys(folder.config, folder.given)
   told = keys.get("id2label", {})
@@ -123,7 +124,25 @@ def labels(folder: Folder, default: int = 2) -> tuple[str, ...]:
     raise ValueError(f"{where} id2label={told!r:.80}; names must be texts")
   if len(set(map(str, names))) < len(names):
     raise ValueError(f"{where} id2label={told!r:.80}; two names are alike")
+  _check_inverse(keys.get("label2id", {}), names, where)
   return tuple(map(str, names))
+
+
+def _check_inverse(
+  ids: Mapping[str, Any], names: Sequence[Any], where: str
+) -> None:
+  """ValueError where label2id says another name of a number than id2label.
+
+  It may be left as it is of a model whose classes have no names.
+  """
+  by_number = {str(i): str(name) for i, name in enumerate(names)}
+  for name, i in ids.items():
+    found = by_number.get(str(i), "none")
+    if name not in (found, f"LABEL_{i}"):
+      raise ValueError(
+        f"{where} label2id with {name!r:.60} as {i!r:.20}, which by id2label is"
+        f" {found!r:.60}"
+      )
 
 
 def lines(family: Family, settings: Settings, architecture: str) -> list[Line]:

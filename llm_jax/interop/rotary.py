@@ -57,10 +57,16 @@ def of(said: dict[str, Any], given: str, length: int = 0) -> Settings:
     ValueError: a kind or a key that is not known.
   """
   said = dict(said)
-  old = said.pop("type", None)
-  kind = said.pop("rope_type", old) or "default"
-  if kind in ("su", "yarn") and said.get("short_factor") is not None:
-    kind = "longrope"  # as it was called first
+  old, new = said.pop("type", None), said.pop("rope_type", None)
+  if said.get("short_factor") is not None:  # LongRoPE, as it was called first
+    first = lambda word: "longrope" if word in ("su", "yarn") else word
+    old, new = first(old), first(new)
+  if None not in (old, new) and old != new:
+    raise ValueError(
+      f"{given}: config.json has rope_type={new!r:.40} and type={old!r:.40}"
+      " among its rotary settings; one of them is wrong"
+    )
+  kind = new or old or "default"
 
   def number(name: str, default: float, like: float = 1.0) -> Any:
     where = f"{given}: config.json has {name}"

@@ -149,6 +149,21 @@ _YARN = {"type": "yarn", "factor": 4.0}
 _LONGROPE = {"type": "longrope", "short_factor": [1.0], "long_factor": [4.5]}
 
 
+def test_a_kind_may_be_told_twice():
+  """As folders of transformers 4 have it, in its old name and in its new."""
+  for twice in (
+    {"rope_scaling": _YARN | {"rope_type": "yarn"}},
+    {"rope_scaling": _YARN | {"rope_type": None}},
+  ):
+    found = families.settings(_Folder("LlamaForCausalLM", twice))
+    assert found["rope_scaling"]["kind"] == "yarn"
+  sizes = {"max_position_embeddings": 64, "rope_theta": 1e4}
+  said = _LONGROPE | {"type": "su", "original_max_position_embeddings": 16}
+  config = sizes | {"rope_scaling": said | {"rope_type": "longrope"}}
+  found = families.settings(_Folder("Phi3ForCausalLM", config))
+  assert found["rope_scaling"]["kind"] == "longrope"
+
+
 @pytest.mark.parametrize("kind", ["longrope", "su", "yarn"])
 def test_longrope_of_part_of_a_head_means_the_same(kind):
   """Keys as in the folders of Phi-4-mini and Phi-3 mini 128k."""
@@ -179,6 +194,11 @@ def test_longrope_of_part_of_a_head_means_the_same(kind):
 
 
 REFUSED = {
+  "two kinds": (
+    "LlamaForCausalLM",
+    {"rope_scaling": _YARN | {"rope_type": "linear"}},
+    "rope_type='linear' and type='yarn' among its rotary settings",
+  ),
   "sharper": (
     "Qwen2ForCausalLM",
     {"rope_scaling": _YARN | {"attention_factor": 1.5}},

@@ -323,6 +323,16 @@ def test_what_is_trained_from_masks_is_written_without_their_head(tmp_path):
     assert (written[name] == 0.5).all(), name
 
 
+def test_labels_are_told_twice_or_once(tmp_path):
+  found = golden("bert_text")
+  names = {"0": "a", "1": "b", "2": "c"}
+  usual = {f"LABEL_{i}": i for i in range(3)}
+  for ids in ({"a": 0, "b": 1, "c": 2}, {"a": "0"}, usual, {}, None):
+    config = found["config"] | {"id2label": names, "label2id": ids}
+    folder = tiny.write(tmp_path / "a", config, found["tensors"])
+    assert heads.labels(Folder(folder, "a")) == ("a", "b", "c")
+
+
 def _config(**changes):
   return lambda config: config | changes
 
@@ -357,6 +367,21 @@ REFUSED = {
     _config(num_labels=7),
     {},
     "num_labels=7, and 3 names in id2label",
+  ),
+  "labels and numbers": (
+    "bert_text",
+    _config(
+      id2label={"0": "a", "1": "b", "2": "c"},
+      label2id={"a": 0, "b": 2, "c": 1},
+    ),
+    {},
+    "label2id with 'b' as 2, which by id2label is 'c'",
+  ),
+  "labels of other names": (
+    "bert_text",
+    _config(id2label={"0": "a", "1": "b", "2": "c"}, label2id={"A": "0"}),
+    {},
+    "label2id with 'A' as '0', which by id2label is 'a'",
   ),
   "labels not from 0": (
     "bert_text",
