@@ -272,7 +272,8 @@ def described(
     ValueError: none can.
   """
   plain = settings_of(TransformerConfig())
-  refused = []
+  far: dict[str, list[str]] = {}  # what families refuse
+  near = []  # why those refuse its head that would have the model
   for family in among:
     told = {
       name: value
@@ -282,12 +283,17 @@ def described(
     }
     try:
       said = family.config(told)
-      if settings["outputs"]:
-        said = heads.config(family, said, settings, of, names)
     except ValueError as e:
-      refused.append(f"{family.name}: {e}")
+      why = str(e) if len(among) == 1 else str(e).partition(": ")[0]
+      far.setdefault(why, []).append(family.name)
       continue
-    return family, said
+    if not settings["outputs"]:
+      return family, said
+    try:
+      return family, heads.config(family, said, settings, of, names)
+    except ValueError as e:
+      near.append(f"{family.name}: {e}")
+  refused = near or [f"{', '.join(its)}: {why}" for why, its in far.items()]
   raise ValueError(
     f"export: no family of the ecosystem is such a model ({'; '.join(refused)})"
   )

@@ -157,7 +157,7 @@ WRONG = {
   ),
   "architecture": (
     _config(architectures=["Mamba2ForCausalLM"]),
-    "'Mamba2ForCausalLM'; known are LlamaForCausalLM",
+    "'Mamba2ForCausalLM'; nearest are ",
   ),
   "code": (_config(auto_map={"AutoModel": "x.Y"}), "code of its own"),
   "quantised": (_config(quantization_config={"bits": 4}), "quantised"),

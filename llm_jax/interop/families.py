@@ -1,5 +1,7 @@
 """All families, and which of them a folder holds."""
 
+import difflib
+
 from llm_jax.interop import (
   bart,
   bert,
@@ -30,12 +32,24 @@ def of(folder: Folder) -> Family:
   for family in FAMILIES:
     if name in (*family.architectures, *family.heads):
       return family
-  known = ", ".join(
-    a for family in FAMILIES for a in (*family.architectures, *family.heads)
-  )
   raise ValueError(
-    f"{folder.given}: config.json has the architecture {name or 'none'!r};"
-    f" known are {known}"
+    f"{folder.given}: config.json has the architecture"
+    f" {name or 'none'!r:.60}{_near(name)}"
+  )
+
+
+def _near(name: str) -> str:
+  """The architectures most like another, and what all of them are of."""
+  stems = {
+    architecture: heads.stem(family, architecture)
+    for family in FAMILIES
+    for architecture in (*family.architectures, *family.heads)
+  }
+  own = [a for a, stem in stems.items() if name.removeprefix(stem)[:3] == "For"]
+  near = difflib.get_close_matches(name, own or stems, 3, 0.0 if own else 0.6)
+  said = f"; nearest are {', '.join(near)}" if near else ""
+  return (
+    f"{said}; known are those of {', '.join(dict.fromkeys(stems.values()))}"
   )
 
 

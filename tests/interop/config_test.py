@@ -10,6 +10,7 @@ import pytest
 from llm_jax import exporting, importing
 from llm_jax.interop import families
 from llm_jax.interop.family import Keys
+from llm_jax.models.config import TransformerConfig
 
 _SIZES = {
   "hidden_size": 16,
@@ -270,3 +271,38 @@ def test_what_is_not_known_is_refused_by_name(wrong):
     families.settings(_Folder(architecture, config))
   assert expected in str(told.value)
   assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+  "name,near",
+  [
+    ("Mamba2ForCausalLM", "ForCausalLM"),
+    ("LlamaForMaskedLM", "Llama"),
+    ("BertForNextSentencePrediction", "BertFor"),
+    ("x" * 500, ""),
+    ("", ""),
+  ],
+)
+def test_an_unknown_architecture_is_told_shortly(name, near):
+  with pytest.raises(ValueError) as told:
+    families.of(_Folder(name, {}))
+  said = str(told.value)
+  assert len(said) < 400 and "known are those of Llama, " in said
+  before = said.partition("; known")[0].partition("; nearest are ")[2]
+  found = before.split(", ") if before else []
+  assert bool(found) == bool(near) and all(near in one for one in found)
+
+
+def test_a_model_of_no_family_is_told_shortly():
+  """Families that refuse the same are named together."""
+  shape = TransformerConfig(
+    sees="all", norm="rms", token_types=2, vocab_size=48, positions="rope"
+  )
+  with pytest.raises(ValueError) as told:
+    exporting.described(exporting.settings_of(shape))
+  said = str(told.value)
+  assert len(said) < 400 and "\n" not in said
+  assert "bert" in said and "llama" in said and "--model.sees=all" in said
+  (own,) = [f for f in families.FAMILIES if f.name == "bert"][:1]
+  with pytest.raises(ValueError, match=r"bert: --model\.\w+=\S+: \w+"):
+    exporting.described(exporting.settings_of(shape), (own,))
