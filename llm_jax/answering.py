@@ -194,10 +194,11 @@ class Drawing:
     length = 1 + max(map(len, prompts)) + self._limit
     for at in range(0, len(prompts), rows):
       here = slice(at, at + rows)
-      batch: Any = divergence.batch(
+      batch: Any = asking.scored(
+        self._model.shape,
+        self._tokenizer,
         prompts[here],
         completions[here],
-        self._tokenizer.start_id,
         rows,
         length,
       )

@@ -3,13 +3,16 @@
 from collections.abc import Callable, Sequence
 import itertools
 
-from llm_jax.contracts import Tokenizer
+from llm_jax.contracts import Batch, Tokenizer
 from llm_jax.data import chat, instructions
 from llm_jax.data.conversation import Message
+from llm_jax.evaluation import divergence
 from llm_jax.experiment import Asked, DataSettings, Experiment
+from llm_jax.generation import decode
 from llm_jax.generation.greedy import Answerer
 from llm_jax.generation.text import Generator
 from llm_jax.model import Model
+from llm_jax.models.shape import Shape
 
 
 def encoder(
@@ -52,6 +55,37 @@ def width(size: int) -> int:
   What is padded alike is computed alike, whatever is beside it.
   """
   return 1 << max(size - 1, 7).bit_length()
+
+
+def scored(
+  shape: Shape,
+  tokenizer: Tokenizer,
+  prompts: Sequence[Sequence[int]],
+  completions: Sequence[Sequence[int]],
+  rows: int,
+  length: int,
+) -> Batch:
+  """Prompts with their completions, as a model says how likely these are.
+
+  Args:
+    shape: of the model.
+    tokenizer: text <-> ids.
+    prompts: ids of each, as they begin a document.
+    completions: ids of each, what ends them included.
+    rows: B, at least as many.
+    length: T of rows with both; sources and targets apart are as wide as need
+      be.
+  """
+  if not shape.reads_sources:
+    start_id = tokenizer.start_id
+    return divergence.batch(prompts, completions, start_id, rows, length)
+  sources = [decode.framed(ids, tokenizer, True) for ids in prompts]
+  S, T = (
+    min(width(max(map(len, its))), shape.max_length)
+    for its in (sources, completions)
+  )
+  start_id = getattr(shape, "start_id", tokenizer.pad_id)
+  return divergence.aside(sources, completions, start_id, rows, (S, T))
 
 
 def generator(

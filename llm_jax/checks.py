@@ -138,7 +138,7 @@ def _reads_sources(experiment: Experiment) -> None:
       raise ValueError(
         f"--{flag} ({type(what).__name__}): its rows have no source for an"
         " encoder-decoder to read; Text whose corruption is Spans, PrefixLM or"
-        " Mixture, Instructions, Examples, Tags or Passages"
+        " Mixture, Instructions, Preferences, Examples, Tags or Passages"
       )
     if not source.length:
       raise ValueError(

@@ -120,6 +120,8 @@ def export(
     made = _tokenizer(experiment, tokenizer)
     model = model_lib.make(experiment, tokenizer)
     own = settings_of(model.shape)
+    if own["outputs"] and model.shape.reads_sources:
+      _reads_once(experiment)
     settings = rewriting.settings(own)
     objective = experiment.objective
     names = naming.names(experiment, folder)
@@ -252,6 +254,16 @@ def settings_of(shape: Shape) -> dict[str, Any]:
     if leaf:
       out[part].pop(leaf, None)
   return heads.without_tokens(out) if shape.outputs else out
+
+
+def _reads_once(experiment: Experiment) -> None:
+  """ValueError where an encoder reads other text than its decoder."""
+  if isinstance(experiment.data, Asked):
+    raise ValueError(
+      "export: a prompt is read by the encoder and its completion by the"
+      " decoder (--data.source.length), and what transformers has for numbers"
+      " of a text reads all of it in both; a decoder's can be exported"
+    )
 
 
 def described(

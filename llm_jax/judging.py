@@ -27,7 +27,6 @@ from llm_jax.contracts import Batch, Judge, Tokenizer
 from llm_jax.data import chat
 from llm_jax.data.conversation import Message
 from llm_jax.data.examples import Examples
-from llm_jax.evaluation import divergence
 from llm_jax.experiment import Asked, Experiment
 from llm_jax.judges.endpoint import ByEndpoint, Endpoint
 from llm_jax.judges.function import ByFunction, Function
@@ -195,6 +194,7 @@ class _Model:
     self._name = f"--judge.run={folder}"
     self._tokenizer = importing.tokenizer_of(experiment, folder)
     model = model_lib.make(experiment, self._tokenizer)
+    self._shape = model.shape
     self._room = model.shape.max_length - experiment.peft.places
     objective = experiment.objective
     plan = weights.plan(
@@ -275,7 +275,8 @@ class _Model:
     yield from out.tolist()
 
   def _batch(self, rows: Sequence[Row]) -> Batch:
-    longest = max(len(a) + len(b) for a, b in rows)
+    room = max if self._shape.reads_sources else sum
+    longest = max(room(map(len, row)) for row in rows)
     if longest > self._room:
       raise ValueError(
         f"{self._name}: a prompt and its completion of {longest} tokens are"
@@ -287,8 +288,8 @@ class _Model:
   def _laid_out(self, rows: Sequence[Row], length: int) -> Batch:
     """Prompts with completions, and what of them is asked about."""
     prompts, completions = zip(*rows, strict=True)
-    return divergence.batch(
-      prompts, completions, self._tokenizer.start_id, self._rows, length
+    return asking.scored(
+      self._shape, self._tokenizer, prompts, completions, self._rows, length
     )
 
 

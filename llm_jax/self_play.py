@@ -19,7 +19,7 @@ so nothing of the iteration before is mixed in; one schedule of the learning
 rate spans all iterations. Where y' = y the loss has no gradient; the pair
 stays, as it does in the paper's expectation.
 
-Dimension key: B rows; Q pairs (B = 2 Q); T positions.
+Dimension key: B rows; Q pairs (B = 2 Q); T positions; P those of prompts.
 """
 
 from collections.abc import Sequence
@@ -98,16 +98,17 @@ def against(
     whether it has no end, and whether it is what it stands against.
   """
   names = ("tokens_BT", "target_BT", "mask_BT", "prompt_BT")
-  chosen = {name: by_pair(batch[name])[:, 0] for name in names}
-  prompt_QT, length_Q = completing.prompts(chosen)
-  Q, T = prompt_QT.shape
+  sources = [name for name in batch if name.startswith("source_")]
+  chosen = {name: by_pair(batch[name])[:, 0] for name in (*names, *sources)}
+  prompt_QP, length_Q = completing.prompts(chosen)
+  (Q, P), T = prompt_QP.shape, batch["mask_BT"].shape[1]
   limit = min(settings.max_new_tokens, T)
   out = decode.rollout(
     model.decode,
     variables,
-    prompt_QT,
+    prompt_QP,
     length_Q,
-    model.open_cache(variables, Q, T + limit),
+    model.open_cache(variables, Q, P + limit),
     key,
     limit=limit,
     sampler=settings.sampler,
@@ -132,5 +133,6 @@ def against(
   return {
     **batch,
     **{name: both(name) for name in names},
+    **{name: jnp.repeat(chosen[name], 2, axis=0) for name in sources},
     **{f"told_{n}_B": by_row(x.astype(float_)) for n, x in told.items()},
   }

@@ -13,6 +13,8 @@ from llm_jax.data.denoisers import Masked, Plain, PrefixLM, Spans
 from llm_jax.data.example_sources import ExampleFiles
 from llm_jax.data.examples import Examples
 from llm_jax.data.files import Files
+from llm_jax.data.preference_sources import PreferenceFiles
+from llm_jax.data.preferences import Preferences
 from llm_jax.data.sides import SourceSide
 from llm_jax.data.text import Text
 from llm_jax.experiment import Experiment
@@ -80,6 +82,33 @@ def test_shapes_are_those_of_text(what, source, packing, tmp_path):
     told = abstract.batch(e, None, None, mesh)
   shapes = lambda rows: {n: (x.shape, x.dtype) for n, x in rows.items()}
   assert shapes(told) == shapes(real)
+
+
+@pytest.mark.parametrize(
+  "rows", ["pairs", "labels", "answers", "classes", "rankings"]
+)
+def test_shapes_are_those_of_prompts_apart(rows, tmp_path):
+  said = [
+    json.dumps({"prompt": f"{i}", "chosen": "a", "rejected": "b"})
+    for i in range(20)
+  ]
+  path = command.text_file(tmp_path, "pairs.jsonl", said)
+  data = Preferences(
+    sources=(PreferenceFiles(paths=(str(path),)),),
+    rows=rows,
+    completions=2,
+    length=16,
+    source=SourceSide(12),
+    widths=1,
+    cache=str(tmp_path / "cache"),
+  )
+  plain = lambda items, total=None, label="": items
+  found = data.prepare(plain).tokenise(ByteTokenizer(), plain)
+  mesh = mesh_lib.make(MeshShape(data=1))
+  with jax.set_mesh(mesh):
+    told = abstract.batch(Experiment(data=data, batch_size=8), None, None, mesh)
+  shapes = lambda rows: {n: (x.shape, x.dtype) for n, x in rows.items()}
+  assert shapes(told) == shapes(found.train(8, 0).next())
 
 
 @pytest.mark.parametrize(

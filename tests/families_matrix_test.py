@@ -31,12 +31,10 @@ REFUSED = {
     "recurrent": "recurrent models see what came before; Spans",
     **_no_source("Masked"),
   },
-  **dict.fromkeys(("spans", "prefix", "mixture", "sft"), {"encoder": NOT_TOLD}),
   **dict.fromkeys(
-    ("pairs", "spin", "kto"),
-    {"encoder": NOT_TOLD, **_no_source("Preferences")},
+    ("spans", "prefix", "mixture", "sft", "pairs", "spin", "kto"),
+    {"encoder": NOT_TOLD},
   ),
-  **dict.fromkeys(("ranking", "classes"), _no_source("Preferences")),
   **{
     name: {
       "encoder": DRAWS_ALL.format(kind),

@@ -136,7 +136,8 @@ def answers(home, sides=False):
   )
 
 
-def judged(home, rows="pairs"):
+def judged(home, rows="pairs", sides=False):
+  more = {"source": SourceSide(length=16)} if sides else {}
   return Preferences(
     sources=(PreferenceFiles(paths=(str(home / "judged.jsonl"),)),),
     rows=rows,
@@ -144,6 +145,7 @@ def judged(home, rows="pairs"):
     widths=1,
     completions=2,
     cache=str(home / "cache"),
+    **more,
   )
 
 
@@ -234,28 +236,28 @@ OBJECTIVES = {
   "pairs": lambda home, apart: {
     **_DROPS,
     "objective": _PAIRS,
-    "data": judged(home),
+    "data": judged(home, sides=apart),
   },
   "spin": lambda home, apart: {
     **_DROPS,
     "objective": dpo.DPO(),
-    "data": judged(home),
+    "data": judged(home, sides=apart),
     "self_play": SelfPlay(max_new_tokens=4),
     "refresh": Refresh(every=1, mix=0.5),
   },
   "kto": lambda home, apart: {
     **_DROPS,
     "objective": kto.KTO(),
-    "data": judged(home, "labels"),
+    "data": judged(home, "labels", apart),
   },
   "ranking": lambda home, apart: {
     "objective": Ranking(),
-    "data": judged(home, "rankings"),
+    "data": judged(home, "rankings", apart),
     "model": {"outputs": 1},
   },
   "classes": lambda home, apart: {
     "objective": Classification(),
-    "data": judged(home, "classes"),
+    "data": judged(home, "classes", apart),
     "model": {"outputs": 2},
   },
   "text classes": lambda home, apart: told(

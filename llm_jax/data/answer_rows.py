@@ -86,11 +86,9 @@ class AnswerRows:
     tokens: of all conversations.
     answers: that rows have room for.
     lengths: S and T.
-    start_id: stands before each answer.
-    eos_id: ends each source.
+    frame: what stands around sources, and before answers.
     seed: numbers that the order is drawn from; None = as stored.
     alone: whether each has rows of its own.
-    begins: ids before each source.
   """
 
   def __init__(
@@ -98,18 +96,14 @@ class AnswerRows:
     tokens: Tokens,
     answers: Answers,
     lengths: tuple[int, int],
-    start_id: int,
-    eos_id: int,
+    frame: sides.Frame,
     seed: Sequence[int] | None,
     alone: bool = False,
-    begins: Sequence[int] = (),
   ):
     self._tokens, self._answers, self._lengths = tokens, answers, lengths
-    self._start_id, self._alone = start_id, alone
-    self._around = np.array(begins, np.int32), np.array([eos_id], np.int32)
-    more = len(begins) + 1
+    self._frame, self._alone = frame, alone
     start, border, end = answers
-    size_N2 = np.stack([border - start + more, end - border], 1)
+    size_N2 = np.stack([border - start + frame.around, end - border], 1)
     self._together = sides.Together(size_N2, lengths, seed, alone)
 
   def __len__(self) -> int:
@@ -117,7 +111,7 @@ class AnswerRows:
 
   def row(self, epoch: int, index: int) -> Row:
     here = map(self._pair, self._together(epoch, index))
-    return sides.in_two(list(here), *self._lengths, self._start_id)
+    return sides.in_two(list(here), *self._lengths, self._frame.start_id)
 
   def width(self, epoch: int, index: int) -> int:
     if not self._alone:
@@ -128,6 +122,5 @@ class AnswerRows:
   def _pair(self, i: int) -> Pair:
     start, border, end = (int(at[i]) for at in self._answers)
     ids = self._tokens.ids
-    first, last = self._around
-    read = np.concatenate([first, ids[start:border], last])
-    return Pair(read.astype(np.int32), ids[border:end].astype(np.int32))
+    read = self._frame.source(ids[start:border], self._lengths[0])
+    return Pair(read, ids[border:end].astype(np.int32))

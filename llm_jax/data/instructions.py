@@ -16,7 +16,6 @@ from llm_jax.data import (
   packing,
   prepared,
   questions,
-  sides,
   splits,
   tokens,
   trained_tokens,
@@ -148,7 +147,7 @@ class Instructed(questions.Asked):
     s = self._settings
     drop = s.too_long != "cut"
     if s.source.length:
-      around = len(sides.begins(self._tokenizer)) + 1
+      around = s.source.frame(self._tokenizer).around
       return answer_rows.fit(found, s.source.length, s.length, drop, around)
     return conversation_tokens.fit(found, s.length, drop)
 
@@ -162,13 +161,11 @@ class Instructed(questions.Asked):
     s, alone = self._settings, self._settings.packing == "one"
     if isinstance(pieces, packing.Pieces):
       return packing.BestFit(found, s.length, seed, pieces, alone)
-    start_id = s.source.start_id(self._tokenizer)
-    lengths = s.source.length, s.length
-    eos_id = self._tokenizer.eos_id
-    begins = sides.begins(self._tokenizer)
-    return answer_rows.AnswerRows(
-      found, pieces, lengths, start_id, eos_id, seed, alone, begins
+    lengths, frame = (
+      (s.source.length, s.length),
+      s.source.frame(self._tokenizer),
     )
+    return answer_rows.AnswerRows(found, pieces, lengths, frame, seed, alone)
 
   def _note(self, split: str) -> str:
     """What was done about long conversations; ValueError where none may be."""

@@ -100,8 +100,12 @@ class CompletionRows:
     completion_G = self._units.completion_UG[r][prompt_G >= 0]
     prompt_G = prompt_G[prompt_G >= 0]
     size_G = t.offsets[completion_G + 1] - t.offsets[completion_G]
-    size_G += self._begin[prompt_G] - self._begin[completion_G]
+    size_G += self._before(prompt_G) - self._begin[completion_G]
     return min(int(size_G.max()), self._length)
+
+  def _before(self, prompt_G: np.ndarray) -> np.ndarray:
+    """Ids in a row before what completes each prompt."""
+    return self._begin[prompt_G]
 
   def _one(self, prompts: np.ndarray, completions: np.ndarray) -> Row:
     """A row of completions, each behind its prompt."""
@@ -128,14 +132,22 @@ class CompletionRows:
 
   def _ids(self, prompt: int, completion: int) -> tuple[np.ndarray, np.ndarray]:
     """Ids of a prompt and a completion, and which of them are trained."""
-    t, T = self._tokens, self._length
+    read, T = self._prompt(prompt), self._length
+    said, trained = self._completion(completion)
+    trained = np.concatenate([np.zeros(len(read), bool), trained])
+    return np.concatenate([read, said])[:T], trained[:T]
+
+  def _prompt(self, of: int) -> np.ndarray:
+    """Ids of a prompt."""
+    start = int(self._tokens.offsets[of])
+    return self._tokens.ids[start : start + int(self._begin[of])]
+
+  def _completion(self, of: int) -> tuple[np.ndarray, np.ndarray]:
+    """Ids of a completion, and which of them are trained."""
+    t = self._tokens
     assert t.trained is not None
-    start, begin = int(t.offsets[prompt]), int(self._begin[prompt])
-    border = int(t.offsets[completion] + self._begin[completion])
-    end = int(t.offsets[completion + 1])
-    ids = np.concatenate([t.ids[start : start + begin], t.ids[border:end]])
-    trained = np.concatenate([np.zeros(begin, bool), t.trained[border:end]])
-    return ids[:T], trained[:T]
+    here = slice(int(t.offsets[of] + self._begin[of]), int(t.offsets[of + 1]))
+    return t.ids[here], t.trained[here]
 
   def _make_order(self, epoch: int) -> np.ndarray:
     if self._seed is None:

@@ -62,24 +62,26 @@ def join(units: Sequence[Units]) -> Units:
   return Units(put("prompt_UG"), put("completion_UG"), columns, unit_RS)
 
 
-def pairs(part: Part, kept: np.ndarray, length: int) -> Units:
+def pairs(
+  part: Part, kept: np.ndarray, length: int, aside: bool = False
+) -> Units:
   """Chosen and rejected, unless nothing of where they differ is in a row.
 
   Args:
     part: a split of a source.
     kept: which completions may stand in a row.
     length: T.
+    aside: whether prompts stand in rows of their own.
   """
-  offsets, ids = part.tokens.offsets, part.tokens.ids
+  ids, ends = part.tokens.ids, part.tokens.offsets[1:]
+  starts = part.tokens.offsets[:-1] + (part.begin if aside else 0)
   here = kept[part.pairs].all(1)
   # Of different completions only the beginnings can be the same.
-  cut = here & (np.diff(offsets)[part.pairs] > length).any(1)
+  cut = here & ((ends - starts)[part.pairs] > length).any(1)
   for i in np.flatnonzero(cut).tolist():
     w, l = (
       ids[a : min(b, a + length)]
-      for a, b in zip(
-        offsets[part.pairs[i]], offsets[part.pairs[i] + 1], strict=True
-      )
+      for a, b in zip(starts[part.pairs[i]], ends[part.pairs[i]], strict=True)
     )
     here[i] = not np.array_equal(w, l)
   both_U2 = part.pairs[here]

@@ -17,6 +17,7 @@ from llm_jax.data.preference import from_json
 from llm_jax.data.preference_sources import PreferenceFiles, TFDSPreferences
 from llm_jax.data.preferred import Preferred
 from llm_jax.data.questions import Questions
+from llm_jax.data.sides import SourceSide
 from llm_jax.data.stdlib_preferences import StdlibPreferences
 from llm_jax.data.stdlib_tasks import StdlibTasks
 
@@ -48,6 +49,7 @@ class Preferences(Questions):
     "error",
     "what is done with a completion longer, with its prompt, than a row",
   )
+  source: SourceSide = SourceSide()
   poor: float = field(
     0.6,
     "a labeller is named who agrees less often than this with what most of the"
@@ -58,6 +60,11 @@ class Preferences(Questions):
 
   def __post_init__(self) -> None:
     super().__post_init__()
+    if self.source.length and self.packing != "one":
+      raise ValueError(
+        f"--data.packing={self.packing}: completions whose prompts an encoder"
+        f" reads (--data.source.length={self.source.length}) are one a row; one"
+      )
     if self.rows in ("labels", "answers") and self.packing != "one":
       raise ValueError(
         f"--data.packing={self.packing}: --data.rows={self.rows} are one a row;"

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 import functools
-from typing import Any
 
 import numpy as np
 
@@ -13,6 +12,7 @@ from llm_jax.data import (
   chat,
   mixture,
   preference_rows,
+  preference_targets,
   preference_tokens,
   preference_units,
   prepared,
@@ -23,6 +23,7 @@ from llm_jax.data.columns import Columns
 from llm_jax.data.conversation import Conversation
 from llm_jax.data.preference import from_json
 from llm_jax.data.questions import Asked, Questions
+from llm_jax.data.tokens import Tokens
 
 
 class Preferred(Asked):
@@ -56,12 +57,9 @@ class Preferred(Asked):
     units = [
       u.moved(at) for u, at in zip(self._all_units(split), starts, strict=False)
     ]
-    rows = preference_rows.CompletionRows(
-      self.tokens(split),
-      np.concatenate([p.begin for p in parts]),
-      self._settings.length,
-      preference_units.join(units),
-    )
+    begin = np.concatenate([p.begin for p in parts])
+    whole = preference_units.join(units)
+    rows = self._made(self.tokens(split), begin, whole, None)
     return batches.Finite(
       rows, batch_size, block, self.rows_together, self._settings.widths
     )
@@ -78,6 +76,8 @@ class Preferred(Asked):
     names = ["rows", "completions", "length", "too_long", "validation", "test"]
     if s.packing != "one":
       names.append("packing")
+    if s.source.length:
+      names.append("source")
     return {
       "preferences": cache.fingerprint(*(d.identity for d in self._documents)),
       "tokenizer": self._tokenizer.fingerprint,
@@ -133,9 +133,10 @@ class Preferred(Asked):
     """Units of a source whose rows are not too long, or may be cut."""
     s = self._settings
     part = self._by_source[source].parts[split]
-    kept = _fits(part, s.length, s.too_long == "cut")
+    kept = self._fits(part)
     if s.rows == "pairs":
-      units = preference_units.pairs(part, kept, s.length)
+      aside = s.source.length > 0
+      units = preference_units.pairs(part, kept, s.length, aside)
     elif s.rows == "labels":
       units = preference_units.labels(part, kept)
     elif s.rows == "classes":
@@ -164,13 +165,49 @@ class Preferred(Asked):
     self, source: int, seed: tuple[int, int]
   ) -> preference_rows.CompletionRows:
     part = self._by_source[source].parts["train"]
-    return preference_rows.CompletionRows(
-      part.tokens,
-      part.begin,
-      self._settings.length,
-      preference_units.alike(self._all_units("train"))[source],
-      seed,
+    units = preference_units.alike(self._all_units("train"))[source]
+    return self._made(part.tokens, part.begin, units, seed)
+
+  def _made(
+    self,
+    found: Tokens,
+    begin: np.ndarray,
+    units: preference_units.Units,
+    seed: tuple[int, int] | None,
+  ) -> preference_rows.CompletionRows:
+    """Rows of completions behind their prompts, or with these beside them."""
+    s = self._settings
+    if not s.source.length:
+      return preference_rows.CompletionRows(found, begin, s.length, units, seed)
+    lengths, frame = (
+      (s.source.length, s.length),
+      s.source.frame(self._tokenizer),
     )
+    return preference_targets.TargetRows(
+      found, begin, lengths, units, seed, frame
+    )
+
+  def _sizes(self, part: preference_tokens.Part) -> np.ndarray:
+    """Ids of each completion with its prompt; or of the source, and of it."""
+    whole_N, s = np.diff(part.tokens.offsets), self._settings
+    if not s.source.length:
+      return whole_N[:, None]
+    around = s.source.frame(self._tokenizer).around
+    return np.stack([part.begin + around, whole_N - part.begin], 1)
+
+  @property
+  def _lengths(self) -> tuple[int, ...]:
+    """How much room there is for each of `_sizes`."""
+    s = self._settings
+    return (s.source.length, s.length) if s.source.length else (s.length,)
+
+  def _fits(self, part: preference_tokens.Part) -> np.ndarray:
+    """Which completions fit, or leave something to train on where cut."""
+    s = self._settings
+    if s.too_long != "cut":
+      return np.all(self._sizes(part) <= self._lengths, axis=1)
+    before = 0 if s.source.length else part.begin  # of a target, in its row
+    return np.broadcast_to(before, part.begin.shape) < s.length
 
   def _empty(self, split: str, remedy: str) -> str:
     return (
@@ -192,18 +229,29 @@ class Preferred(Asked):
     """What was done about long completions; ValueError where none may be."""
     s = self._settings
     parts = [t.parts[split] for t in self._by_source]
-    sizes = np.concatenate([np.diff(p.tokens.offsets) for p in parts])
-    long = int((sizes > s.length).sum())
+    sizes = np.concatenate([self._sizes(p) for p in parts])
+    long = int((sizes > self._lengths).any(1).sum())
     if not long:
       return ""
-    said = (
-      f"--data.length={s.length}: {long} of {len(sizes)} completions of the"
-      f" {split} split are longer with their prompts, the longest"
-      f" {int(sizes.max())} tokens"
-    )
+    *source, longest = sizes.max(0).tolist()
+    if source:
+      said = (
+        f"--data.source.length={s.source.length} and --data.length={s.length}:"
+        f" {long} of {len(sizes)} completions of the {split} split or their"
+        f" prompts are longer, the longest {longest} and {source[0]} tokens"
+      )
+    else:
+      said = (
+        f"--data.length={s.length}: {long} of {len(sizes)} completions of the"
+        f" {split} split are longer with their prompts, the longest {longest}"
+        " tokens"
+      )
     if s.too_long == "error":
-      raise ValueError(f"{said}; raise it, or set --data.too_long=cut or drop")
-    held = np.concatenate([_lacking(p, s) for p in parts])
+      it = "them" if source else "it"
+      raise ValueError(
+        f"{said}; raise {it}, or set --data.too_long=cut or drop"
+      )
+    held = np.concatenate([_lacking(p, s.rows, self._fits(p)) for p in parts])
     lost = f"{held.sum()} of {len(held)} {s.rows}"
     if s.too_long == "drop":
       return f"{said}; {lost} hold one and are dropped"
@@ -228,20 +276,13 @@ class Preferred(Asked):
       yield f"--data.packing: {mean:.2f} {self._settings.rows} where one stood"
 
 
-def _fits(part: preference_tokens.Part, length: int, cut: bool) -> np.ndarray:
-  """Which completions fit, or leave something to train on where cut."""
-  sizes = np.diff(part.tokens.offsets)
-  if cut:
-    return part.begin < length
-  return sizes <= length
-
-
-def _lacking(part: preference_tokens.Part, settings: Any) -> np.ndarray:
-  """Whether each pair, prompt or completion lacks one that is left out."""
-  kept = _fits(part, settings.length, settings.too_long == "cut")
-  if settings.rows == "pairs":
+def _lacking(
+  part: preference_tokens.Part, rows: str, kept: np.ndarray
+) -> np.ndarray:
+  """Whether each pair, prompt or completion lacks one that is not kept."""
+  if rows == "pairs":
     return ~kept[part.pairs].all(1)
-  if settings.rows == "rankings":
+  if rows == "rankings":
     return ~np.logical_and.reduceat(kept, part.first[:-1])
   return ~kept
 

@@ -6,7 +6,7 @@ Dimension key: T positions of a row; S those of a source; G rows side by side.
 from collections.abc import Sequence
 import dataclasses
 import functools
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -15,6 +15,25 @@ from llm_jax.contracts import Tokenizer
 from llm_jax.data import packing
 from llm_jax.data.corruption import Pair
 from llm_jax.data.packing import Row
+
+
+class Frame(NamedTuple):
+  """Ids that stand around every source, and before every target."""
+
+  begins: tuple[int, ...]
+  end_id: int
+  start_id: int
+
+  @property
+  def around(self) -> int:
+    """How many ids stand around a source."""
+    return len(self.begins) + 1
+
+  def source(self, ids: np.ndarray, length: int) -> np.ndarray:
+    """A source as it is read; of one that is too long the end is kept."""
+    kept = ids[max(len(ids) - max(length - self.around, 0), 0) :]
+    whole = np.concatenate([self.begins, kept, [self.end_id]])
+    return whole[-length:].astype(np.int32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +59,11 @@ class SourceSide:
       "eos": tokenizer.eos_id,
     }
     return ids[self.start]
+
+  def frame(self, tokenizer: Tokenizer) -> Frame:
+    """What stands around sources, and before targets."""
+    start_id = self.start_id(tokenizer)
+    return Frame(begins(tokenizer), tokenizer.eos_id, start_id)
 
 
 def check_twice(source: SourceSide, length: int) -> None:

@@ -1,6 +1,6 @@
 """How far a policy has gone from its reference, on its own completions.
 
-Dimension key: B rows; T positions.
+Dimension key: B rows; T positions; S those of a source.
 """
 
 from collections.abc import Sequence
@@ -44,6 +44,33 @@ def batch(
     out["tokens_BT"][i, : len(ids)] = [start_id, *ids[:-1]][: len(ids)]
     mask_BT[i, len(prompt) : len(ids)] = True
   return out | {"mask_BT": mask_BT}
+
+
+def aside(
+  sources: Sequence[Sequence[int]],
+  completions: Sequence[Sequence[int]],
+  start_id: int,
+  rows: int,
+  lengths: tuple[int, int],
+) -> Batch:
+  """The same for an encoder, which reads the prompts as sources.
+
+  Args:
+    sources: ids of each, with what stands around it.
+    completions: as `batch` has them.
+    start_id: what a target begins after.
+    rows: B.
+    lengths: S and T.
+  """
+  S, T = lengths
+  none: list[list[int]] = [[] for _ in completions]
+  out = {**batch(none, completions, start_id, rows, T)}
+  for name in ("source_BS", "source_segment_BS"):
+    out[name] = np.zeros((rows, S), np.int32)
+  for i, ids in enumerate(sources):
+    out["source_BS"][i, : len(ids)] = ids
+    out["source_segment_BS"][i, : len(ids)] = 1
+  return out
 
 
 _IDS = ("tokens_BT", "target_BT")

@@ -2,9 +2,9 @@
 
 Rows are as a source of completions gives them: `tokens_BT` read, `target_BT`
 to be predicted, `mask_BT` on the completion's targets, `prompt_BT` on those of
-the prompt.
+the prompt; or with the prompt in `source_BS`, as an encoder reads it.
 
-Dimension key: B rows; T positions; N new tokens.
+Dimension key: B rows; T positions; S those of a source; N new tokens.
 """
 
 import jax
@@ -20,14 +20,15 @@ def prompts(rows: Batch) -> tuple[jax.Array, jax.Array]:
 
   Returns:
     prompt_BT i32, aligned on the right, and length_B i32, which counts what a
-    document begins after.
+    document begins after. Of sources T is S.
   """
-  T = rows["mask_BT"].shape[1]
-  length_B = _begin(rows) + 1
+  read_BT, length_B = rows["tokens_BT"], _begin(rows) + 1
+  if "source_BS" in rows:
+    read_BT = rows["source_BS"]
+    length_B = (rows["source_segment_BS"] > 0).sum(-1)
+  T = read_BT.shape[1]
   at_BT = jnp.arange(T) - (T - length_B[:, None])
-  prompt_BT = jnp.take_along_axis(
-    rows["tokens_BT"], jnp.maximum(at_BT, 0), axis=1
-  )
+  prompt_BT = jnp.take_along_axis(read_BT, jnp.maximum(at_BT, 0), axis=1)
   return axes.constrain(jnp.where(at_BT >= 0, prompt_BT, 0), "BT"), length_B
 
 

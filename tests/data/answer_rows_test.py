@@ -8,7 +8,7 @@ import pytest
 from llm_jax.data import answer_rows
 from llm_jax.data.conversations import Conversations
 from llm_jax.data.instructions import Instructions
-from llm_jax.data.sides import SourceSide
+from llm_jax.data.sides import Frame, SourceSide
 from llm_jax.data.tokens import Tokens
 from llm_jax.tokenizers import special
 from llm_jax.tokenizers.bytes import ByteTokenizer
@@ -160,8 +160,7 @@ def test_what_begins_texts_is_before_each_source():
   fit = lambda S: answer_rows.fit(tokens, S, 4, False, 2)
   for S, want in ((6, [7, 10, 11, 12, 13, 9]), (5, [7, 11, 12, 13, 9])):
     pieces = fit(S).pieces
-    rows = answer_rows.AnswerRows(
-      tokens, pieces, (S, 4), 8, 9, None, begins=(7,)
-    )
+    frame = Frame(begins=(7,), end_id=9, start_id=8)
+    rows = answer_rows.AnswerRows(tokens, pieces, (S, 4), frame, None)
     assert rows.row(0, 0)["source_BS"].tolist() == want
   assert (fit(6).num_long, fit(5).num_long) == (0, 1)

@@ -71,8 +71,8 @@ CASES = {
 }
 
 
-def golden(config):
-  """What is stored of a case."""
+def drawn(config, seed=0):
+  """A model of transformers, and [(name, shape)] of its tensors."""
   made = getattr(transformers, config["architectures"][0])
   settings = made.config_class(**config)
   settings._attn_implementation = "eager"
@@ -88,7 +88,13 @@ def golden(config):
     for name, x in net.state_dict().items():
       if not name.endswith(tuple(skip)):
         tensors.append((name, tuple(x.shape)))
-        x.copy_(torch.from_numpy(tiny.weight(name, tuple(x.shape))))
+        x.copy_(torch.from_numpy(tiny.weight(name, tuple(x.shape), seed)))
+  return net, tensors
+
+
+def golden(config):
+  """What is stored of a case."""
+  net, tensors = drawn(config)
   rng = np.random.default_rng(7)
   source_BS, ids_BT = rng.integers(3, 48, (3, 12)), rng.integers(3, 48, (3, 9))
   ids_BT[:, 0] = config["decoder_start_token_id"]
