@@ -394,16 +394,21 @@ def four(*args): pass
 '''
   monkeypatch.setattr(stdlib, "modules", lambda: [("m", source), ("n", source)])
   found = list(StdlibPassages(functions=3).passages())
-  assert len(found) == 6  # nobody else is named in them
   assert found[0].context == (
     "def one(self, a, b=2): First thing.\ndef two(x=[1, 2], *, y):\n"
     "def four(*args):"
   )
-  assert [p.truths for p in found[:3]] == [
-    ["a, b=2"],
-    ["x=[1, 2], *, y"],
-    ["*args"],
+  assert [(p.question, p.truths) for p in found[:4]] == [
+    ("arguments of one", ["a, b=2"]),
+    ("last argument of one", ["b"]),
+    ("default of the last argument of one", ["2"]),
+    ("purpose of one", ["First thing."]),
   ]
+  assert [p.truths for p in found[4:12]] == [
+    *(["x=[1, 2], *, y"], ["y"], [], []),
+    *(["*args"], ["args"], [], []),
+  ]
+  assert len(found) == 24 and len({p.id for p in found}) == 24
 
 
 def test_batches_are_drawn_from_seed_and_epoch():
