@@ -61,7 +61,7 @@ class _Piece(NamedTuple):
 
   stacked: Stacked
   at: tuple[int, ...]
-  last: str  # the tensor of the last part
+  names: tuple[str, ...]  # of each part's tensor, "" where there is none
 
   @property
   def shape(self) -> tuple[int, ...]:
@@ -87,7 +87,7 @@ def place(
   """
   order = {name: i for i, name in enumerate(found)}
   pieces = [piece for stacked in all_stacked for piece in _pieces(stacked)]
-  pieces.sort(key=lambda piece: order[piece.last])
+  pieces.sort(key=lambda piece: order[piece.names[-1]])
   out = {
     stacked.line.path: _begun(stacked.leaf, 1.0 if stacked.line.first else 0.0)
     for stacked in all_stacked
@@ -112,10 +112,11 @@ def _pieces(stacked: Stacked) -> Iterator[_Piece]:
   part = stacked.leaf.sharding.shard_shape(stacked.leaf.shape)
   sizes = part[: len(stacked.line.counted)]
   for at in itertools.product(*map(range, sizes)):
-    starts = zip(stacked.counts, sizes, at, strict=True)
-    last = stacked.name([(n - 1) * size + i for n, size, i in starts])
-    if last:
-      yield _Piece(stacked, at, last)
+    starts = zip(at, stacked.counts, sizes, strict=True)
+    places = (range(i, n * size, size) for i, n, size in starts)
+    names = tuple(map(stacked.name, itertools.product(*places)))
+    if names[-1]:
+      yield _Piece(stacked, at, names)
 
 
 def _ahead(
@@ -196,7 +197,8 @@ def _read(
     slice(min(s.start for s in dim), max(s.stop for s in dim)) for dim in dims
   ]
   tensor = folder.read(found[name], block)
-  if tensor.itemsize >= leaf.dtype.itemsize or not at:
+  kinds = {found[n].dtype if n else "" for n in piece.names}
+  if tensor.itemsize >= leaf.dtype.itemsize or not at or len(kinds) > 1:
     tensor = tensor.astype(leaf.dtype, copy=False)  # else devices widen it
   if not _is_finite(tensor):
     raise ValueError(

@@ -1,8 +1,10 @@
 """A folder's tensors, placed over devices: all there, each byte read once."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from llm_jax import axes, importing
 from llm_jax import model as model_lib
@@ -56,6 +58,35 @@ def test_each_device_reads_its_part_and_all_is_there(name, mesh, tmp_path):
   jax.tree.map(np.testing.assert_array_equal, cut, whole)
   same = jax.tree.map(lambda x, s: x.sharding == s, cut, shardings)
   assert all(jax.tree.leaves(same))
+
+
+def _four_layers(name, path):
+  """A folder whose layers two stages share; each file is of another dtype."""
+  golden = tiny.golden(name)
+  config, tensors = golden["config"], golden["tensors"]
+  assert config["num_hidden_layers"] == 3
+  config |= {"num_hidden_layers": 4}
+  if "layer_types" in config:
+    config["layer_types"] = [*config["layer_types"], "full_attention"]
+  more = [(n.replace(".2.", ".3.", 1), s) for n, s in tensors if ".2." in n]
+  folder = tiny.write(path / name, config, tensors + more, files=3)
+  kinds = np.float32, np.float16, jnp.bfloat16
+  for file, kind in zip(
+    sorted(folder.glob("*.safetensors")), kinds, strict=True
+  ):
+    save_file({n: x.astype(kind) for n, x in load_file(file).items()}, file)
+  return folder
+
+
+@pytest.mark.parametrize("name", ["llama3", "mixtral", "modernbert"])
+def test_layers_of_stages_may_be_of_several_dtypes(name, tmp_path):
+  """What two stages hold of a parameter is then not of one dtype in files."""
+  folder = _four_layers(name, tmp_path)
+  _, whole = families_test.read(folder, "float32")
+  cut, _ = _placed(name, folder, DEEP)
+  query = cut["blocks"]["attention"]["query"]["kernel"]
+  assert query.sharding.spec[0] == "stage"
+  jax.tree.map(np.testing.assert_array_equal, cut, whole)
 
 
 def test_parts_of_layers_are_not_those_of_others(tmp_path, monkeypatch):
