@@ -361,7 +361,9 @@ def _tokenizer(
   if isinstance(experiment.data, Asked):
     source = chat.Template(experiment.data.template).source
     if not experiment.data.template.startswith(foreign.PREFIX):
-      source = exported.template(source, tokenizer)
+      source = exported.template(source, tokenizer, apart)
+    if apart:
+      source = exported.closed(source)
     out["chat_template.jinja"] = source.encode()
   out["tokenizer_config.json"] = json.dumps(said, indent=1).encode()
   return out

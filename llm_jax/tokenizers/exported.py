@@ -178,12 +178,19 @@ def _of_pieces(tokenizer: SentencePieceTokenizer) -> tokenizers.Tokenizer:
   return made
 
 
-def template(source: str, tokenizer: Tokenizer) -> str:
+def closed(source: str) -> str:
+  """A chat template whose prompts end with eos, as what an encoder reads."""
+  end = "{% if add_generation_prompt %}{{ eos_token }}{% endif %}"
+  return source.removesuffix("\n") + end
+
+
+def template(source: str, tokenizer: Tokenizer, apart: bool = False) -> str:
   """A chat template of ours as transformers renders it, the row's start first.
 
   Args:
     source: of the template, which may name `tokens.user` and so on.
     tokenizer: says which ids these are.
+    apart: an encoder reads what it renders, see `closed`; eos begins no source.
   """
   if isinstance(tokenizer, PretrainedTokenizer):
     words = {
@@ -195,5 +202,8 @@ def template(source: str, tokenizer: Tokenizer) -> str:
   else:
     words = {name: special.NAMES[i] for name, i in special.ROLE_IDS.items()}
     begins = special.NAMES[tokenizer.start_id]
-  start = "" if "bos_token" in source else f"{{{{- {json.dumps(begins)} }}}}"
+  start = f"{{{{- {json.dumps(begins)} }}}}"
+  ends_texts = tokenizer.start_id == tokenizer.eos_id
+  if "bos_token" in source or apart and ends_texts:
+    start = ""
   return f"{{%- set tokens = {json.dumps(words)} %}}\n{start}{source}"

@@ -4,11 +4,15 @@ import functools
 import json
 
 import hypothesis
+import jinja2
 import pytest
 import tokenizers
 
-from llm_jax.tokenizers import exported, special
+from llm_jax.data import chat, instructions
+from llm_jax.generation import decode
+from llm_jax.tokenizers import exported, special, store
 from llm_jax.tokenizers.sentencepiece import SPACE
+from tests.interop import tiny
 from tests.tokenizers.lossless_test import CORPUS, KINDS, texts, tokenizer
 
 
@@ -77,3 +81,40 @@ def test_sources_end_with_eos_and_begin_with_nothing():
   model, _ = exported.files(ours, ended=True)
   theirs = tokenizers.Tokenizer.from_buffer(model)
   assert theirs.encode("to be").ids == [*ours.encode("to be"), ours.eos_id]
+
+
+def _asked(template, made, words):
+  """Ids of a question as transformers renders and encodes a chat template."""
+  for tag in ("generation", "endgeneration"):
+    template = template.replace(f"{{% {tag} %}}", "")
+  environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True)
+  text = environment.from_string(template).render(
+    messages=[{"role": "user", "content": "to be"}],
+    add_generation_prompt=True,
+    **words,
+  )
+  return made.encode(text, add_special_tokens=False).ids
+
+
+@pytest.mark.parametrize(
+  ("kind", "name"),
+  [("ours", "plain"), ("ours", "chat"), ("BART", "plain"), ("T5", "plain")],
+)
+def test_a_question_is_a_whole_source(kind, name, tmp_path):
+  """In an exported template as in training: begun, and with eos behind it."""
+  if kind == "ours":
+    ours = tokenizer("bytes")
+  else:
+    single = {"BART": "<s> $A </s>", "T5": "$A </s>"}[kind]
+    tiny.tokenizer(tmp_path, single=single)
+    ours = store.theirs(tmp_path, {})
+  model, said = exported.files(ours, ended=kind == "ours")
+  words = {key: said[key] for key in ("bos_token", "eos_token")}
+  made = tokenizers.Tokenizer.from_buffer(model)
+  source = chat.Template(name).source
+  ids = instructions.encoder(name, ours)("to be")
+  want = decode.framed(ids, ours, apart=True)
+  template = exported.template(source, ours, apart=True)
+  assert _asked(exported.closed(template), made, words) == want
+  mutants = template, exported.template(source, ours)  # open; as of a row
+  assert all(_asked(its, made, words) != want for its in mutants)
