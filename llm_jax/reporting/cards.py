@@ -4,12 +4,24 @@ import json
 from typing import Any
 
 _GENERATE = """\
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer, KIND
 
 tokenizer = AutoTokenizer.from_pretrained("FOLDER")
-model = AutoModelForCausalLM.from_pretrained("FOLDER")
+model = KIND.from_pretrained("FOLDER")
 ids = tokenizer("Once upon a time", return_tensors="pt").input_ids
 print(tokenizer.decode(model.generate(ids)[0]))"""
+_ANSWER = """\
+from transformers import AutoTokenizer, KIND
+
+tokenizer = AutoTokenizer.from_pretrained("FOLDER")
+model = KIND.from_pretrained("FOLDER")
+inputs = tokenizer.apply_chat_template(
+  [{"role": "user", "content": "a question"}],
+  add_generation_prompt=True,
+  return_dict=True,
+  return_tensors="pt",
+)
+print(tokenizer.decode(model.generate(inputs.input_ids)[0]))"""
 _CLASSIFY = """\
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -46,19 +58,34 @@ from transformers import AutoTokenizer, KIND
 tokenizer = AutoTokenizer.from_pretrained("FOLDER")
 model = KIND.from_pretrained("FOLDER")
 print(model(**tokenizer(TEXTS, return_tensors="pt")))"""
-# End of an architecture's name -> the task, its class, and what it is given.
+
+
+def _tell(kind: str, texts: str = '"a text"') -> str:
+  return _TELL.replace("KIND", kind).replace("TEXTS", texts)
+
+
+_WRITERS = {  # end of an architecture's name -> the task, and the class
+  "ForCausalLM": ("text-generation", "AutoModelForCausalLM"),
+  "LMHeadModel": ("text-generation", "AutoModelForCausalLM"),
+  "ForConditionalGeneration": (
+    "text2text-generation",
+    "AutoModelForSeq2SeqLM",
+  ),
+}
+# End of an architecture's name -> the task, and what is done with it.
 _TASKS = {
+  **{
+    end: (task, _GENERATE.replace("KIND", kind))
+    for end, (task, kind) in _WRITERS.items()
+  },
+  "ForMaskedLM": ("fill-mask", _tell("AutoModelForMaskedLM")),
   "ForTokenClassification": (
     "token-classification",
-    _TELL.replace("KIND", "AutoModelForTokenClassification").replace(
-      "TEXTS", '"a text"'
-    ),
+    _tell("AutoModelForTokenClassification"),
   ),
   "ForQuestionAnswering": (
     "question-answering",
-    _TELL.replace("KIND", "AutoModelForQuestionAnswering").replace(
-      "TEXTS", '"a question", "a text"'
-    ),
+    _tell("AutoModelForQuestionAnswering", '"a question", "a text"'),
   ),
   "ForSequenceClassification": ("text-classification", _CLASSIFY),
 }
@@ -86,10 +113,13 @@ def card(
     chats: what it is asked about is a question with its answer.
     around: ids that its texts begin and end with; None = whatever.
   """
-  task, use = "text-generation", _GENERATE
+  task, use = "feature-extraction", _tell("AutoModel")
   for end, its in _TASKS.items():
     if architecture.endswith(end):
       task, use = its
+  for end, (_, kind) in _WRITERS.items():
+    if chats and architecture.endswith(end):
+      use = _ANSWER.replace("KIND", kind)
   if chats and task == "text-classification":
     use = _JUDGE
   elif around and task == "text-classification":
