@@ -1,4 +1,4 @@
-"""BERT learns to tell what a task of GLUE asks of its texts.
+r"""BERT learns to tell what a task of GLUE asks of its texts.
 
 The tasks of GLUE (arXiv:1804.07461), fine-tuned whole as in Devlin et al. 2018,
 arXiv:1810.04805, section 4.1; SST-2 as it stands, from its own files:

@@ -1,4 +1,4 @@
-"""Llama 3 8B learns which answers people prefer, by DPO on HH-RLHF.
+r"""Llama 3 8B learns which answers people prefer, by DPO on HH-RLHF.
 
 Direct preference optimisation (arXiv:2305.18290) on pairs of dialogues
 (arXiv:2204.05862), whose rows have `chosen` and `rejected` with a beginning in

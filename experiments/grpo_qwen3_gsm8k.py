@@ -1,4 +1,4 @@
-"""Qwen 3 0.6B learns to solve grade-school problems, by whether it is right.
+r"""Qwen 3 0.6B learns to solve grade-school problems, by whether it is right.
 
 GRPO (arXiv:2402.03300) on the questions of GSM8K (arXiv:2110.14168), whose rows
 have `question` and `answer`. A completion is worth 1 if its last number is that

@@ -1,4 +1,4 @@
-"""Qwen 3 0.6B learns to solve grade-school problems, by low-rank adapters.
+r"""Qwen 3 0.6B learns to solve grade-school problems, by low-rank adapters.
 
 LoRA (arXiv:2106.09685) on GSM8K (arXiv:2110.14168), whose rows have `question`
 and `answer`.

@@ -1,4 +1,4 @@
-"""Llama 3 8B becomes an instruct model by ORPO on HH-RLHF, in one go.
+r"""Llama 3 8B becomes an instruct model by ORPO on HH-RLHF, in one go.
 
 ORPO (arXiv:2403.07691) begins from a base model: its loss tunes on the chosen
 answers and prefers them at once, without a reference. Learning rate and beta

@@ -1,4 +1,4 @@
-"""Llama 3 8B learns to please a reward model, by PPO on the prompts of HH-RLHF.
+r"""Llama 3 8B learns to please a reward model, PPO on the prompts of HH-RLHF.
 
 PPO (arXiv:1909.08593) with the settings of the TL;DR recipe (arXiv:2403.17031):
 512 completions an update, read four times, beta 0.05, the critic begun as the

@@ -1,4 +1,4 @@
-"""GPT-2 124M on 10 billion tokens of FineWeb, the recipe with a public log.
+r"""GPT-2 124M on 10 billion tokens of FineWeb, the recipe with a public log.
 
 Shape and optimiser are GPT-2's (Radford et al. 2019) and GPT-3's of this size
 (arXiv:2005.14165, table 2.1), steps and schedule those of llm.c, whose log

@@ -1,4 +1,4 @@
-"""Llama 3 70B from scratch on text of your own, on a pod of TPU v5p.
+r"""Llama 3 70B from scratch on text of your own, on a pod of TPU v5p.
 
 Shape, learning rate and batch in tokens are the paper's (arXiv:2407.21783,
 table 3 and section 3.4), as in `pretrain_llama3_8b`. The released model has

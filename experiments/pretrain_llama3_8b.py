@@ -1,4 +1,4 @@
-"""Llama 3 8B from scratch on text of your own.
+r"""Llama 3 8B from scratch on text of your own.
 
 Shape, learning rate, warm-up and batch in tokens are the paper's
 (arXiv:2407.21783, section 3.4 and table 3): rows of 8,192 tokens in which

@@ -1,4 +1,4 @@
-"""Characters of Shakespeare, at the same budget with the Llama shape.
+r"""Characters of Shakespeare, at the same budget with the Llama shape.
 
 The text is tinyshakespeare (1,115,394 characters, karpathy/char-rnn); its
 first 90% train, the last 10% validate.

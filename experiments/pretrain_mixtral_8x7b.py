@@ -1,4 +1,4 @@
-"""Mixtral 8x7B from scratch on text of your own.
+r"""Mixtral 8x7B from scratch on text of your own.
 
 The shape is the paper's (arXiv:2401.04088, table 1): 46.7 billion parameters in
 8 experts a layer, of which each token goes to 2 and meets 12.9 billion. How it

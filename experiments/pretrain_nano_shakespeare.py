@@ -1,4 +1,4 @@
-"""Characters of Shakespeare, by nanoGPT's CPU recipe.
+r"""Characters of Shakespeare, by nanoGPT's CPU recipe.
 
 The text is tinyshakespeare (1,115,394 characters, karpathy/char-rnn); its
 first 90% train, the last 10% validate.

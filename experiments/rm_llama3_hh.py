@@ -1,4 +1,4 @@
-"""A reward model on Llama 3 8B, from the pairs of HH-RLHF.
+r"""A reward model on Llama 3 8B, from the pairs of HH-RLHF.
 
 Bradley-Terry (arXiv:2203.02155, eq. 1) with centred rewards
 (arXiv:2312.09244), one epoch of the harmless half. Learning rate and batch, 64

@@ -1,4 +1,4 @@
-"""Llama 3 8B becomes an instruct model, on chats of your own.
+r"""Llama 3 8B becomes an instruct model, on chats of your own.
 
 Rows hold `messages`, each with `role` and `content`. Learning rate and batch
 are those that Llama 2's instruct models were tuned with (arXiv:2307.09288,

@@ -1,4 +1,4 @@
-"""Llama 3 8B learns which answers people prefer, by SimPO on HH-RLHF.
+r"""Llama 3 8B learns which answers people prefer, by SimPO on HH-RLHF.
 
 SimPO (arXiv:2405.14734) needs no reference: a reward is the mean
 log-probability of a completion's tokens. Beta, gamma and learning rate are in

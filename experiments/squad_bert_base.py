@@ -1,4 +1,4 @@
-"""BERT learns to answer questions by spans of a text: SQuAD v1.1 and v2.0.
+r"""BERT learns to answer questions by spans of a text: SQuAD v1.1 and v2.0.
 
 Devlin et al. 2018, arXiv:1810.04805, sections 4.2 and 4.3, on the files of
 Rajpurkar et al. 2016, arXiv:1606.05250, and 2018, arXiv:1806.03822:

@@ -207,7 +207,8 @@ def _settings(run: str, base: Experiment) -> Experiment:
     checks.checkpoint(folder, None)
   except ValueError as e:
     said = str(e).removeprefix(f"--workdir={folder}: ")
-    raise ValueError(f"--adapter={run}: {said}") from e
+    meant = importing.meant(folder, "adapter")
+    raise ValueError(f"--adapter={run}: {said}{meant}") from e
   there, here = (config.to_json(e.model) for e in (found, base))
   for path, (its, ours) in config.differences(there, here).items():
     if not f"model.{path}".startswith(MAY_CHANGE + _OF_TRAINING):

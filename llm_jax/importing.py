@@ -5,6 +5,7 @@ how they are computed with.
 """
 
 from collections.abc import Collection, Sequence
+import contextlib
 import dataclasses
 import operator
 import pathlib
@@ -14,9 +15,9 @@ from llm_jax import config, storage
 from llm_jax.checkpoints.store import Store
 from llm_jax.contracts import Progress, Tokenizer
 from llm_jax.experiment import Experiment
-from llm_jax.interop import families, heads, reading
+from llm_jax.interop import families, heads, peft, reading
 from llm_jax.interop.family import Family
-from llm_jax.interop.folder import Folder
+from llm_jax.interop.folder import CONFIG, Folder
 from llm_jax.models.config import TransformerConfig
 from llm_jax.models.encoder_decoder_config import EncoderDecoderConfig
 from llm_jax.models.shape import Shape
@@ -24,6 +25,10 @@ from llm_jax.reporting import progress
 from llm_jax.tokenizers import store
 
 PREFIX, ADAPTERS = "hf:", "peft:"
+_TAKEN_BY = {
+  PREFIX: ("init_from", "value_from", "judge.run"),
+  ADAPTERS: ("init_from", "adapter"),
+}
 # Settings of a model that change how it is computed or trained, not what its
 # weights mean: these are the experiment's own.
 OWN = (
@@ -36,6 +41,18 @@ OWN = (
 def is_folder(given: str | None) -> bool:
   """Whether a flag names a folder of the ecosystem, and no run."""
   return given is not None and given.startswith(PREFIX)
+
+
+def meant(path: pathlib.Path, flag: str) -> str:
+  """The end of an error: how a folder that is no run is to be given.
+
+  "" where it is none of the ecosystem's, or none that the flag takes.
+  """
+  for prefix, name in ((PREFIX, CONFIG), (ADAPTERS, peft.CONFIG)):
+    with contextlib.suppress(OSError):  # no name of a file at all
+      if flag in _TAKEN_BY[prefix] and (path / name).is_file():
+        return f"; it has {name}, so that it is --{flag}={prefix}{path}"
+  return ""
 
 
 def parted(given: str) -> tuple[str, str | None]:
@@ -80,8 +97,9 @@ def model(
   found = _as_settings(families.settings(where), where.given)
   if type(own) is not type(found):
     raise ValueError(
-      f"{where.given}: its model is of kind {found.kind}, and --model is"
-      f" a {own.kind} one"
+      f"{where.given}: its model is of kind {found.kind}, and --model is of"
+      f" kind {own.kind}; take an experiment with"
+      f" model={type(found).__name__}()"
     )
   same: Any = own  # kind
   if isinstance(found, EncoderDecoderConfig) and "first_id" not in fixed:

@@ -128,7 +128,8 @@ def _make(
     if settings.run is None:
       raise
     said = str(e).removeprefix(f"--workdir={folder}: ")
-    raise ValueError(f"--judge.run={settings.run}: {said}") from e
+    meant = importing.meant(folder, "judge.run")
+    raise ValueError(f"--judge.run={settings.run}: {said}{meant}") from e
   about |= {"run": Store(folder / "checkpoints").checksum(model.step)}
   if isinstance(settings, RewardModel):
     line = normalising.Line()

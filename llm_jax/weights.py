@@ -443,5 +443,8 @@ def origin(run: str, flag: str = "init_from") -> pathlib.Path:
   """The run that a flag names; ValueError where there is none."""
   folder = storage.path(importing.parted(run)[0], flag)
   if not Store(folder / "checkpoints").steps():
-    raise ValueError(f"--{flag}={run}: holds no trained run")
+    if importing.is_folder(run):
+      raise ValueError(f"--{flag}={run}: takes a run, and no folder of others")
+    meant = importing.meant(folder, flag)
+    raise ValueError(f"--{flag}={run}: holds no trained run{meant}")
   return folder

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from llm_jax import claim
+from llm_jax import claim, weights
 from tests import command, encoder_decoder_runs_test
 from tests.interop import tiny
 from tests.tokenizers import older_test
@@ -78,6 +78,33 @@ def test_a_flag_that_the_folder_contradicts_is_refused(base, tmp_path):
   assert "has 3" in said.error
   said = command.call("plan", *given, "--model.unroll=0")
   assert said.code == 0, said.err
+
+
+def test_a_folder_that_is_given_as_a_run(base, tmp_path):
+  """The error says how it is given; of what is no such folder nothing."""
+  other = command.train_flags(tmp_path, command.text_file(tmp_path))
+  for flag in ("init_from", "value_from"):
+    with pytest.raises(ValueError, match=f"--{flag}=hf:{base}$"):
+      weights.origin(str(base), flag)
+  said = command.call("train", f"--init_from={base}", *other)
+  assert said.code == 2
+  assert said.error.endswith(
+    f"no trained run; it has config.json, so that it is --init_from=hf:{base}"
+  )
+  adapters = tiny.peft(tmp_path / "its", "llama_lora")
+  with pytest.raises(ValueError, match=f"--init_from=peft:{adapters}$"):
+    weights.origin(str(adapters))
+  for folder, flag in ((adapters, "value_from"), (tmp_path, "init_from")):
+    with pytest.raises(ValueError, match="holds no trained run$"):
+      weights.origin(str(folder), flag)
+
+
+def test_a_folder_of_another_kind_of_model(tmp_path):
+  """The error says which model an experiment for it has."""
+  folder = tiny.whole(tmp_path / "t5", "t5", dtype=np.float32)
+  said = command.call("show", f"--init_from=hf:{folder}")
+  assert said.code == 2
+  assert said.error.endswith("with model=EncoderDecoderConfig()")
 
 
 def _config(**change):
