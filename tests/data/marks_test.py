@@ -7,10 +7,11 @@ import math
 import numpy as np
 import pytest
 
-from llm_jax.data import splits, stdlib, tagged, windowed
+from llm_jax.data import framing, splits, stdlib, tagged, windowed
 from llm_jax.data.passage import Passage
 from llm_jax.data.passage_sources import PassageFiles, Told
 from llm_jax.data.passages import Passages
+from llm_jax.data.sides import SourceSide
 from llm_jax.data.stdlib_passages import StdlibPassages
 from llm_jax.data.stdlib_tags import StdlibTags, tags
 from llm_jax.data.tag_sources import ColumnFiles, TagFiles
@@ -257,6 +258,55 @@ def test_answers_that_no_window_has_whole_are_counted():
   assert lost == sum(np.all(np.array(none)[rows_of == n]) for n in range(4))
   # What is no longer than two windows share, and one more, is in one whole.
   assert told(SMALL, [size(n) for n in range(1, 8)]).notes == []
+
+
+class Begun(ByteTokenizer):
+  """Whose texts begin with an id of their own, as BART's do."""
+
+  start_id = ByteTokenizer.bos_id
+
+
+def check_sources(t):
+  """A source has what a row has; a start that ends a text, too, is left out."""
+  less = 1 if t.start_id == t.eos_id else 0
+  side = lambda size: {"source": SourceSide(size, "pad"), "length": size}
+  asked = dataclasses.replace(SMALL, none_at="last", length=24 + less)
+  for settings, found, names in (
+    (Tags(length=24 + less, widths=1), SENTENCES, ("tag_BT", "word_BT")),
+    (asked, ASKED, ()),
+  ):
+    apart = dataclasses.replace(settings, **side(24))
+    both = (rows(told(its, found, t)) for its in (settings, apart))
+    for one, two in zip(*both, strict=True):
+      for name in ("mask_BT", "segment_BT", "target_BT", *names):
+        np.testing.assert_array_equal(one[name][less:], two[name], name)
+      source, size = two["source_BS"], int(two["segment_BT"].sum())
+      np.testing.assert_array_equal(one["tokens_BT"][less:], source)
+      begun = [t.pad_id, *source[: size - 1]]
+      assert two["tokens_BT"].tolist() == begun + [0] * (24 - size)
+      for name in ("start_B", "end_B"):
+        if name in one:
+          assert one[name] - less == two[name]
+
+
+@pytest.mark.parametrize("t", [ByteTokenizer(), Begun()])
+def test_what_an_encoder_reads_tells_the_same_at_the_same_places(t):
+  check_sources(t)
+
+
+@pytest.mark.parametrize("room", [tagged, windowed])
+def test_mutant_places_behind_a_start_that_is_not_there(room, monkeypatch):
+  class Late(framing.Frame):
+    before = 1
+
+    def __call__(self, *texts):
+      return framing.Frame(*self)(*texts)
+
+  of = framing.Frame.of.__func__
+  monkeypatch.setattr(Late, "of", classmethod(of))
+  monkeypatch.setattr(room, "Frame", Late)
+  with pytest.raises(AssertionError):
+    check_sources(ByteTokenizer())
 
 
 def test_mutants_of_windows_are_caught(monkeypatch):
