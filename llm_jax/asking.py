@@ -80,10 +80,9 @@ def scored(
     start_id = tokenizer.start_id
     return divergence.batch(prompts, completions, start_id, rows, length)
   sources = [decode.framed(ids, tokenizer, True) for ids in prompts]
-  S, T = (
-    min(width(max(map(len, its))), shape.max_length)
-    for its in (sources, completions)
-  )
+  longest = (max(map(len, its)) for its in (sources, completions))
+  # What is too long is so, and told by the model.
+  S, T = (max(n, min(width(n), shape.max_length)) for n in longest)
   start_id = getattr(shape, "start_id", tokenizer.pad_id)
   return divergence.aside(sources, completions, start_id, rows, (S, T))
 

@@ -105,15 +105,16 @@ def _reads(experiment: Experiment) -> None:
 
 def _sources(experiment: Experiment) -> None:
   """ValueError where nothing reads sources that rows have."""
-  source = getattr(experiment.data, "source", None)
   if experiment.model.reads_sources:
     _reads_sources(experiment)
     return
-  if source is not None and source.length:
-    raise ValueError(
-      f"--data.source.length={source.length}: the model is a decoder alone; 0 ="
-      " it reads the source before the target"
-    )
+  for flag, where in _every(experiment).items():
+    source = getattr(where, "source", None)
+    if source is not None and source.length:
+      raise ValueError(
+        f"--{flag}.source.length={source.length}: the model is a decoder alone;"
+        " 0 = it reads the source before the target"
+      )
 
 
 def _every(experiment: Experiment) -> dict[str, Any]:

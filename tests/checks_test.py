@@ -7,8 +7,10 @@ import pytest
 from llm_jax import checks, datasets
 from llm_jax.data.preference_sources import PreferenceFiles
 from llm_jax.data.preferences import Preferences
+from llm_jax.data.sides import SourceSide
 from llm_jax.experiment import Evaluation
 from llm_jax.objectives.classification import Classification
+from llm_jax.objectives.dpo import DPO
 from llm_jax.objectives.kto import KTO
 from llm_jax.objectives.ranking import Ranking
 from tests import command
@@ -73,6 +75,19 @@ def test_what_does_not_fit_is_told(experiment, want):
   with pytest.raises(ValueError) as e:
     checks.settings(experiment)
   assert want in str(e.value)
+
+
+def test_sources_that_nobody_reads_are_refused_of_other_data_too():
+  apart = Preferences(length=16, source=SourceSide(length=16))
+  for changes, flag in (
+    ({"data": apart, "objective": DPO()}, "data"),
+    ({"evaluations": (Evaluation("o", apart),)}, "evaluations.0.data"),
+  ):
+    with pytest.raises(ValueError) as e:
+      checks.settings(dataclasses.replace(command.EXPERIMENT, **changes))
+    assert str(e.value).startswith(
+      f"--{flag}.source.length=16: the model is a decoder alone"
+    )
 
 
 def test_other_data_have_the_same_classes():
