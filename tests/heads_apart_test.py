@@ -15,7 +15,10 @@ from llm_jax.experiment import Samples, Validation
 from llm_jax.models.encoder_decoder_config import EncoderDecoderConfig
 from llm_jax.objectives.classification import Classification
 from llm_jax.objectives.spans import Spans
+from llm_jax.peft.lora import LoRA
 from llm_jax.sharding.mesh import MeshShape
+from llm_jax.training.optimizers import AdamW
+from llm_jax.training.schedules import Schedule
 from tests import command
 from tests.interop import tiny
 
@@ -72,7 +75,7 @@ def experiment(home, of, **changes):
   its = dataclasses.replace(
     command.EXPERIMENT,
     model=EncoderDecoderConfig(
-      outputs=2, output_bias=True, output_dense=dense, dropout=0.1
+      outputs=2, output_bias=True, output_dense=dense, dropout=0.1, unroll=1
     ),
     objective=Classification() if of == "text" else Spans(),
     data=data,
@@ -97,8 +100,17 @@ def measured(folder, its):
 
 @pytest.mark.parametrize("of", KINDS)
 def test_a_folder_is_trained_measured_and_handed_on(of, home):
-  """What is written again is begun from, and tells what the run told."""
+  """What is written again is begun from, and tells what the run told.
+
+  Of texts adapters are trained, beside both maps of the head.
+  """
   its, folder, to = experiment(home, of), home / f"run_{of}", home / f"to_{of}"
+  if of == "text":
+    its = dataclasses.replace(
+      its,
+      peft=LoRA(rank=2),
+      optimizer=AdamW(peak=0.05, schedule=Schedule("constant", warmup=0)),
+    )
   run("train", folder, its)
   want = measured(folder, its)
   run("export", folder, its, f"--to={to}")
@@ -107,10 +119,20 @@ def test_a_folder_is_trained_measured_and_handed_on(of, home):
   if of == "text":
     assert said["id2label"] == {"0": "glad", "1": "sad"}
     assert said["problem_type"] == "single_label_classification"
-  again = dataclasses.replace(its, init_from=f"hf:{to}")
-  got = measured(home / f"again_{of}", again)
-  assert got["model"]["loss"] == pytest.approx(want["model"]["loss"], rel=1e-5)
-  assert got.keys() == want.keys() and len(want) == 2  # and a baseline
+  bases = [f"hf:{to}"]
+  if of == "text":
+    adapters = home / "adapters"
+    run("export", folder, its, "--adapter=peft", f"--to={adapters}")
+    said = json.loads((adapters / "adapter_config.json").read_text())
+    head = [f"classification_head.{name}" for name in ("dense", "out_proj")]
+    assert said["modules_to_save"] == head
+    bases.append(f"{its.init_from}+peft:{adapters}")
+  for i, base in enumerate(bases):
+    again = experiment(home, of, init_from=base)
+    got = measured(home / f"again_{of}{i}", again)
+    loss = pytest.approx(want["model"]["loss"], rel=1e-5)
+    assert got["model"]["loss"] == loss
+    assert got.keys() == want.keys() and len(want) == 2  # and a baseline
 
 
 REFUSED = {
@@ -153,4 +175,4 @@ def test_tokens_that_an_encoder_tells_alone_are_refused(home, tmp_path):
     experiment=experiment(home, "text"),
   )
   assert said.code == 2
-  assert "has the architecture 'T5ForTokenClassification'; known" in said.error
+  assert "'T5ForTokenClassification'; nearest are T5For" in said.error

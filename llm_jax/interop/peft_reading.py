@@ -59,14 +59,17 @@ def read(
     assert read_map is not None
     for name, x in read_map(reader, told, its).items():
       trees.put(out, f"{its.path}/{name}", x)
+  # Of adapters "_" is a dim of 1; a map before a head has one of the base's.
+  wide = lambda line: {k: n for k, n in sizes[line.stack].items() if k == "_"}
   replaced = {
-    line.path: reader.one(line, trees.get(suffixes, line.path), name)
+    line.path: reader.one(line, suffix, name, **wide(line))
     for name, line in whole.items()
-    if name in found and trees.get(suffixes, line.path)
+    if name in found and (suffix := trees.get(suffixes, line.path))
   }
   reader.check_all_used()
   for name in told.saved:
-    if not any(name in whole[n].name.split(".") for n in whole if n in found):
+    there = (f".{whole[n].name}." for n in whole if n in found)
+    if not any(f".{name}." in its_name for its_name in there):
       raise ValueError(f"{folder.given}: {name} is missing")
   return out, replaced
 
