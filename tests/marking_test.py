@@ -152,7 +152,10 @@ def test_the_threshold_of_the_best_f1_gives_it(home):
 def test_it_is_exported_as_what_it_tells(kind, end, home):
   its = dataclasses.replace(experiment(kind, home, "decoder"), steps=1)
   its = dataclasses.replace(its, validation=Validation(every=0))
-  run("train", home, f"{kind}_out", its)
+  more = ["--data.question=5"] if kind == "spans" else []
+  run("train", home, f"{kind}_out", its, *more)
+  about = json.loads((home / f"{kind}_out/experiment.json").read_text())
+  assert [note[:18] for note in about["notes"]] == [f"{m}:" for m in more]
   folder = home / f"{kind}_exported"
   run("export", home, f"{kind}_out", its, f"--to={folder}")
   config = json.loads((folder / "config.json").read_text())

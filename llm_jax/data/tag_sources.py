@@ -41,8 +41,7 @@ class TagForm:
     for word in words:
       tables.whole(word, f"a word of column {self.words!r}", where)
     for tag in tags:
-      named = isinstance(tag, str | int) and not isinstance(tag, bool)
-      if not (named and str(tag).strip()):
+      if not isinstance(tag, str | int) or isinstance(tag, bool):
         raise ValueError(
           f"{where}: column {self.tags!r} has {tag!r:.60}, not the name or the"
           " number of a tag"
@@ -134,7 +133,7 @@ class ColumnFiles:
           f" --data.sources.N.{setting}={at}; a word and its tag on each line"
         )
       found.append(columns[at])
-    return found[0], found[1]
+    return found[0], found[1].strip()
 
 
 class TagSource(Protocol):

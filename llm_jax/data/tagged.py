@@ -47,6 +47,9 @@ class Sentence:
     for word in self.words:
       if not word.strip():
         raise ValueError(f"{self.where}: {word!r} is no word")
+    for tag in self.tags:
+      if not tag.strip():
+        raise ValueError(f"{self.where}: {tag!r} is no tag")
 
   @property
   def text(self) -> str:

@@ -117,7 +117,7 @@ def test_tags_are_of_the_training_split_or_are_given():
     ),
     ({"words": "a b", "tags": ["O"]}, "column 'words' is 'a b', not a list"),
     ({"words": ["a"], "tags": [None]}, "column 'tags' has None, not the name"),
-    ({"words": ["a"], "tags": [" "]}, "column 'tags' has ' ', not the name"),
+    ({"words": ["a"], "tags": [" "]}, ":1: '' is no tag"),
     ({"words": [3], "tags": ["O"]}, "a word of column 'words' is not text"),
   ],
 )
@@ -153,7 +153,7 @@ def test_tables_and_columns_in_files(tmp_path):
   assert first.tags == ("NNP", "VBZ")
   # Other white space and ends of lines are no columns, and no lines.
   odd = "10\u00a0000\u2028x\x0by\x0c\x85z"
-  path.write_bytes(f"{odd}\tNUM \tO\r\nb NUM O\n".encode())
+  path.write_bytes(f"{odd}\tNUM \tO\r\nb NUM O\u00a0\n".encode())
   (found,) = source.sentences()
   assert found.words == (odd, "b") and found.tags == ("O", "O")
   path.write_text("EU B-ORG\nalone\n")
