@@ -164,7 +164,13 @@ class Folder:
     def rows(start: int, stop: int) -> np.ndarray:
       place = tensor.start + start * width * kind.itemsize
       size = (stop - start) * width
-      found = np.fromfile(tensor.file, bits, size, offset=place)
+      try:
+        found = np.fromfile(tensor.file, bits, size, offset=place)
+      except OSError as e:  # it was there when headers were read
+        raise ValueError(
+          f"{self.given}: {tensor.file.name} cannot be read"
+          f" ({storage.reason(e)})"
+        ) from e
       if found.size < size:
         raise ValueError(
           f"{self.given}: {tensor.file.name} is shorter than it was"

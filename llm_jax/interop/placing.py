@@ -8,6 +8,7 @@ the parameters a host holds the few tensors that are being read.
 import collections
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent import futures
+import contextlib
 import functools
 import itertools
 from typing import Any, NamedTuple
@@ -94,7 +95,12 @@ def place(
     if stacked.line.counted
   }
   writer = functools.cache(_writer)
-  with futures.ThreadPoolExecutor(_THREADS) as pool:
+  with (
+    futures.ThreadPoolExecutor(_THREADS) as pool,
+    contextlib.ExitStack() as at_last,
+  ):
+    # After an error or Ctrl-C nothing is waited for but what is being read.
+    at_last.callback(pool.shutdown, wait=False, cancel_futures=True)
     read = functools.partial(_submit, pool, folder, found)
     for piece, parts in _ahead(progress, pieces, read):
       leaf, path = piece.stacked.leaf, piece.stacked.line.path

@@ -75,11 +75,11 @@ class PretrainedTokenizer:
     # Where the library puts one in front of a text, it begins every text.
     begins = library.encode("", add_special_tokens=True).ids[:1]
     self.start_id = self.bos_id if begins == [self.bos_id] else self.eos_id
-    pad = self._id(named.get("pad"))
-    if pad in (None, self.eos_id, self.bos_id):
+    pad = self._id(named.get("pad"))  # Qwen's is what it names bos, too
+    taken = None, self.eos_id, self.start_id
+    if pad in taken:
       known = (self._special.get(word) for word in _PADS)
-      others = (i for i in known if i not in (None, self.eos_id, self.bos_id))
-      pad = next(others, self.eos_id)
+      pad = next((i for i in known if i not in taken), self.eos_id)
     self.pad_id = pad
     ends = (self._special.get(word) for word in _ENDS)
     end = next((i for i in ends if i is not None), self.eos_id)

@@ -1,5 +1,7 @@
 """A folder's tensors, placed over devices: all there, each byte read once."""
 
+import time
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -120,3 +122,32 @@ def test_every_byte_is_read_once_from_the_first_to_the_last(
   assert sizes[0] == sizes[1]
   order = list(dict.fromkeys(tensor for tensor, _ in found))
   assert order == sorted(there, key=lambda t: (t.file, t.start))
+
+
+def test_nothing_more_is_read_after_an_error(tmp_path, monkeypatch):
+  folder = _folder("llama3", tmp_path)
+  begun, read = [], Folder.read
+
+  def slow(self, tensor, index=None):
+    begun.append(tensor.name)
+    if len(begun) == 1:
+      raise KeyboardInterrupt
+    time.sleep(0.2)
+    return read(self, tensor, index)
+
+  monkeypatch.setattr(Folder, "read", slow)
+  with pytest.raises(KeyboardInterrupt):
+    _placed("llama3", folder, PLAIN)
+  assert len(begun) <= 2 * placing._THREADS  # as many as are read at once
+
+
+def test_a_file_that_goes_away_is_told_in_a_line(tmp_path):
+  folder = Folder(_folder("llama3", tmp_path), "--init_from=hf:its")
+  its = next(iter(folder.tensors().values()))
+  whole = its.file.read_bytes()
+  its.file.write_bytes(whole[: its.stop - 1])
+  with pytest.raises(ValueError, match="its: .* is shorter than it was"):
+    folder.read(its)
+  its.file.unlink()
+  with pytest.raises(ValueError, match="its: .* cannot be read"):
+    folder.read(its)

@@ -8,6 +8,7 @@ import pytest
 from llm_jax.tokenizers import store
 from llm_jax.tokenizers.bytes import Bytes, ByteTokenizer
 from llm_jax.tokenizers.sentencepiece import SentencePiece
+from tests.interop import tiny
 
 TEXT = "to be or not to be, that is\tthe question\n" * 20
 SETTINGS = [
@@ -112,3 +113,21 @@ def test_folders_without_extra_ids_are_read_as_ever(tmp_path):
     assert store.load(path.parent).fingerprint == made.fingerprint
   # Made by the first version.
   assert ByteTokenizer.fingerprint == "bytes-1"
+
+
+@pytest.mark.parametrize(
+  ("single", "pad", "found"),
+  [
+    ("$A", "<s>", 1),  # Qwen 3: what it names bos stands nowhere
+    ("<s> $A", "<s>", 0),  # begins texts: another, <pad>
+    ("$A", "</s>", 0),  # ends them
+    ("$A", None, 0),
+  ],
+)
+def test_padding_is_what_a_folder_names_where_texts_have_it_not(
+  single, pad, found, tmp_path
+):
+  tiny.tokenizer(tmp_path, single=single)
+  said = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": pad}
+  (tmp_path / "tokenizer_config.json").write_text(json.dumps(said))
+  assert store.theirs(tmp_path, {}).pad_id == found
