@@ -73,7 +73,7 @@ def _adapters(name, target, shape, params, suffixes):
 
 def write(target, name):
   """Exports adapters as `export --adapter=peft` does, with our logits."""
-  from llm_jax import exporting, exporting_adapters
+  from llm_jax import exporting, exporting_adapters, importing
   from llm_jax.experiment import Experiment
   from llm_jax.interop import peft, writing
   from tests.interop import families_test, peft_test
@@ -87,7 +87,8 @@ def write(target, name):
     run = Experiment(
       model=shape, peft=method, init_from=f"hf:{target}/bases/{of}"
     )
-    family, _ = exporting.described(settings, exporting_adapters.words(run))
+    words = importing.words(run.init_from)
+    family, _ = exporting.described(settings, words)
     trains = types.SimpleNamespace(trainable={"policy": {}})
     said, arrays = exporting_adapters.described(
       run,

@@ -240,7 +240,7 @@ def test_what_it_cannot_be(name, config, said, tmp_path):
   folder = write(name, tmp_path / name, **config)
   with pytest.raises(ValueError, match=said):
     read(folder, "float32")
-  with pytest.raises(ValueError, match="encoder-decoder, and --model is a"):
+  with pytest.raises(ValueError, match="encoder-decoder, and --model is of k"):
     importing.model(
       f"hf:{write(name, tmp_path / 'plain')}", TransformerConfig()
     )
