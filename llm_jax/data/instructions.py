@@ -161,10 +161,8 @@ class Instructed(questions.Asked):
     s, alone = self._settings, self._settings.packing == "one"
     if isinstance(pieces, packing.Pieces):
       return packing.BestFit(found, s.length, seed, pieces, alone)
-    lengths, frame = (
-      (s.source.length, s.length),
-      s.source.frame(self._tokenizer),
-    )
+    lengths = s.source.length, s.length
+    frame = s.source.frame(self._tokenizer)
     return answer_rows.AnswerRows(found, pieces, lengths, frame, seed, alone)
 
   def _note(self, split: str) -> str:

@@ -179,10 +179,8 @@ class Preferred(Asked):
     s = self._settings
     if not s.source.length:
       return preference_rows.CompletionRows(found, begin, s.length, units, seed)
-    lengths, frame = (
-      (s.source.length, s.length),
-      s.source.frame(self._tokenizer),
-    )
+    lengths = s.source.length, s.length
+    frame = s.source.frame(self._tokenizer)
     return preference_targets.TargetRows(
       found, begin, lengths, units, seed, frame
     )
@@ -196,6 +194,15 @@ class Preferred(Asked):
     return np.stack([part.begin + around, whole_N - part.begin], 1)
 
   @property
+  def _room(self) -> str:
+    """`_lengths` as flags."""
+    s = self._settings
+    own = f"--data.length={s.length}"
+    if not s.source.length:
+      return own
+    return f"--data.source.length={s.source.length} and {own}"
+
+  @property
   def _lengths(self) -> tuple[int, ...]:
     """How much room there is for each of `_sizes`."""
     s = self._settings
@@ -204,12 +211,19 @@ class Preferred(Asked):
   def _fits(self, part: preference_tokens.Part) -> np.ndarray:
     """Which completions fit, or leave something to train on where cut."""
     s = self._settings
-    if s.too_long != "cut":
-      return np.all(self._sizes(part) <= self._lengths, axis=1)
-    before = 0 if s.source.length else part.begin  # of a target, in its row
-    return np.broadcast_to(before, part.begin.shape) < s.length
+    if s.too_long == "cut" and not s.source.length:
+      return part.begin < s.length
+    fits = np.all(self._sizes(part) <= self._lengths, axis=1)
+    if s.too_long == "cut" and s.source.length:
+      fits |= s.source.length > s.source.frame(self._tokenizer).around
+    return fits
 
   def _empty(self, split: str, remedy: str) -> str:
+    if self._long(split):
+      return (
+        f"the {split} split holds no {self._settings.rows} that are short"
+        f" enough for {self._room}"
+      )
     return (
       f"the {split} split holds no {self._settings.rows}: {remedy}, give more"
       " preferences, or see --data.rows"
@@ -234,18 +248,16 @@ class Preferred(Asked):
     if not long:
       return ""
     *source, longest = sizes.max(0).tolist()
+    said = (
+      f"{self._room}: {long} of {len(sizes)} completions of the {split} split"
+    )
     if source:
-      said = (
-        f"--data.source.length={s.source.length} and --data.length={s.length}:"
-        f" {long} of {len(sizes)} completions of the {split} split or their"
-        f" prompts are longer, the longest {longest} and {source[0]} tokens"
-      )
-    else:
-      said = (
-        f"--data.length={s.length}: {long} of {len(sizes)} completions of the"
-        f" {split} split are longer with their prompts, the longest {longest}"
+      said += (
+        f" or their prompts are longer, the longest {longest} and {source[0]}"
         " tokens"
       )
+    else:
+      said += f" are longer with their prompts, the longest {longest} tokens"
     if s.too_long == "error":
       it = "them" if source else "it"
       raise ValueError(

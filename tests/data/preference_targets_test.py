@@ -122,6 +122,17 @@ def test_long_ones_are_told_dropped_or_cut(home):
   assert sorted(found) == sorted(wanted + more)
 
 
+def test_a_source_has_room_for_something_of_a_prompt(home):
+  for how, length in (("cut", 1), ("drop", 4)):
+    its = {"too_long": how, "source": SourceSide(length)}
+    with pytest.raises(ValueError) as e:
+      made(home, **APART | its).train(8, 0)
+    assert str(e.value).startswith(
+      "the train split holds no pairs that are short enough for"
+      f" --data.source.length={length} and --data.length=32"
+    )
+
+
 def test_they_are_not_packed(home):
   with pytest.raises(ValueError, match=r"^--data.packing=best_fit: .*; one$"):
     made(home, packing="best_fit", **APART)
