@@ -26,7 +26,9 @@ def encoder(
 
 def shown(where: DataSettings, prompt: str) -> str:
   """A prompt as it is printed: an answer begins on a line of its own."""
-  return prompt + "\n" if isinstance(where, Asked) else prompt
+  side = getattr(where, "source", None)  # nothing goes on with a source
+  is_apart = isinstance(where, Asked) or side is not None and side.length > 0
+  return prompt + "\n" if is_apart else prompt
 
 
 def stop_ids(where: DataSettings, tokenizer: Tokenizer) -> tuple[int, ...]:

@@ -176,9 +176,12 @@ def starts(experiment: Experiment, shape: Shape, tokenizer: Tokenizer) -> None:
       continue
     found = side.start_id(tokenizer)
     if found != wanted:
+      names = ("pad", "bos", "eos")
+      fits = [n for n in names if getattr(tokenizer, f"{n}_id") == wanted]
       raise ValueError(
         f"--{flag}.source.start={side.start}: is the id {found}, and targets of"
         f" the model begin with {wanted} (--model.start_id)"
+        + "".join(f", which is {name}" for name in fits[:1])
       )
 
 

@@ -10,7 +10,10 @@ import pytest
 from llm_jax import adapting, asking
 from llm_jax.data import chat
 from llm_jax.data.conversations import Conversations
+from llm_jax.data.denoisers import Spans
 from llm_jax.data.instructions import Instructions
+from llm_jax.data.sides import SourceSide
+from llm_jax.data.text import Text
 from llm_jax.experiment import Evaluation, Validation
 from llm_jax.ops.sampling import Sampler
 from llm_jax.peft.lora import LoRA
@@ -260,3 +263,11 @@ def test_what_spells_a_special_token_stays_text(tmp_path):
       ids = asking.encoder(where, tokenizer)(SPELLED)
       assert [i for i in ids if i < special.COUNT] == want
       assert tokenizer.decode(ids) == SPELLED
+
+
+def test_an_answer_begins_on_a_line_of_its_own():
+  """What goes on with a text does not; spans told of a source are an answer."""
+  source = SourceSide(length=8)
+  assert asking.shown(Text(), "a") == "a"
+  assert asking.shown(Text(corruption=Spans(), source=source), "a") == "a\n"
+  assert asking.shown(Instructions(), "a") == "a\n"

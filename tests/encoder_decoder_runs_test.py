@@ -126,7 +126,11 @@ def test_a_run_is_written_in_the_words_of_t5(whole, home, tmp_path):
 
 
 OTHERS = [
-  ([], "--data.source.start=pad: is the id 0, and targets of the model begin"),
+  (
+    [],
+    "--data.source.start=pad: is the id 0, and targets of the model begin with"
+    " 2 (--model.start_id), which is eos",
+  ),
   (["--data.source.start=eos"], "--model.first_id=1: targets of rows do not"),
 ]
 
