@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from llm_jax.contracts import Share
@@ -14,6 +15,7 @@ from llm_jax.sharding import mesh as mesh_lib
 def share(experiment: Experiment, mesh: Mesh) -> Share:
   """This process's share of a batch; ValueError where it cannot be cut."""
   _check_kernel(experiment, mesh)
+  _check_stages_here(experiment, mesh)
   found = mesh_lib.share(mesh, experiment.batch_size)
   check(experiment, mesh.shape)
   return found
@@ -82,6 +84,17 @@ def _check_stages(experiment: Experiment, sizes: Mapping[str, int]) -> None:
   cuts = mesh_lib.row_cuts(sizes) * experiment.microbatches
   rows = experiment.batch_size // cuts
   pipeline.check(stages, model.parts(stages), model.num_layers, rows)
+
+
+def _check_stages_here(experiment: Experiment, mesh: Mesh) -> None:
+  """ValueError where XLA would end the process (jaxlib 0.10.2, on CPUs)."""
+  stages, dtype = mesh.shape["stage"], jnp.dtype(experiment.model.dtype)
+  is_cpu = mesh.devices.flat[0].platform == "cpu"
+  if stages > 1 and is_cpu and dtype.itemsize < 4:
+    raise ValueError(
+      f"--mesh.stage={stages}: XLA cannot compile stages in"
+      f" --model.dtype={experiment.model.dtype} for CPUs; float32"
+    )
 
 
 def _check_positions(experiment: Experiment, sizes: Mapping[str, int]) -> None:

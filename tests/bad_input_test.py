@@ -79,6 +79,9 @@ WRONG = {
   "--mesh.tensor=0": "sizes are 1 or more",
   "--mesh.slices.data=3": "--mesh.slices.data=3: does not divide the 8 of",
   "--mesh.stage=2": "--mesh.stage=2: does not divide --model.num_layers=1",
+  "--mesh.stage=2 --model.num_layers=2 --model.dtype=bfloat16": (
+    "--mesh.stage=2: XLA cannot compile stages in --model.dtype=bfloat16 for"
+  ),
   "--mesh.stage=2 --model.num_layers=2 --model.stage_microbatches=3": (
     "--model.stage_microbatches=3: does not divide the 2 rows"
   ),
