@@ -26,7 +26,7 @@ import sys
 from typing import Any
 
 from experiments import pretrain_tiny_stdlib, sft_tiny_stdlib
-from llm_jax import cli
+from llm_jax import cli, state_plan
 from llm_jax.data.instructions import Instructions
 from llm_jax.data.stdlib_tasks import StdlibTasks, TASKS
 from llm_jax.experiment import Evaluation, Experiment
@@ -104,12 +104,12 @@ def trained_share(kind: str, base: str) -> float:
   """Share of the base's weights that train."""
   import jax
 
-  from llm_jax import model, trees, weights
+  from llm_jax import model, trees
   from llm_jax.sharding import mesh
 
   made = experiment(kind, base, 0, 1)
   decoder = model.of_shape(model.expected_shape(made))
-  found = weights.plan(made, decoder, mesh.make(made.mesh))
+  found = state_plan.make(made, decoder, mesh.make(made.mesh))
   whole = sum(x.size for x in jax.tree.leaves(found.base))
   return trees.size(found.abstract.trainable) / whole
 

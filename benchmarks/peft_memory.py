@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from llm_jax import model as model_lib
-from llm_jax import trees, weights
+from llm_jax import state_plan, trees
 from llm_jax.contracts import Objective
 from llm_jax.data.arrays import Arrays
 from llm_jax.experiment import Experiment
@@ -74,7 +74,7 @@ def measure(way: str, layers: int = 16) -> dict[str, int]:
   with jax.set_mesh(mesh):
     model = model_lib.of_shape(shape)
     asks = found.objective.needs_reference and found.reference == "each_step"
-    plan = weights.plan(experiment, model, mesh, reference=asks)
+    plan = state_plan.make(experiment, model, mesh, reference=asks)
     ids = jax.ShapeDtypeStruct((rows, LENGTH), jnp.int32)
     batch = {"tokens_BT": ids, "target_BT": ids}
     batch["mask_BT"] = jax.ShapeDtypeStruct(ids.shape, bool)

@@ -15,7 +15,14 @@ from jax.sharding import Mesh
 import numpy as np
 
 from benchmarks import rollouts_jax_side, tuning_jax
-from llm_jax import asking, axes, host, on_policy, reinforcing, weights
+from llm_jax import (
+  asking,
+  axes,
+  host,
+  on_policy,
+  reinforcing,
+  state_plan,
+)
 from llm_jax import model as model_lib
 from llm_jax.contracts import Question, Verdict
 from llm_jax.experiment import Experiment
@@ -119,7 +126,7 @@ def main() -> None:
   model = model_lib.of_shape(its.model)
   mesh = mesh_lib.make(its.mesh)
   with jax.set_mesh(mesh):
-    plan = weights.plan(its, model, mesh, reference=True)
+    plan = state_plan.make(its, model, mesh, reference=True)
     source = make_source(its, given, model, mesh)
     begin = source.get_state()
     for _ in range(2):  # all is compiled in the first

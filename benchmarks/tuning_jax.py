@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import tuning
-from llm_jax import host, precomputing, weights
+from llm_jax import host, precomputing, state_plan, weights
 from llm_jax import model as model_lib
 from llm_jax.contracts import Batch
 from llm_jax.experiment import DataSettings, Experiment
@@ -85,7 +85,7 @@ def time_steps(
         experiment, tokens, encode, model, mesh, folder, block
       )
       asks = False
-    plan = weights.plan(
+    plan = state_plan.make(
       experiment, model, mesh, tokenizer.encode, reference=asks
     )
     state = weights.start(experiment, plan, mesh)

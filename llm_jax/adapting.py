@@ -16,6 +16,7 @@ from llm_jax import (
   config,
   importing,
   importing_adapters,
+  state_plan,
   storage,
   trees,
   weights,
@@ -37,7 +38,7 @@ _OF_TRAINING = ("model.dropout", "model.init_std")
 
 
 def asked(
-  experiment: Experiment, plan: weights.Plan, names: Sequence[str]
+  experiment: Experiment, plan: state_plan.Plan, names: Sequence[str]
 ) -> list[Experiment]:
   """By which data and method each name is asked: those it was trained with.
 
@@ -79,7 +80,7 @@ def asked(
 
 def load(
   experiment: Experiment,
-  plan: weights.Plan,
+  plan: state_plan.Plan,
   folder: pathlib.Path,
   step: int | None,
   mesh: Mesh,
@@ -163,20 +164,20 @@ def merge(
   mesh = mesh_lib.make(experiment.mesh)
   with contextlib.ExitStack() as held, jax.set_mesh(mesh):
     model = model_lib.make(experiment, tokenizers.load(folder / "tokenizer"))
-    plan = weights.plan(experiment, model, mesh)
+    plan = state_plan.make(experiment, model, mesh)
     at, roles = weights.load(experiment, plan, mesh, folder, step)
     try:
-      merged = weights.merged(plan, roles["policy"])
+      merged = state_plan.merged(plan, roles["policy"])
     except ValueError as e:
       raise ValueError(f"--workdir={folder}: {e}") from e
-    its = weights.plan(alone, model, mesh)
+    its = state_plan.make(alone, model, mesh)
     state = its.init(jax.random.key(alone.seed), merged)
     state = dataclasses.replace(state, step=state.step + at)
     position = Store(folder / "checkpoints").position(at)
     with claim.claim(into, name, alone, held):
       tokenizers.copy(folder / "tokenizer", into / "tokenizer")
       store = Store(into / "checkpoints")
-      store.save(at, weights.saved(state), position | {"base": {}})
+      store.save(at, state_plan.saved(state), position | {"base": {}})
       store.wait()
   say(f"merged {folder} after step {at} into {into}")
   return 0
@@ -220,7 +221,7 @@ def _settings(run: str, base: Experiment) -> Experiment:
 
 
 def _theirs(
-  given: str, base: Experiment, plan: weights.Plan, params: Any, on: str
+  given: str, base: Experiment, plan: state_plan.Plan, params: Any, on: str
 ) -> dict[str, Any]:
   """The adapters of a folder of peft's for the base `params`, named `on`."""
   like = jax.tree.map(
@@ -249,7 +250,7 @@ def _load(
   params: Any,
 ) -> dict[str, Any]:
   """The variables of an adapter's run whose base is `params`."""
-  plan = weights.plan(its, model, mesh, tokenizer.encode)
+  plan = state_plan.make(its, model, mesh, tokenizer.encode)
   moved = plan.abstract.trainable["policy"]
   if "adapters" not in moved or jax.tree.leaves(moved["params"]):
     raise ValueError(

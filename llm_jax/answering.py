@@ -14,7 +14,7 @@ import jax
 from jax.sharding import Mesh
 import numpy as np
 
-from llm_jax import asking, axes, judging, weights
+from llm_jax import asking, axes, judging, state_plan
 from llm_jax.contracts import (
   Batch,
   Judge,
@@ -184,7 +184,7 @@ class Drawing:
     """KL from the reference, by one answer to each question."""
     prompts = [e.prompt_ids for e in examples]
     rows = self._experiment.batch_size
-    forward = weights.forward(self._model, self._temperature)
+    forward = state_plan.forward(self._model, self._temperature)
 
     @jax.jit
     def ratio(roles: Roles, batch: Batch) -> jax.Array:

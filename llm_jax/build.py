@@ -23,6 +23,7 @@ from llm_jax import (
   precomputing,
   reinforcing,
   self_play,
+  state_plan,
   weights,
 )
 from llm_jax import model as model_lib
@@ -159,7 +160,7 @@ def run(experiment: Experiment, folder: pathlib.Path, mesh: Mesh) -> Run:
       experiment, made.tokens, encode, the_model, mesh, folder, share
     )
     made, asks = dataclasses.replace(made, tokens=carried), False
-  plan = weights.plan(experiment, the_model, mesh, encode, reference=asks)
+  plan = state_plan.make(experiment, the_model, mesh, encode, reference=asks)
   store = Store(folder / "checkpoints", experiment.checkpoints, progress.say)
   main = _source(experiment, made, the_model, mesh, folder, share)
   source = _with_others(experiment, made.tokenizer, mesh, main)

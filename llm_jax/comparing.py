@@ -6,7 +6,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from llm_jax import importing, measuring, storage, weights
+from llm_jax import importing, measuring, state_plan, storage
 from llm_jax.checkpoints.store import Store
 from llm_jax.contracts import Batch, Objective, Roles
 from llm_jax.data.preferences import Preferences
@@ -102,7 +102,7 @@ class Comparer:
     objective = self._objective
     if not isinstance(objective, Classification):
       return None
-    forward = weights.forward(self._model)
+    forward = state_plan.forward(self._model)
 
     @jax.jit
     def ask(roles: Roles, batch: Batch) -> tuple[jax.Array, ...]:

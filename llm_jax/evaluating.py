@@ -25,6 +25,7 @@ from llm_jax import (
   measuring,
   naming,
   normalising,
+  state_plan,
   tasks,
   weights,
 )
@@ -259,7 +260,7 @@ def _measure(
   )
   # Measured is how far it has come from where it began.
   began = dataclasses.replace(experiment, refresh=Refresh())
-  plan = weights.plan(began, model, mesh, reference=asks)
+  plan = state_plan.make(began, model, mesh, reference=asks)
   at, roles = weights.load(experiment, plan, mesh, folder, step)
   score = measuring.evaluator(model, tokenizer, mesh)
   compare = comparing.Comparer(experiment.objective, model, mesh)
@@ -337,13 +338,13 @@ def _measure(
 
 
 def _there(
-  kl_from: str, plan: weights.Plan, mesh: Mesh, roles: Roles
+  kl_from: str, plan: state_plan.Plan, mesh: Mesh, roles: Roles
 ) -> dict[str, Any]:
   """Variables of the run that KL is from; a head that it lacks is not asked."""
   folder = weights.origin(kl_from, "kl_from")
   params = weights.base_of(folder, plan, mesh, "kl_from")
   own = roles["policy"]["params"].items()
-  heads = {name: x for name, x in own if weights.is_output(name)}
+  heads = {name: x for name, x in own if state_plan.is_output(name)}
   return {"params": {**heads, **params}}
 
 

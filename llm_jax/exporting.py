@@ -19,6 +19,7 @@ from llm_jax import (
   naming,
   normalising,
   rewriting,
+  state_plan,
   storage,
   trees,
   weights,
@@ -131,7 +132,7 @@ def export(
     family, said = described(settings, among, objective.outputs_of, names)
     if model.shape.outputs and objective.problem_type:
       said["problem_type"] = objective.problem_type
-    plan = weights.plan(experiment, model, mesh)
+    plan = state_plan.make(experiment, model, mesh)
     step, roles = weights.load(experiment, plan, mesh, folder, step)
     lines = heads.lines(family, settings, said["architectures"][0])
     policy: Any = roles["policy"]
@@ -147,7 +148,7 @@ def export(
       say(f"exported the adapters of {folder} after step {step} to {to}")
       return 0
     try:
-      params = weights.merged(plan, policy)
+      params = state_plan.merged(plan, policy)
     except ValueError as e:
       raise ValueError(f"--workdir={folder}: {e}") from e
     params, suffixes = rewriting.params(own, params, plan.suffixes)
@@ -214,7 +215,7 @@ def _as_rewarded(
 
 def _adapter(
   experiment: Experiment,
-  plan: weights.Plan,
+  plan: state_plan.Plan,
   policy: Any,
   table: tuple[Family, Sequence[Line]],
   wanted: Wanted,

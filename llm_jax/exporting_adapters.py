@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from llm_jax import importing, trees, weights
+from llm_jax import importing, state_plan, trees
 from llm_jax.experiment import Experiment
 from llm_jax.interop import lines as lines_lib
 from llm_jax.interop import peft, peft_maps, peft_writing
@@ -20,7 +20,7 @@ from llm_jax.peft.prompts import Prompt
 
 def described(
   experiment: Experiment,
-  plan: weights.Plan,
+  plan: state_plan.Plan,
   policy: Any,
   table: tuple[Family, Sequence[Line]],
   dtype: Any,
@@ -131,7 +131,7 @@ def _names(
   }
 
 
-def _trained(plan: weights.Plan, policy: Any) -> dict[str, Any]:
+def _trained(plan: state_plan.Plan, policy: Any) -> dict[str, Any]:
   """What of the base's params trains beside adapters, as a head does."""
   moved = plan.abstract.trainable["policy"].get("params", {})
   return {

@@ -18,6 +18,7 @@ from llm_jax import (
   config,
   importing,
   normalising,
+  state_plan,
   storage,
   weights,
 )
@@ -198,11 +199,11 @@ class _Model:
     self._shape = model.shape
     self._room = model.shape.max_length - experiment.peft.places
     objective = experiment.objective
-    plan = weights.plan(
+    plan = state_plan.make(
       experiment, model, mesh, reference=objective.needs_reference
     )
     self.step, self._roles = weights.load(experiment, plan, mesh, folder, step)
-    forward = weights.forward(model)
+    forward = state_plan.forward(model)
     self._rows = batch_size * (1 + batch_size % 2)  # some read pairs of rows
 
     def logp(roles: Any, batch: Batch) -> jax.Array:

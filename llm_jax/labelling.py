@@ -14,6 +14,7 @@ from llm_jax import (
   config,
   judging,
   prompting,
+  state_plan,
   storage,
   weights,
 )
@@ -63,7 +64,7 @@ def label(
     prompts = list(prompting.find(experiment, data, tokenizer, prompts_file))
     judge, about = judging.make(experiment, folder, step, mesh)
     model = model_lib.make(experiment, tokenizer)
-    plan = weights.plan(experiment, model, mesh)
+    plan = state_plan.make(experiment, model, mesh)
     with waiting("loading the model"):
       at, roles = weights.load(experiment, plan, mesh, folder, step)
     journal = Journal(

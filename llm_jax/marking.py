@@ -12,7 +12,7 @@ import jax
 from jax.sharding import Mesh
 import numpy as np
 
-from llm_jax import axes, measuring, weights
+from llm_jax import axes, measuring, state_plan
 from llm_jax.contracts import Batch, Roles
 from llm_jax.data.passage import Passage
 from llm_jax.data.tagged import Tagged
@@ -51,7 +51,7 @@ def _said(
   model: Model, mesh: Mesh, roles: Roles, d: Dataset
 ) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
   """What the output head says of each batch, and which rows these are."""
-  score = weights.forward(model)["policy"]
+  score = state_plan.forward(model)["policy"]
 
   @jax.jit
   def ask(roles: Roles, batch: Batch) -> tuple[jax.Array, Batch]:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from llm_jax import weights
+from llm_jax import state_plan
 from llm_jax.contracts import Batch, Objective, Roles, Tokenizer
 from llm_jax.data.denoisers import Plain
 from llm_jax.evaluation import likelihood
@@ -41,4 +41,4 @@ def evaluator(
 def teller(objective: Objective, model: Model, mesh: Mesh) -> Teller:
   """(roles, host batches of preferences) -> what an objective says of them."""
   place = lambda batch: mesh_lib.place(batch, mesh)
-  return Teller(Packed(objective), weights.forward(model), place)
+  return Teller(Packed(objective), state_plan.forward(model), place)

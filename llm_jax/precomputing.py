@@ -7,7 +7,7 @@ import jax
 from jax.sharding import Mesh
 import numpy as np
 
-from llm_jax import axes, weights
+from llm_jax import axes, state_plan, weights
 from llm_jax.contracts import asking, Batch, Share
 from llm_jax.data import columns
 from llm_jax.data.preferred import Preferred
@@ -25,7 +25,7 @@ _SPLITS = ("train", "validation")
 def carry(
   experiment: Experiment,
   tokens: Preferred,
-  encode: weights.Encode,
+  encode: state_plan.Encode,
   model: Model,
   mesh: Mesh,
   folder: pathlib.Path,
@@ -50,7 +50,7 @@ def carry(
   path = folder / "reference.npz"
   if path.exists():
     return tokens.carrying(columns.load(path, tokens.about))
-  plan = weights.plan(experiment, model, mesh, encode)
+  plan = state_plan.make(experiment, model, mesh, encode)
   policy = weights.start(experiment, plan, mesh).roles["policy"]
   base = {k: v for k, v in policy.items() if k != "adapters"}
   found = _ask(experiment, tokens, base, model, mesh, share)
@@ -67,7 +67,7 @@ def _ask(
   mesh: Mesh,
   share: Share,
 ) -> dict[str, dict[str, np.ndarray]]:
-  forward, objective = weights.forward(model), Packed(experiment.objective)
+  forward, objective = state_plan.forward(model), Packed(experiment.objective)
 
   @jax.jit
   def ask(variables: Any, batch: Batch) -> list[jax.Array]:

@@ -7,7 +7,15 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from llm_jax import asking, importing, judging, keys, scoring, weights
+from llm_jax import (
+  asking,
+  importing,
+  judging,
+  keys,
+  scoring,
+  state_plan,
+  weights,
+)
 from llm_jax.contracts import Batch, Evaluator, Tokenizer
 from llm_jax.data.instructions import Instructed
 from llm_jax.data.preferred import Preferred
@@ -148,7 +156,7 @@ def functions(
 ) -> Functions:
   """How the policy draws, and what all roles say of what was drawn."""
   settings, objective = experiment.rollouts, experiment.objective
-  score_of = weights.forward(model, experiment.scored_at)
+  score_of = state_plan.forward(model, experiment.scored_at)
   completions = experiment.group
 
   def draw(roles: Any, batch: Batch, key: jax.Array) -> Batch:

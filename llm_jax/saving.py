@@ -2,7 +2,7 @@
 
 import jax
 
-from llm_jax import host, weights
+from llm_jax import host, state_plan
 from llm_jax.checkpoints.store import Store
 from llm_jax.contracts import Hook, Source
 from llm_jax.reporting import hooks as reporting
@@ -47,5 +47,5 @@ class Save(Hook):
       with self._metrics.during("saving"):
         self._metrics.send()  # no checkpoint without the rows before it
         self._store.save(
-          step, weights.saved(state), position, self._validate.at(step)
+          step, state_plan.saved(state), position, self._validate.at(step)
         )

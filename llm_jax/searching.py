@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax.numpy as jnp
 
-from llm_jax import cuts, planning, roofline, topology_plan, weights
+from llm_jax import cuts, planning, roofline, state_plan, topology_plan
 from llm_jax import model as model_lib
 from llm_jax.experiment import Experiment
 from llm_jax.models.shape import Shape
@@ -155,7 +155,9 @@ def _on(experiment: Experiment, topology: Topology) -> Iterator[Candidate]:
     except ValueError:
       continue
     if state is None:  # the same for all of a mesh
-      state = weights.plan(e, model, mesh, reference=e.asks_each_step).abstract
+      state = state_plan.make(
+        e, model, mesh, reference=e.asks_each_step
+      ).abstract
     for remat in _REMAT:
       shape = dataclasses.replace(model.shape, remat=remat)
       one = dataclasses.replace(

@@ -8,7 +8,7 @@ import jax
 from jax.sharding import Mesh
 import numpy as np
 
-from llm_jax import axes, measuring, weights
+from llm_jax import axes, measuring, state_plan
 from llm_jax.contracts import Batch, Roles
 from llm_jax.data.examples import Examples
 from llm_jax.datasets import Dataset
@@ -100,7 +100,7 @@ def _told(
   batches: Iterable[Batch],
 ) -> tuple[np.ndarray, np.ndarray]:
   """Outputs of all texts, [M, O], and what is true of them."""
-  forward, (name,) = weights.forward(model), objective.reads
+  forward, (name,) = state_plan.forward(model), objective.reads
   column = {"classes": "class_B", "class_sets": "classes_BO"}.get(
     name, "number_B"
   )

@@ -7,7 +7,14 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import Mesh
 
-from llm_jax import abstract, checking, cuts, planning, roofline, weights
+from llm_jax import (
+  abstract,
+  checking,
+  cuts,
+  planning,
+  roofline,
+  state_plan,
+)
 from llm_jax import model as model_lib
 from llm_jax.experiment import Experiment
 from llm_jax.models import sizing
@@ -115,7 +122,7 @@ def make(
   if compile_it:
     mesh = mesh_lib.make(e.mesh, compiling.devices(topology))
   model = model_lib.of_shape(model_lib.expected_shape(e))
-  its = weights.plan(e, model, mesh, reference=e.asks_each_step)
+  its = state_plan.make(e, model, mesh, reference=e.asks_each_step)
   described = planning.describe(
     e, model.shape, its.abstract, names, topology.chip.kind
   )
@@ -151,7 +158,7 @@ def make(
 def _compile(
   experiment: Experiment,
   topology: Topology,
-  its: weights.Plan,
+  its: state_plan.Plan,
   model: model_lib.Model,
   mesh: Mesh,
 ) -> tuple[Compiled | DoesNotFit, Compiled | DoesNotFit | None]:

@@ -22,6 +22,7 @@ from llm_jax import (
   importing,
   joining,
   planning,
+  state_plan,
   storage,
   trees,
   weights,
@@ -76,7 +77,7 @@ def train(experiment: Experiment, folder: pathlib.Path, name: str) -> int:
   if experiment.peft != Full() or experiment.frozen != "same":
     # What is wrong with these is told before data are prepared.
     model = model_lib.of_shape(model_lib.expected_shape(experiment))
-    weights.plan(experiment, model, mesh)
+    state_plan.make(experiment, model, mesh)
   with contextlib.ExitStack() as held, jax.set_mesh(mesh):
     with claim.claim(folder, name, experiment, held):
       watch = build.watch(experiment, folder)
@@ -146,7 +147,7 @@ def plan(experiment: Experiment) -> int:
   found = planning.describe(
     experiment,
     model.shape,
-    weights.plan(
+    state_plan.make(
       experiment, model, mesh, reference=experiment.asks_each_step
     ).abstract,
     dict(mesh.shape),
@@ -169,7 +170,7 @@ def show(experiment: Experiment, name: str) -> int:
     print(tables.columns(list(details.table(experiment))))
   model = model_lib.of_shape(model_lib.expected_shape(experiment))
   mesh = mesh_lib.make(experiment.mesh)
-  rows = planning.table(weights.plan(experiment, model, mesh).abstract)
+  rows = planning.table(state_plan.make(experiment, model, mesh).abstract)
   print()
   print(tables.columns(rows))
   return 0
@@ -205,7 +206,7 @@ def generate(
   with jax.set_mesh(mesh):
     tokenizer = importing.tokenizer_of(experiment, folder)
     model = model_lib.make(experiment, tokenizer)
-    plan = weights.plan(experiment, model, mesh)
+    plan = state_plan.make(experiment, model, mesh)
     asked = adapting.asked(experiment, plan, names) or [experiment]
     encoders = [asking.encoder(its.data, tokenizer) for its in asked]
 

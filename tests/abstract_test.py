@@ -6,7 +6,7 @@ import json
 import jax
 import pytest
 
-from llm_jax import abstract, weights
+from llm_jax import abstract, state_plan
 from llm_jax import model as model_lib
 from llm_jax.data.arrays import Arrays
 from llm_jax.data.denoisers import Masked, Plain, PrefixLM, Spans
@@ -34,7 +34,7 @@ def test_steps_of_every_kind_of_rows_can_be_traced(name):
   mesh = mesh_lib.make(MeshShape(data=1))
   model = model_lib.of_shape(model_lib.expected_shape(e))
   asks = e.objective.needs_reference and e.reference == "each_step"
-  its = weights.plan(e, model, mesh, reference=asks)
+  its = state_plan.make(e, model, mesh, reference=asks)
   with jax.set_mesh(mesh):
     rows = abstract.batch(e, model, its.abstract.roles, mesh)
     new, metrics = jax.eval_shape(its.step, its.abstract, rows)

@@ -11,7 +11,14 @@ import jax
 import numpy as np
 import pytest
 
-from llm_jax import config, details, mixing, on_policy, reinforcing, weights
+from llm_jax import (
+  config,
+  details,
+  mixing,
+  on_policy,
+  reinforcing,
+  state_plan,
+)
 from llm_jax import model as model_lib
 from llm_jax.contracts import Verdict
 from llm_jax.data.arrays import Arrays
@@ -185,7 +192,9 @@ def logged(objective, folder, **changes):
   model, mesh = model_lib.of_shape(its.model), mesh_lib.make(its.mesh)
   its_text = Arrays(length=4).load()
   with jax.set_mesh(mesh):
-    plan = weights.plan(its, model, mesh, reference=objective.needs_reference)
+    plan = state_plan.make(
+      its, model, mesh, reference=objective.needs_reference
+    )
     made = reinforcing.functions(its, model, (3,))
     verdict = lambda q: Verdict(
       (0.5,) * its.group, parts=(("NAME", (1.0,) * its.group),)

@@ -18,6 +18,7 @@ from llm_jax import (
   normalising,
   on_policy,
   reinforcing,
+  state_plan,
   weights,
 )
 from llm_jax import model as model_lib
@@ -122,7 +123,7 @@ def trace_step(experiment):
   model = model_lib.of_shape(model_lib.expected_shape(experiment))
   mesh = mesh_lib.make(experiment.mesh)
   with jax.set_mesh(mesh):
-    plan = weights.plan(experiment, model, mesh)
+    plan = state_plan.make(experiment, model, mesh)
     x = jax.ShapeDtypeStruct((8, 16), jnp.int32)
     batch = {"tokens_BT": x, "target_BT": x, "mask_BT": x.update(dtype=bool)}
     if model.shape.reads_sources:
@@ -257,7 +258,7 @@ def try_every_drawing():
     batch = source.next(SimpleNamespace(roles=roles))
     assert source.get_state()["served"] == 1 and not source.waits
     weighed = jax.eval_shape(objective.weigh, batch)
-    forward = weights.forward(model_lib.of_shape(its.model), its.scored_at)
+    forward = state_plan.forward(model_lib.of_shape(its.model), its.scored_at)
     jax.eval_shape(
       lambda b, o=objective, f=forward: o.loss(f, roles, b, None), weighed
     )

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from llm_jax import build, claim, judging, weights
+from llm_jax import build, claim, judging, state_plan, weights
 from llm_jax import model as model_lib
 from llm_jax.contracts import Question, Verdict
 from llm_jax.data.conversations import Conversations
@@ -316,9 +316,9 @@ def test_a_reward_model_says_what_it_says_in_training(runs):
     found = [v.scores for v in judge(asked)]
     tokenizer = tokenizers.load(where / "tokenizer")
     model = model_lib.make(its, tokenizer)
-    plan = weights.plan(its, model, mesh)
+    plan = state_plan.make(its, model, mesh)
     _, roles = weights.load(its, plan, mesh, where)
-    forward = weights.forward(model)
+    forward = state_plan.forward(model)
     rewards = jax.jit(lambda r, b: its.objective.rewards(forward, r, b))
     batches = build.tokens(its.data, tokenizer).held_out("train", 8)
     want = []

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from llm_jax import model as model_lib
-from llm_jax import on_policy, weights
+from llm_jax import on_policy, state_plan, weights
 from llm_jax.contracts import Verdict
 from llm_jax.generation import rollouts
 from llm_jax.objectives import group
@@ -85,7 +85,7 @@ def test_the_optimum_is_reached(name):
   model = model_lib.of_shape(settings.model)
   reward = np.random.default_rng(0).normal(size=(toy.V, toy.V))
   with jax.set_mesh(mesh):
-    plan = weights.plan(settings, model, mesh, reference=True)
+    plan = state_plan.make(settings, model, mesh, reference=True)
     state = weights.start(settings, plan, mesh)
     source = on_policy.OnPolicy(
       ROLLOUTS,

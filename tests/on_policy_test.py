@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import sameness
 from llm_jax import model as model_lib
-from llm_jax import reinforcing, weights
+from llm_jax import reinforcing, state_plan, weights
 from llm_jax.checkpoints.store import Store
 from llm_jax.experiment import Experiment
 from llm_jax.generation.rollouts import Rollouts
@@ -170,7 +170,7 @@ def begins(experiment):
   tokenizer = ByteTokenizer()
   model = model_lib.make(experiment, tokenizer)
   with jax.set_mesh(mesh):
-    plan = weights.plan(experiment, model, mesh, reference=True)
+    plan = state_plan.make(experiment, model, mesh, reference=True)
     return weights.start(experiment, plan, mesh)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks import sameness
-from llm_jax import config, on_policy, reinforcing, weights
+from llm_jax import config, on_policy, reinforcing, state_plan, weights
 from llm_jax import model as model_lib
 from llm_jax.contracts import Verdict
 from llm_jax.evaluation import divergence
@@ -82,7 +82,7 @@ def both():
 def loss_of(made, roles, batch):
   """Loss, metrics and gradient, as a step has them."""
   objective = Packed(made.objective)
-  forward = weights.forward(model_lib.of_shape(made.model), made.scored_at)
+  forward = state_plan.forward(model_lib.of_shape(made.model), made.scored_at)
 
   @jax.jit
   def found(policy, batch):
@@ -200,7 +200,7 @@ def test_the_optimum_is_reached_where_preferences_are_bradley_terrys():
     return float(reward[*map(int, completion.split())] + r.gumbel())
 
   with jax.set_mesh(mesh):
-    plan = weights.plan(settings, model, mesh, reference=True)
+    plan = state_plan.make(settings, model, mesh, reference=True)
     state = weights.start(settings, plan, mesh)
     its = on_policy.OnPolicy(
       drawn,

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from llm_jax import model as model_lib
-from llm_jax import weights
+from llm_jax import state_plan, weights
 from llm_jax.experiment import Experiment
 from llm_jax.models.config import TransformerConfig
 from llm_jax.objectives.dpo import DPO
@@ -68,7 +68,7 @@ def test_the_optimum_is_reached_from_drawn_preferences():
   mesh = mesh_lib.make(EXPERIMENT.mesh)
   model = model_lib.of_shape(EXPERIMENT.model)
   with jax.set_mesh(mesh):
-    plan = weights.plan(EXPERIMENT, model, mesh, reference=True)
+    plan = state_plan.make(EXPERIMENT, model, mesh, reference=True)
     state = weights.start(EXPERIMENT, plan, mesh)
   every = rows(EVERY)
   score = jax.jit(lambda v: model.score(v, every).logp_BT.sum(-1))

@@ -7,7 +7,7 @@ import jax
 import pytest
 
 from llm_jax import model as model_lib
-from llm_jax import planning, weights
+from llm_jax import planning, state_plan
 from llm_jax.data.instructions import Instructions
 from llm_jax.data.preferences import Preferences
 from llm_jax.data.text import Text
@@ -41,7 +41,7 @@ def described(experiment, kind="cpu"):
   """(rows by name, the whole answer, the abstract state)."""
   mesh = mesh_lib.make(experiment.mesh)
   model = model_lib.of_shape(model_lib.expected_shape(experiment))
-  abstract = weights.plan(experiment, model, mesh).abstract
+  abstract = state_plan.make(experiment, model, mesh).abstract
   found = planning.describe(
     experiment, model.shape, abstract, dict(mesh.shape), kind
   )
@@ -105,7 +105,7 @@ def test_bytes_a_device_are_those_it_holds(optimizer):
   )
   mesh = mesh_lib.make(e.mesh)
   model = model_lib.of_shape(e.model)
-  plan = weights.plan(e, model, mesh)
+  plan = state_plan.make(e, model, mesh)
   state = jax.tree.map(
     lambda x: jax.device_put(jax.numpy.zeros(x.shape, x.dtype), x.sharding),
     (plan.abstract.trainable, plan.abstract.opt_state, plan.abstract.average),

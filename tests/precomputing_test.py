@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from llm_jax import claim, precomputing, weights
+from llm_jax import claim, precomputing, state_plan
 from llm_jax import model as model_lib
 from llm_jax.data.preference_sources import PreferenceFiles
 from llm_jax.data.preferences import Preferences
@@ -105,5 +105,5 @@ def test_it_takes_no_memory_while_training(tmp_path):
   mesh = mesh_lib.make(its.mesh)
   model = model_lib.of_shape(model_lib.expected_shape(its))
   with jax.set_mesh(mesh):
-    plan = weights.plan(its, model, mesh)
+    plan = state_plan.make(its, model, mesh)
   assert not jax.tree.leaves(plan.abstract.frozen)

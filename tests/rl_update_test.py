@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import pytest
 
-from llm_jax import keys, reinforcing, weights
+from llm_jax import keys, reinforcing, state_plan
 from llm_jax import model as model_lib
 from llm_jax.models import transformer
 from llm_jax.objectives.ppo import PPO
@@ -344,7 +344,7 @@ def asked_again(tmp_path_factory):
     ratios = []
     for temperature in (TEMPERATURE, 1.0):
       model = model_lib.of_shape(shape(its))
-      forward = weights.forward(model, temperature)
+      forward = state_plan.forward(model, temperature)
       batch = its.objective.weigh(found[""][0])
       loss = jax.jit(lambda r, b, f=forward: its.objective.loss(f, r, b, None))
       _, metrics = loss(run.state.roles, batch)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from llm_jax import model as model_lib
-from llm_jax import on_policy, reinforcing, weights
+from llm_jax import on_policy, reinforcing, state_plan
 from llm_jax.contracts import Verdict
 from llm_jax.experiment import Experiment
 from llm_jax.generation import widths
@@ -40,7 +40,7 @@ def furniture():
     model = model_lib.of_shape(dataclasses.replace(SHAPE, dtype="float64"))
     its = experiment(1)
     roles = dict.fromkeys(("policy", "reference"), variables)
-    forward = weights.forward(model, its.scored_at)
+    forward = state_plan.forward(model, its.scored_at)
     return reinforcing.functions(its, model, STOP), roles, forward
 
 

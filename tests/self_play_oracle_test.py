@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from llm_jax import model as model_lib
-from llm_jax import self_play, weights
+from llm_jax import self_play, state_plan, weights
 from llm_jax.experiment import SelfPlay
 from llm_jax.objectives.dpo import DPO
 from llm_jax.sharding import mesh as mesh_lib
@@ -50,7 +50,7 @@ def test_the_data_are_reached_from_answers_alone():
     np.exp(np.random.default_rng(0).normal(size=len(EVERY)))
   )
   with jax.set_mesh(mesh):
-    plan = weights.plan(EXPERIMENT, model, mesh, reference=True)
+    plan = state_plan.make(EXPERIMENT, model, mesh, reference=True)
     state = weights.start(EXPERIMENT, plan, mesh)
     every = oracle_test.rows(EVERY)
     score = jax.jit(lambda v: model.score(v, every).logp_BT.sum(-1))

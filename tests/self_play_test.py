@@ -15,7 +15,7 @@ import pytest
 
 from benchmarks import sameness
 from llm_jax import model as model_lib
-from llm_jax import self_play, weights
+from llm_jax import self_play, state_plan, weights
 from llm_jax.checkpoints.store import Checkpoints
 from llm_jax.data.preferences import Preferences
 from llm_jax.experiment import Experiment, SelfPlay, Validation
@@ -179,7 +179,7 @@ def begin(experiment, mesh):
   """(plan, state before the first step, source)."""
   model = model_lib.of_shape(experiment.model)
   with mock.patch.object(weights, "_base", base):
-    plan = weights.plan(experiment, model, mesh, reference=True)
+    plan = state_plan.make(experiment, model, mesh, reference=True)
     state = weights.start(experiment, plan, mesh)
   its = experiment.self_play
   return plan, state, self_play.Opponent(Constant(mesh), its, model, STOP)

@@ -9,7 +9,7 @@ import dataclasses
 import jax
 import pytest
 
-from llm_jax import abstract, roofline, weights
+from llm_jax import abstract, roofline, state_plan
 from llm_jax import model as model_lib
 from llm_jax.data.text import Text
 from llm_jax.experiment import Experiment
@@ -40,7 +40,7 @@ def traffic(shape, **changes):
   e = dataclasses.replace(EXPERIMENT, mesh=shape, **changes)
   mesh = mesh_lib.make(shape)
   model = model_lib.of_shape(e.model)
-  its = weights.plan(e, model, mesh)
+  its = state_plan.make(e, model, mesh)
   with jax.set_mesh(mesh):
     rows = abstract.batch(e, model, its.abstract.roles, mesh)
     text = its.step.lower(its.abstract, rows).compile().as_text()

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from llm_jax import trees, weights
+from llm_jax import state_plan, trees, weights
 from llm_jax.checkpoints.store import Store
 from llm_jax.peft.method import Full
 from tests.peft import furniture
@@ -22,7 +22,7 @@ def with_full(monkeypatch):
 def make(name):
   made = furniture.make(name)
   with jax.set_mesh(made.mesh):
-    plan = weights.plan(
+    plan = state_plan.make(
       made.experiment, made.model, made.mesh, furniture.encode, reference=True
     )
   return made._replace(plan=plan)
@@ -51,9 +51,9 @@ def resumes_and_is_read_alone(made, state, reference, folder):
   store = Store(folder)
   with jax.set_mesh(made.mesh):
     base = weights.checksums(state.frozen)
-    store.save(2, weights.saved(state), {"base": base})
+    store.save(2, state_plan.saved(state), {"base": base})
     store.wait()
-    alone = weights.plan(
+    alone = state_plan.make(
       made.experiment, made.model, made.mesh, furniture.encode
     )
     _, part = store.restore_part({"trainable": alone.abstract.trainable})

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from llm_jax import importing, judging, normalising, weights
+from llm_jax import importing, judging, normalising, state_plan, weights
 from llm_jax import model as model_lib
 from llm_jax.contracts import Question
 from llm_jax.data import chat
@@ -148,7 +148,7 @@ def test_a_critic_begins_as_a_reward_model(home, tied):
   )
   model, mesh = model_lib.of_shape(shape), mesh_lib.make(experiment.mesh)
   with jax.set_mesh(mesh):
-    plan = weights.plan(experiment, model, mesh)
+    plan = state_plan.make(experiment, model, mesh)
     state = weights.start(experiment, plan, mesh)
   critic = state.trainable["value"]["params"]
   assert ("head" in critic) != tied

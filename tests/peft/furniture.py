@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from llm_jax import model as model_lib
-from llm_jax import trees, weights
+from llm_jax import state_plan, trees, weights
 from llm_jax.experiment import Experiment
 from llm_jax.objectives.causal import Causal
 from llm_jax.objectives.dpo import DPO
@@ -84,7 +84,7 @@ class Made(NamedTuple):
   experiment: Experiment
   mesh: Any
   model: model_lib.Model
-  plan: weights.Plan
+  plan: state_plan.Plan
   batch: Any
   score: Any  # (variables, **change of shape) -> logp_BT, on the host
 
@@ -124,7 +124,7 @@ def make(name, objective="causal", mesh="1", **shape):
   devices = mesh_lib.make(experiment.mesh)
   model = model_lib.of_shape(config)
   with jax.set_mesh(devices):
-    plan = weights.plan(
+    plan = state_plan.make(
       experiment, model, devices, encode, reference=loss.needs_reference
     )
     placed = mesh_lib.place(batch, devices)

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from llm_jax import trees, weights
+from llm_jax import state_plan, trees, weights
 from llm_jax.checkpoints.store import Store
 from llm_jax.peft.merge import merge
 from llm_jax.peft.method import CONSTANTS
@@ -76,7 +76,7 @@ def looped_is_unrolled(made, policy):
 
 def merged_is_unmerged(name, made, policy):
   adapters = policy.get("adapters", {})
-  seen = weights.seen(made.plan, policy)
+  seen = state_plan.seen(made.plan, policy)
   if name in UNMERGEABLE or name.startswith(NEVER_THE_BASE):
     with pytest.raises(ValueError, match="cannot be merged"):
       merge(seen, adapters, made.plan.suffixes)
@@ -93,7 +93,7 @@ def merged_is_unmerged(name, made, policy):
 
 def resumes_bitwise(made, state, folder):
   """Saved alone, put back on the base, and gone on with: the same bits."""
-  kept = weights.saved(state)
+  kept = state_plan.saved(state)
   assert trees.size(kept.trainable) == trees.size(state.trainable)
   assert not jax.tree.leaves(kept.frozen)
   store = Store(folder)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from llm_jax import axes, trees, weights
+from llm_jax import axes, state_plan, trees, weights
 from llm_jax import model as model_lib
 from llm_jax.objectives.causal import Causal
 from llm_jax.objectives.dpo import DPO
@@ -33,7 +33,7 @@ def measured(method, layers=4, objective=None, reference=False):
   mesh = mesh_lib.make(mesh_lib.MeshShape(1, 1, 1))
   with jax.set_mesh(mesh):
     model = model_lib.of_shape(config)
-    plan = weights.plan(experiment, model, mesh, reference=reference)
+    plan = state_plan.make(experiment, model, mesh, reference=reference)
     ids = jax.ShapeDtypeStruct((2, 16), jnp.int32)
     batch = {"tokens_BT": ids, "target_BT": ids}
     batch["mask_BT"] = jax.ShapeDtypeStruct(ids.shape, bool)

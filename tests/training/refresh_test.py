@@ -13,7 +13,7 @@ import numpy as np
 import optax
 import pytest
 
-from llm_jax import planning, trees, weights
+from llm_jax import planning, state_plan, trees, weights
 from llm_jax.checkpoints.store import Store
 from llm_jax.contracts import Scores
 from llm_jax.objectives.dpo import DPO
@@ -166,7 +166,7 @@ def make(name, mesh):
   made = furniture.make(name, "dpo", mesh)
   experiment = dataclasses.replace(made.experiment, refresh=Refresh(2, 0.5))
   with jax.set_mesh(made.mesh):
-    plan = weights.plan(
+    plan = state_plan.make(
       experiment, made.model, made.mesh, furniture.encode, reference=True
     )
   return made._replace(experiment=experiment, plan=plan)
@@ -207,7 +207,7 @@ def test_beside_a_base_it_moves_and_goes_on_where_it_was(tmp_path):
     store = Store(tmp_path)
     with jax.set_mesh(made.mesh):
       sums = weights.checksums(state.frozen)
-      store.save(1, weights.saved(state), {"base": sums})
+      store.save(1, state_plan.saved(state), {"base": sums})
       store.wait()
     state = furniture.train(made, state, 1)
     now = furniture.numbers(state.trainable["policy"])
