@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from llm_jax import axes, state_plan, trees, weights
+from llm_jax import axes, state_plan, trees
 from llm_jax import model as model_lib
 from llm_jax.objectives.causal import Causal
 from llm_jax.objectives.dpo import DPO
@@ -97,6 +97,6 @@ def test_beside_adapters_a_reference_is_nothing():
   boxed = lambda params, suffixes, moves: jax.tree.map(
     lambda x, s: axes.box(x, s), params, suffixes
   )
-  with mock.patch.object(weights, "_moving", boxed):
+  with mock.patch.object(state_plan, "_moving", boxed):
     _, _, mutant = of_dpo(LoRA(rank=2), reference=True)
   assert mutant > 0.9 * base
