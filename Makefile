@@ -80,8 +80,8 @@ $(PAGE): $(DEMO)/6.done
 	@echo "7/7 Beside each other"
 	@$(PPO) compare --runs=$(BASE),$(TUNED),$(LIKED),$(DRAWN) --into=$(@D)
 
-test: $(STAMP) ## every test (about 24 minutes on four cores)
-	@echo "Running the tests: about 24 minutes on four cores, less the next time"
+test: $(STAMP) ## every test (about 34 minutes on four cores)
+	@echo "Running the tests: about 34 minutes on four cores, less the next time"
 	@$(BIN)/python -m pytest -n auto --durations=20
 
 lint: $(STAMP) ## format, lint, architecture and types (1 minute)
